@@ -1,0 +1,70 @@
+# What there is to do here. `make help` lists it.
+
+MODULES := . adapters/gin examples bench
+GOBIN   := $(CURDIR)/.bin
+LINT    := $(GOBIN)/golangci-lint
+LINT_VERSION := v2.15.0
+
+# Tests start real servers, several at a time; two packages at once are enough
+# for two cores.
+TEST_FLAGS := -race -shuffle=on -count=1 -p 2 -timeout 15m
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+.PHONY: test
+test: deps build vet lint race ## everything that must hold: install what is missing, vet, lint, race tests of every module
+
+.PHONY: deps
+deps: ## install redis-server if it is missing
+	@./scripts/install-redis
+
+.PHONY: build
+build: ## compile every module
+	@for m in $(MODULES); do echo "build $$m"; (cd $$m && go build ./...) || exit 1; done
+
+.PHONY: vet
+vet: ## go vet in every module
+	@for m in $(MODULES); do echo "vet $$m"; (cd $$m && go vet ./...) || exit 1; done
+
+.PHONY: lint
+lint: $(LINT) ## golangci-lint in every module
+	@for m in $(MODULES); do echo "lint $$m"; (cd $$m && $(LINT) run --config $(CURDIR)/.golangci.yml ./...) || exit 1; done
+
+.PHONY: fmt
+fmt: $(LINT) ## format the code as the linter wants it
+	@for m in $(MODULES); do (cd $$m && $(LINT) fmt --config $(CURDIR)/.golangci.yml ./...) || exit 1; done
+
+$(LINT):
+	@echo "install golangci-lint $(LINT_VERSION)"
+	@GOBIN=$(GOBIN) GOFLAGS= go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
+
+.PHONY: race
+race: ## race tests of every module, on real Redis servers that they start themselves
+	@for m in $(MODULES); do echo "test $$m"; (cd $$m && go test $(TEST_FLAGS) ./...) || exit 1; done
+
+.PHONY: cover
+cover: deps ## test coverage of the root module, as coverage/index.html
+	@mkdir -p coverage
+	@go test -count=1 -p 2 -coverpkg=./... -coverprofile=coverage/profile.out ./...
+	@go tool cover -func=coverage/profile.out | tail -n 1
+	@go tool cover -html=coverage/profile.out -o coverage/index.html
+
+.PHONY: bench
+bench: deps ## benchmarks; they report, nothing fails by time
+	@cd bench && go test -run '^$$' -bench . -benchmem ./...
+
+.PHONY: soak
+soak: deps ## the tests over and over, for half an hour: SOAK=2h make soak
+	@./scripts/soak "$${SOAK:-30m}"
+
+.PHONY: conformance
+conformance: deps ## the public suites of every Store, on memory and on real Redis, printed rule by rule
+	@go test -count=1 -v -run 'Rules|Suite|Conform' ./session/... ./lock/... ./cache/... ./middleware/... ./adapters/... 
+
+.PHONY: clean
+clean: ## remove what the targets made
+	@rm -rf .bin .cache coverage

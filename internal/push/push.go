@@ -1,0 +1,244 @@
+// Package push wakes those who wait for something to happen in Redis, through
+// one subscription connection a process.
+package push
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Subscriber is what a Hub needs of a Redis client; every redis.UniversalClient
+// has it.
+type Subscriber interface {
+	Subscribe(ctx context.Context, channels ...string) *redis.PubSub
+}
+
+// Hub shares one Redis Pub/Sub connection among all watchers of a process. The
+// connection is opened for the first watcher and closed, with its goroutines,
+// linger after the last one left, or when the client is closed.
+//
+// A message may be lost while the connection is down. When it is up again every
+// watcher is woken, because its message may have been among the lost: a wake-up
+// means "look again", never "it happened".
+//
+// A Hub is safe for concurrent use.
+type Hub struct {
+	client Subscriber
+	linger time.Duration
+
+	mu   sync.Mutex
+	conn *conn // nil while nobody watches
+}
+
+// defaultLinger is how long a subscription outlives its last watcher. Whoever
+// waits for a contended key comes back for it soon, and finds it confirmed.
+const defaultLinger = 5 * time.Second
+
+// errClosed is what watchers get once the client is closed.
+var errClosed = errors.New("the Redis client is closed")
+
+// New returns a Hub on client.
+func New(client Subscriber) *Hub {
+	return &Hub{client: client, linger: defaultLinger}
+}
+
+// Watch subscribes to channel and returns once the server has confirmed it, so
+// that no message published after that is missed while the connection stands.
+// woken has room for one value; several messages may come as one. stop ends the
+// watch and may be called more than once. ctx bounds the call only: with Redis
+// away, Watch waits for it until ctx ends.
+func (h *Hub) Watch(ctx context.Context, channel string) (woken <-chan struct{}, stop func(), err error) {
+	wake := make(chan struct{}, 1)
+	c, t := h.join(channel, wake) //nolint:contextcheck // the connection outlives the call that opens it
+	stop = sync.OnceFunc(func() { h.leave(t, wake) })
+	select {
+	case <-t.confirmed:
+		return wake, stop, nil
+	case <-c.closed:
+		err = errClosed
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
+	stop()
+	return nil, nil, fmt.Errorf("push: subscribe: %w", err)
+}
+
+func (h *Hub) join(channel string, wake chan struct{}) (*conn, *topic) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	c := h.conn
+	if c == nil {
+		c = &conn{
+			hub:    h,
+			pubsub: h.client.Subscribe(context.Background()), // connects at the first channel
+			topics: make(map[string]*topic),
+			kick:   make(chan struct{}, 1),
+			closed: make(chan struct{}),
+		}
+		h.conn = c
+		go c.listen()
+		go c.reconcile()
+	}
+	t := c.topics[channel]
+	if t == nil {
+		t = &topic{watchers: make(map[chan struct{}]struct{}), confirmed: make(chan struct{})}
+		c.topics[channel] = t
+		wakeUp(c.kick)
+	}
+	t.watchers[wake] = struct{}{}
+	return c, t
+}
+
+func (h *Hub) leave(t *topic, wake chan struct{}) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(t.watchers, wake)
+	if len(t.watchers) == 0 {
+		t.idleSince = time.Now()
+	}
+}
+
+// conn is one life of the connection. Everything in it but pubsub is guarded by
+// the hub's mutex, which is never held across a call to Redis: a hung server
+// must not hold up those who only want to leave.
+type conn struct {
+	hub    *Hub
+	pubsub *redis.PubSub // reconnects and subscribes again by itself
+	topics map[string]*topic
+	kick   chan struct{} // has room for one
+	closed chan struct{}
+}
+
+// topic is one channel of Redis and those who watch it.
+type topic struct {
+	watchers  map[chan struct{}]struct{}
+	asked     bool          // a SUBSCRIBE for it was sent
+	confirmed chan struct{} // closed when the server has confirmed it
+	idleSince time.Time     // valid without watchers
+}
+
+func (t *topic) isConfirmed() bool {
+	select {
+	case <-t.confirmed:
+		return true
+	default:
+		return false
+	}
+}
+
+func (t *topic) wakeAll() {
+	for w := range t.watchers {
+		wakeUp(w)
+	}
+}
+
+func wakeUp(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default: // it has a value waiting, which says the same
+	}
+}
+
+// listen hands messages and confirmations out until the connection is closed
+// for good.
+func (c *conn) listen() {
+	for event := range c.pubsub.ChannelWithSubscriptions() {
+		c.hub.mu.Lock()
+		switch e := event.(type) {
+		case *redis.Message:
+			if t := c.topics[e.Channel]; t != nil {
+				t.wakeAll()
+			}
+		case *redis.Subscription:
+			t := c.topics[e.Channel]
+			if t == nil || e.Kind != "subscribe" {
+				break
+			}
+			if t.isConfirmed() {
+				t.wakeAll() // a reconnection: what came in between is lost
+			} else {
+				close(t.confirmed)
+			}
+		}
+		c.hub.mu.Unlock()
+	}
+	_ = c.pubsub.Close() // where the client was closed: ends the health check
+	c.hub.mu.Lock()
+	defer c.hub.mu.Unlock()
+	if c.hub.conn == c {
+		c.hub.conn = nil
+	}
+	close(c.closed)
+	for _, t := range c.topics {
+		t.wakeAll()
+	}
+}
+
+// reconcile brings the server's subscriptions in line with the topics. It is
+// one goroutine, so that SUBSCRIBE and UNSUBSCRIBE of a channel are sent in the
+// order in which they were decided.
+func (c *conn) reconcile() {
+	tick := time.NewTicker(c.hub.linger)
+	defer tick.Stop()
+	for {
+		select {
+		case <-c.closed:
+			return
+		case <-c.kick:
+		case <-tick.C:
+		}
+		add, drop, idle := c.plan(time.Now())
+		if idle {
+			_ = c.pubsub.Close() // fails only if it is closed already
+			return
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), c.hub.linger)
+		if len(add) > 0 {
+			// An error needs no handling: the client remembers the channels
+			// and subscribes when it reconnects; the confirmation tells.
+			_ = c.pubsub.Subscribe(ctx, add...)
+		}
+		if len(drop) > 0 {
+			_ = c.pubsub.Unsubscribe(ctx, drop...)
+		}
+		cancel()
+	}
+}
+
+// plan decides what to subscribe to and what to give up, and whether nobody has
+// watched anything for the linger time. In that case the conn is no longer the
+// hub's.
+//
+// A topic whose subscription is not confirmed yet is not given up. If it were,
+// and somebody came back for the channel at once, the late confirmation of the
+// first SUBSCRIBE would pass for that of the second.
+func (c *conn) plan(now time.Time) (add, drop []string, idle bool) {
+	c.hub.mu.Lock()
+	defer c.hub.mu.Unlock()
+	idle = true
+	for channel, t := range c.topics {
+		switch unwatched := len(t.watchers) == 0 && now.Sub(t.idleSince) >= c.hub.linger; {
+		case !unwatched:
+			idle = false
+			if !t.asked {
+				t.asked = true
+				add = append(add, channel)
+			}
+		case t.isConfirmed():
+			drop = append(drop, channel)
+		}
+	}
+	if idle {
+		c.hub.conn = nil
+		return nil, nil, true
+	}
+	for _, channel := range drop {
+		delete(c.topics, channel)
+	}
+	return add, drop, false
+}
