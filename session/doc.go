@@ -1,0 +1,59 @@
+// Package session keeps what a server knows about a visitor from one request to
+// the next, for a cluster of servers that share a Store: package redisstore
+// keeps sessions in Redis, NewMemoryStore in one process.
+//
+//	sessions, err := session.New(redisstore.New(rdb, nil), nil)
+//	…
+//	var cart = session.NewKey[[]string]("cart")
+//
+//	func add(w http.ResponseWriter, r *http.Request) {
+//		items, err := cart.Get(r.Context())
+//		if err == nil {
+//			err = cart.Set(r.Context(), append(items, r.FormValue("item")))
+//		}
+//		…
+//	}
+//	http.ListenAndServe(":8080", sessions.Handler(mux))
+//
+// # What it promises
+//
+// A request that does not touch its session costs nothing, one that reads it one
+// round trip to the store, one that changes it two. A session begins with the
+// first change, never with a visit, and so does its cookie.
+//
+// Changes are saved before the header of the response goes out, in one step that
+// writes only what changed. Two overlapping requests that set different values
+// both succeed; of two that set the same value the later wins. If the save
+// fails the response is an error, never a 200. If the session cannot be loaded,
+// nothing of it can be overwritten in that request.
+//
+// A logout is final. A request that was under way when it came reads on in what
+// it has loaded, but what it writes is refused with ErrGone, answered with a 401,
+// and the session stays gone. Such an answer leaves the cookie alone: it may
+// arrive after that of an overlapping login, whose cookie it would take away.
+// What is left of an ended session's cookie is nobody's session.
+//
+// # Whom it defends against
+//
+// The cookie is an opaque token of a public id and a secret of 256 random bits.
+// The store holds a keyed digest of the secret and never the secret, so that who
+// reads the store gains no cookie. The values are neither encrypted nor signed:
+// who can write to the store can change them, and the user, of a session whose
+// cookie he has; Options.Key stops him from making sessions up. A token that this server cannot have made costs no round trip (without
+// Options.Key: unless somebody computes its checksum), and a token that the store
+// does not know is never adopted, so that no visitor is made to use a session
+// that somebody else has planted. Login and Renew give a session a new
+// secret, and refuse the old one at once.
+//
+// The cookie is Secure, HttpOnly, SameSite=Lax and bound to the host, and lasts
+// until the browser is closed; on the server, a session ends after 30 minutes
+// without use and 24 hours in any case (Options.IdleTimeout, AbsoluteTimeout), by
+// the clock of the store. Both are counted from the session's beginning, which
+// may be before the login. SameSite=Lax is no full defence against cross-site
+// requests; use net/http's CrossOriginProtection.
+//
+// A response for which the session was used, read or written, is marked
+// Cache-Control: private and Vary: Cookie, whatever the handler said, so that no
+// shared cache hands it to anybody else. It must be used for the first time
+// before the header goes out.
+package session

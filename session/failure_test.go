@@ -1,0 +1,341 @@
+package session_test
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/herdless/herdless/internal/redistest"
+	"github.com/herdless/herdless/session"
+	"github.com/herdless/herdless/session/redisstore"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestAFailedLoadNeverOverwrites(t *testing.T) {
+	onBothStores(t, func(t *testing.T, store session.Store) {
+		s := newSite(t, store, nil)
+		s.handle("/careless", func(w http.ResponseWriter, r *http.Request, sess *session.Session) error {
+			ctx := r.Context()
+			var cart string
+			_, err := sess.Get(ctx, "cart", &cart)
+			assert.ErrorIs(t, err, errStore)
+			s.spy.failLoad.Store(false) // the store is back, too late for this request
+			assert.ErrorIs(t, sess.Set(ctx, "cart", cart+"pen"), errStore)
+			assert.ErrorIs(t, sess.Login(ctx, "mallory"), errStore)
+			assert.ErrorIs(t, sess.Renew(ctx), errStore)
+			assert.ErrorIs(t, sess.Delete(ctx, "cart"), errStore)
+			assert.ErrorIs(t, sess.Destroy(ctx), errStore)
+			_, err = sess.User(ctx)
+			assert.ErrorIs(t, err, errStore)
+			io.WriteString(w, "saved!")
+			return nil
+		})
+		b := s.browser()
+		b.ok("/set?name=cart&value=book")
+		b.ok("/login?user=alice")
+		s.spy.calls()
+
+		s.spy.failLoad.Store(true)
+		res := b.get("/careless")
+		assert.Equal(t, http.StatusServiceUnavailable, res.StatusCode)
+		assert.Equal(t, "1", res.Header.Get("Retry-After"))
+		assert.NotContains(t, res.body, "saved!")
+		assert.Empty(t, res.sessionCookies())
+		assert.Equal(t, [3]int64{1, 0, 0}, s.spy.calls(), "one load, and nothing may be written after it has failed")
+		assert.Equal(t, "book", b.ok("/get?name=cart"))
+		assert.Equal(t, "alice", b.ok("/user"))
+	})
+}
+
+func TestTheStoreIsDown(t *testing.T) {
+	s := newSite(t, session.NewMemoryStore(), nil)
+	s.handle("/careful", func(w http.ResponseWriter, r *http.Request, sess *session.Session) error {
+		if err := sess.Set(r.Context(), "a", "2"); err != nil {
+			http.Error(w, "my own page", http.StatusInternalServerError)
+		}
+		return nil
+	})
+	b := s.browser()
+	b.ok("/set?name=a&value=1")
+	s.spy.failLoad.Store(true)
+	res := b.get("/careful")
+	assert.Equal(t, http.StatusInternalServerError, res.StatusCode)
+	assert.Equal(t, "my own page\n", res.body)
+	assert.Empty(t, b.ok("/user"), "what a read made of the failure is the handler's affair")
+	assert.Equal(t, http.StatusOK, b.get("/plain").StatusCode, "a page that needs no session needs no store")
+	assert.Equal(t, http.StatusServiceUnavailable, b.get("/logout").StatusCode, "a failed logout must not look like one")
+	assert.NotEmpty(t, b.cookie(), "the user must be able to try again")
+
+	s.spy.failLoad.Store(false)
+	s.spy.failDeletion.Store(true)
+	assert.Equal(t, http.StatusServiceUnavailable, b.get("/logout").StatusCode)
+	assert.NotEmpty(t, b.cookie())
+	s.spy.failDeletion.Store(false)
+	b.ok("/logout")
+	assert.Empty(t, b.cookie())
+}
+
+func TestAFailedSaveIsNeverA200(t *testing.T) {
+	onBothStores(t, func(t *testing.T, store session.Store) {
+		s := newSite(t, store, nil)
+		write := func(sess *session.Session, r *http.Request) { assert.NoError(t, sess.Set(r.Context(), "a", "2")) }
+		for name, respond := range map[string]http.HandlerFunc{
+			"nothing":    func(http.ResponseWriter, *http.Request) {},
+			"Write":      func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("ok")) },
+			"200":        func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) },
+			"204":        func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) },
+			"redirect":   func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/", http.StatusSeeOther) },
+			"Flush":      func(w http.ResponseWriter, _ *http.Request) { http.NewResponseController(w).Flush() },
+			"io.Copy":    func(w http.ResponseWriter, _ *http.Request) { io.Copy(w, strings.NewReader("ok")) },
+			"own-error":  func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "mine", http.StatusInternalServerError) },
+			"Hijack":     func(w http.ResponseWriter, _ *http.Request) { http.NewResponseController(w).Hijack() },
+			"set-header": func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Content-Length", "4711") },
+		} {
+			s.handle("/"+name, func(w http.ResponseWriter, r *http.Request, sess *session.Session) error {
+				write(sess, r)
+				w.Header().Set("X-Saved", "yes")
+				http.SetCookie(w, &http.Cookie{Name: "saved", Value: "yes"})
+				respond(w, r)
+				return nil
+			})
+		}
+		b := s.browser()
+		b.ok("/set?name=a&value=1")
+		for _, name := range []string{
+			"nothing", "Write", "200", "204", "redirect", "Flush", "io.Copy", "own-error", "Hijack", "set-header",
+		} {
+			s.spy.failCommit.Store(true)
+			res := b.get("/%s", name)
+			assert.Equal(t, http.StatusServiceUnavailable, res.StatusCode, name)
+			assert.Equal(t, "The session store is not available.\n", res.body, name)
+			assert.Empty(t, res.Header.Get("X-Saved"), "%s: the handler's headers tell of a success that was none", name)
+			assert.Empty(t, res.Cookies(), name)
+			assert.Equal(t, "no-store", res.Header.Get("Cache-Control"), name)
+			res = s.browser().get("/login?user=alice")
+			assert.Equal(t, http.StatusServiceUnavailable, res.StatusCode, name)
+			assert.Empty(t, res.Cookies(), "%s: no cookie for a session that was not saved", name)
+			s.spy.failCommit.Store(false)
+			assert.Equal(t, "1", b.ok("/get?name=a"), name)
+		}
+		assert.Contains(t, s.logs.String(), errStore.Error())
+	})
+}
+
+func TestAFailedRenewalOfTheIdleTimeFailsNothing(t *testing.T) {
+	s := newSite(t, session.NewMemoryStore(), &session.Options{SlideEvery: 1e-9})
+	b := s.browser()
+	b.ok("/set?name=a&value=1")
+	s.spy.failCommit.Store(true)
+	s.spy.calls()
+	assert.Equal(t, "1", b.ok("/get?name=a"))
+	assert.Equal(t, [3]int64{1, 1, 0}, s.spy.calls())
+	assert.Contains(t, s.logs.String(), "could not renew the idle time")
+}
+
+func TestErrorHandler(t *testing.T) {
+	var got error
+	respond := func(http.ResponseWriter) {}
+	o := &session.Options{ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
+		got = err
+		respond(w)
+	}}
+	s := newSite(t, session.NewMemoryStore(), o)
+	s.spy.failCommit.Store(true)
+
+	respond = func(w http.ResponseWriter) { http.Error(w, "mine", http.StatusBadGateway) }
+	res := s.browser().get("/set?name=a&value=1")
+	assert.Equal(t, http.StatusBadGateway, res.StatusCode)
+	assert.Equal(t, "mine\n", res.body)
+	require.ErrorIs(t, got, errStore)
+
+	respond = func(http.ResponseWriter) {}
+	res = s.browser().get("/set?name=a&value=1")
+	assert.Equal(t, http.StatusServiceUnavailable, res.StatusCode, "an ErrorHandler that writes nothing must not make it a 200")
+}
+
+func TestTooLarge(t *testing.T) {
+	onBothStores(t, func(t *testing.T, store session.Store) {
+		s := newSite(t, store, &session.Options{MaxBytes: 100})
+		big := strings.Repeat("x", 60)
+		s.handle("/too-large", func(_ http.ResponseWriter, r *http.Request, sess *session.Session) error {
+			ctx := r.Context()
+			assert.ErrorIs(t, sess.Set(ctx, "b", strings.Repeat("x", 4<<20)), session.ErrTooLarge)
+			assert.NoError(t, sess.Set(ctx, "a", big))
+			assert.ErrorIs(t, sess.Set(ctx, "b", big), session.ErrTooLarge, "a value pending counts")
+			assert.NoError(t, sess.Set(ctx, "b", "fits"), "the session must be of use after it")
+			return nil
+		})
+		b := s.browser()
+		b.ok("/too-large")
+		assert.Equal(t, big, b.ok("/get?name=a"))
+		assert.Equal(t, "fits", b.ok("/get?name=b"))
+
+		// Each of two fits, both together do not: the store refuses the later.
+		b = s.browser()
+		b.ok("/set?name=c&value=1")
+		res := slowly(s, b, func(r *http.Request, sess *session.Session) error {
+			return sess.Set(r.Context(), "a", big)
+		}, func() { b.ok("/set?name=b&value=%s", big) })
+		assert.Equal(t, http.StatusInternalServerError, res.StatusCode)
+		assert.Empty(t, b.ok("/get?name=a"))
+		assert.Equal(t, big, b.ok("/get?name=b"))
+	})
+}
+
+func TestAPanicCommitsNothing(t *testing.T) {
+	s := newSite(t, session.NewMemoryStore(), nil)
+	b := s.browser()
+	b.ok("/set?name=a&value=1")
+	s.handle("/panic", func(w http.ResponseWriter, r *http.Request, sess *session.Session) error {
+		require.NoError(t, sess.Set(r.Context(), "a", "2"))
+		panic(http.ErrAbortHandler)
+	})
+	_, err := b.Get(s.URL + "/panic")
+	require.Error(t, err)
+	assert.Equal(t, "1", b.ok("/get?name=a"))
+}
+
+func TestChangesAfterTheHeader(t *testing.T) {
+	onBothStores(t, func(t *testing.T, store session.Store) {
+		s := newSite(t, store, nil)
+		s.handle("/late", func(w http.ResponseWriter, r *http.Request, sess *session.Session) error {
+			ctx := r.Context()
+			_, err := sess.User(ctx)
+			require.NoError(t, err)
+			w.Write([]byte("begun"))
+			http.NewResponseController(w).Flush()
+			return sess.Set(ctx, "a", r.FormValue("value"))
+		})
+		s.handle("/too-late", func(w http.ResponseWriter, r *http.Request, sess *session.Session) error {
+			ctx := r.Context()
+			if r.FormValue("touch") != "" {
+				_, err := sess.User(ctx)
+				require.NoError(t, err)
+			}
+			w.WriteHeader(http.StatusAccepted)
+			assert.ErrorContains(t, sess.Login(ctx, "alice"), "too late")
+			assert.ErrorContains(t, sess.Renew(ctx), "too late")
+			assert.ErrorContains(t, sess.Set(ctx, "a", "3"), "too late")
+			return nil
+		})
+		fresh := s.browser()
+		assert.Equal(t, http.StatusAccepted, fresh.get("/too-late").StatusCode)
+		assert.Equal(t, http.StatusAccepted, fresh.get("/too-late?touch=1").StatusCode, "no session can begin without its cookie")
+		assert.Empty(t, fresh.cookie())
+
+		b := s.browser()
+		b.ok("/set?name=a&value=1")
+		b.ok("/late?value=2")
+		assert.Equal(t, "2", b.ok("/get?name=a"))
+		assert.Equal(t, http.StatusAccepted, b.get("/too-late").StatusCode,
+			"a first use after the header comes too late to mark the response as private")
+		assert.Equal(t, "2", b.ok("/get?name=a"))
+
+		s.spy.failCommit.Store(true)
+		res, err := b.Get(s.URL + "/late?value=4")
+		if err == nil {
+			_, err = io.ReadAll(res.Body)
+			res.Body.Close()
+		}
+		assert.Error(t, err, "the 200 that is out must not be completed")
+		assert.Contains(t, s.logs.String(), "could not save after the header")
+	})
+}
+
+// flaky connects to a Redis through a proxy, without go-redis' own retries.
+func flaky(t *testing.T, o *redis.Options) (*redistest.Proxy, *redis.Client) {
+	proxy := redistest.NewProxy(t, redistest.Standalone(t).Addr())
+	o.Addr = proxy.Addr()
+	rdb := redis.NewClient(o)
+	t.Cleanup(func() { rdb.Close() })
+	return proxy, rdb
+}
+
+func TestRedisIsDown(t *testing.T) {
+	proxy, rdb := flaky(t, &redis.Options{MaxRetries: -1, DialerRetries: 1})
+	s := newSite(t, redisstore.New(rdb, &redisstore.Options{Prefix: redistest.Prefix(t)}), nil)
+	b := s.browser()
+	b.ok("/set?name=a&value=1")
+
+	proxy.Refuse(true)
+	assert.Equal(t, http.StatusServiceUnavailable, b.get("/set?name=a&value=2").StatusCode)
+	assert.Equal(t, http.StatusServiceUnavailable, b.get("/login?user=alice").StatusCode)
+	assert.Equal(t, http.StatusServiceUnavailable, b.get("/logout").StatusCode)
+	res := s.browser().get("/login?user=alice")
+	assert.Equal(t, http.StatusServiceUnavailable, res.StatusCode)
+	assert.Empty(t, res.Cookies())
+	assert.Equal(t, http.StatusOK, b.get("/plain").StatusCode)
+	assert.Equal(t, http.StatusOK, s.browser().get("/user").StatusCode, "who has no cookie needs no store")
+
+	proxy.Refuse(false)
+	require.Eventually(t, func() bool { return b.get("/get?name=a").body == "1" }, 10*time.Second, 10*time.Millisecond,
+		"the session must be back, unchanged")
+}
+
+// A reply that is lost makes go-redis repeat the command. The second arrival
+// must not be taken for another's change.
+func TestRedisRepliesAreLost(t *testing.T) {
+	proxy, rdb := flaky(t, &redis.Options{MaxRetries: 10, MinRetryBackoff: -1, MaxRetryBackoff: -1})
+	prefix := redistest.Prefix(t)
+	s := newSite(t, redisstore.New(rdb, &redisstore.Options{Prefix: prefix}), nil)
+	b := s.browser()
+	b.ok("/set?name=a&value=1")
+
+	direct := redistest.Standalone(t).Client(t)
+	version := func() int {
+		n, err := direct.HGet(t.Context(), prefix+"{"+b.cookie()[:22]+"}", "n").Int()
+		require.NoError(t, err)
+		return n
+	}
+	lostReply := func(path string) reply {
+		before := version()
+		proxy.SetLatency(500 * time.Millisecond) // the server acts at once, the reply takes its time
+		done := make(chan reply)
+		go func() { done <- b.get("%s", path) }()
+		require.Eventually(t, func() bool { return version() > before }, 10*time.Second, time.Millisecond)
+		proxy.SetLatency(0)
+		proxy.Cut()
+		res := within(t, done)
+		assert.Equal(t, before+2, version(), "%s: the command must have arrived twice", path)
+		return res
+	}
+	for _, path := range []string{"/login?user=alice", "/renew", "/set?name=a&value=2"} {
+		assert.Equal(t, http.StatusOK, lostReply(path).StatusCode, path)
+		assert.Equal(t, "alice", b.ok("/user"), path)
+	}
+	assert.Equal(t, "2", b.ok("/get?name=a"))
+}
+
+func TestCommitWithoutASession(t *testing.T) {
+	m := newManager(t, session.NewMemoryStore(), nil)
+	_, err := m.Commit(t.Context(), nil)
+	require.ErrorIs(t, err, session.ErrNoSession)
+	_, err = m.Commit(t.Context(), newManager(t, session.NewMemoryStore(), nil).Load(request("")))
+	require.ErrorContains(t, err, "another Manager")
+	_, err = session.NewKey[int]("n").Get(t.Context())
+	require.ErrorIs(t, err, session.ErrNoSession)
+	require.ErrorIs(t, session.NewKey[int]("n").Set(t.Context(), 1), session.ErrNoSession)
+	require.ErrorIs(t, session.NewKey[int]("n").Delete(t.Context()), session.ErrNoSession)
+	require.ErrorIs(t, session.FromContext(t.Context()).Login(t.Context(), "alice"), session.ErrNoSession)
+}
+
+func TestAValueThatCannotBeCoded(t *testing.T) {
+	m := newManager(t, session.NewMemoryStore(), nil)
+	s := m.Load(httptest.NewRequest(http.MethodGet, "/", nil))
+	ctx := t.Context()
+	assert.ErrorContains(t, s.Set(ctx, "f", func() {}), `"f"`)
+	require.NoError(t, s.Set(ctx, "a", "text"))
+	var n int
+	_, err := s.Get(ctx, "a", &n)
+	assert.ErrorContains(t, err, `"a"`)
+	var text string
+	found, err := s.Get(ctx, "a", &text)
+	assert.True(t, found && err == nil && text == "text", "one bad read must not spoil the session: %v", err)
+	require.False(t, errors.Is(err, session.ErrGone))
+}

@@ -1,0 +1,138 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"net/http"
+	"time"
+
+	"github.com/herdless/herdless/internal/respwriter"
+)
+
+// lateCommitTimeout bounds a commit after the handler, which does not end with
+// the request's own context.
+const lateCommitTimeout = 5 * time.Second
+
+// Handler gives next a session, to be had by FromContext or a Key, and commits
+// it before the first final header goes out, whatever sends that header.
+//
+// If the commit fails, Options.ErrorHandler answers and the output of next is
+// refused: a failed save is never a 200. The one exception is a session that
+// could not be loaded: next has seen the error, and if it answers with a 5xx of
+// its own, that stands.
+//
+// Changes that next makes after the header are committed when it returns. If
+// that fails, the error is logged and the response is cut off. They cannot
+// begin a session, nor log in, because that takes a cookie.
+//
+// A handler that hijacks the connection finds the cookie in w.Header, and is the
+// one to send it.
+//
+// If next panics, nothing is committed that was not before. A middleware
+// between Handler and next that recovers and writes an answer commits like
+// every answer.
+func (m *Manager) Handler(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s := FromContext(r.Context()); s != nil && s.m == m {
+			next.ServeHTTP(w, r) // a second Handler of the same Manager
+			return
+		}
+		s := m.Load(r)
+		r = r.WithContext(NewContext(r.Context(), s))
+		outer := w.Header().Clone()
+		rw := respwriter.New(w, func(status int) bool {
+			return m.beforeHeader(w, r, s, status, outer)
+		})
+		next.ServeHTTP(rw, r)
+		rw.Finish()
+		if !rw.Refused() {
+			m.commitLate(r.Context(), s, rw.Status())
+		}
+	})
+}
+
+// beforeHeader commits s and sets its headers, or answers with the error.
+func (m *Manager) beforeHeader(w http.ResponseWriter, r *http.Request, s *Session, status int, outer http.Header) bool {
+	failedBefore := s.failed()
+	cookie, err := m.Commit(r.Context(), s)
+	s.sendHeader(status)
+	if err != nil && (!failedBefore || status < 500) {
+		m.answer(w, r, s, err, outer)
+		return false
+	}
+	s.MarkResponse(w.Header())
+	if cookie != nil {
+		http.SetCookie(w, cookie)
+	}
+	return true
+}
+
+// answer sends the response for err in the handler's place.
+func (m *Manager) answer(w http.ResponseWriter, r *http.Request, s *Session, err error, outer http.Header) {
+	level := slog.LevelError
+	if errors.Is(err, ErrGone) {
+		level = slog.LevelInfo // a logout overlapped, which is nobody's fault
+	}
+	m.opts.Logger.LogAttrs(r.Context(), level, "session: the response was refused", slog.Any("error", err))
+	// What the handler has set belongs to a response that there will not be:
+	// its length, its encoding, cookies that tell of success.
+	h := w.Header()
+	clear(h)
+	maps.Copy(h, outer)
+	s.MarkResponse(h)
+	rw := respwriter.New(w, func(int) bool { return true })
+	if m.opts.ErrorHandler != nil {
+		m.opts.ErrorHandler(rw, r, err)
+	}
+	if rw.Status() == 0 {
+		answerDefault(rw, err)
+	}
+}
+
+func answerDefault(w http.ResponseWriter, err error) {
+	w.Header().Set("Cache-Control", "no-store")
+	switch {
+	case errors.Is(err, ErrGone):
+		http.Error(w, "The session has ended. Please log in again.", http.StatusUnauthorized)
+	case errors.Is(err, ErrTooLarge):
+		http.Error(w, "The session is too large.", http.StatusInternalServerError)
+	default:
+		w.Header().Set("Retry-After", "1")
+		http.Error(w, "The session store is not available.", http.StatusServiceUnavailable)
+	}
+}
+
+// commitLate saves what the handler changed after the header. The request's
+// context may be over by now, which is how a stream of events usually ends.
+func (m *Manager) commitLate(ctx context.Context, s *Session, status int) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lateCommitTimeout)
+	defer cancel()
+	failedBefore := s.failed()
+	_, err := m.Commit(ctx, s)
+	if err == nil || failedBefore {
+		return
+	}
+	m.opts.Logger.LogAttrs(ctx, slog.LevelError, "session: could not save after the header", slog.Any("error", err))
+	if status != http.StatusSwitchingProtocols {
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// failed reports whether the session can not be used any more, which the
+// handler has been told.
+func (s *Session) failed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err != nil
+}
+
+// sendHeader notes that from now on no header can be set.
+func (s *Session) sendHeader(status int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.headerOut = true
+	// A connection that was taken over is nothing that a cache could share.
+	s.shareable = !s.touched && status != http.StatusSwitchingProtocols
+}

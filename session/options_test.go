@@ -1,0 +1,98 @@
+package session_test
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/herdless/herdless/session"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestNewReportsAllFaultsAtOnce(t *testing.T) {
+	_, err := session.New(nil, &session.Options{
+		IdleTimeout: -1, AbsoluteTimeout: -1, SlideEvery: 1, MaxBytes: -1, Key: []byte("short"),
+		CookieName: "a b", SameSite: http.SameSiteDefaultMode,
+	})
+	for _, part := range []string{
+		"the store is nil", "IdleTimeout", "AbsoluteTimeout", "SlideEvery", "MaxBytes", "Key has 5 bytes", `CookieName "a b"`, "SameSite",
+	} {
+		assert.ErrorContains(t, err, part)
+	}
+}
+
+func TestNewRefusesWhatBrowsersWould(t *testing.T) {
+	store := session.NewMemoryStore()
+	for _, o := range []session.Options{
+		{DangerouslyAllowHTTP: true, CookieName: "__Host-session"},
+		{DangerouslyAllowHTTP: true, CookieName: "__secure-session"},
+		{DangerouslyAllowHTTP: true, SameSite: http.SameSiteNoneMode},
+		{IdleTimeout: 48 * time.Hour},
+		{Key: []byte{}},
+	} {
+		_, err := session.New(store, &o)
+		assert.Error(t, err, "%+v", o)
+	}
+	_, err := session.New(store, &session.Options{AbsoluteTimeout: time.Minute})
+	assert.NoError(t, err, "the default IdleTimeout must give way")
+}
+
+func TestCookieOptions(t *testing.T) {
+	for _, tt := range []struct {
+		o    session.Options
+		want http.Cookie
+	}{
+		{
+			session.Options{DangerouslyAllowHTTP: true},
+			http.Cookie{Name: "session", SameSite: http.SameSiteLaxMode},
+		},
+		{
+			session.Options{CookieName: "sid", SameSite: http.SameSiteStrictMode},
+			http.Cookie{Name: "sid", Secure: true, SameSite: http.SameSiteStrictMode},
+		},
+		{
+			session.Options{SameSite: http.SameSiteNoneMode},
+			http.Cookie{Name: "__Host-session", Secure: true, SameSite: http.SameSiteNoneMode},
+		},
+	} {
+		m := newManager(t, session.NewMemoryStore(), &tt.o)
+		s := m.Load(httptest.NewRequest(http.MethodGet, "/", nil))
+		require.NoError(t, s.Login(t.Context(), "alice"))
+		got, err := m.Commit(t.Context(), s)
+		require.NoError(t, err)
+		require.NoError(t, got.Valid())
+		tt.want.Value, tt.want.Path, tt.want.HttpOnly = got.Value, "/", true
+		assert.Equal(t, tt.want, *got)
+
+		require.NoError(t, s.Destroy(t.Context()))
+		expired, err := m.Commit(t.Context(), s)
+		require.NoError(t, err)
+		tt.want.Value, tt.want.MaxAge = "", -1
+		assert.Equal(t, tt.want, *expired, "the cookie must be taken back as it was given, in the same response too")
+		expired, err = m.Commit(t.Context(), s)
+		require.NoError(t, err)
+		assert.Nil(t, expired)
+	}
+}
+
+func TestKeySeparates(t *testing.T) {
+	store := session.NewMemoryStore()
+	key := []byte("0123456789abcdef0123456789abcdef")
+	ours := newManager(t, store, &session.Options{Key: key})
+	public := newManager(t, store, nil)
+	cookie := logIn(t, ours, "alice")
+	copied := key[0]
+	key[0] = 'x'
+	assert.Equal(t, "alice", visit(t, ours, cookie), "New must copy the key")
+	assert.Empty(t, visit(t, public, cookie))
+
+	key[0] = copied
+	assert.Equal(t, "alice", visit(t, newManager(t, store, &session.Options{Key: key}), cookie),
+		"servers with the same key must share their sessions")
+
+	// Who can write to the store and knows no key makes up no session.
+	made := logIn(t, public, "mallory")
+	assert.Empty(t, visit(t, ours, made))
+}

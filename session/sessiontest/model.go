@@ -1,0 +1,142 @@
+package sessiontest
+
+import (
+	"maps"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/herdless/herdless/session"
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+)
+
+// model is what a session is by the rules, without the passing of time.
+type model struct {
+	current, superseded session.Digest
+	grace               bool
+	version             uint64
+	user                string
+	values              map[string][]byte
+}
+
+func (m *model) state(d session.Digest) session.State {
+	switch {
+	case m == nil || d != m.current && d != m.superseded:
+		return session.Missing
+	case d == m.current:
+		return session.Current
+	case m.grace:
+		return session.Superseded
+	}
+	return session.Reused
+}
+
+func (m *model) size() (size int) {
+	for name, value := range m.values {
+		size += len(name) + len(value)
+	}
+	return size
+}
+
+// commit returns the session after d and the outcome. m is nil if there is no
+// session, and is never changed.
+func (m *model) commit(d session.Delta) (*model, session.Outcome) {
+	state := m.state(d.Digest)
+	repeated := m != nil && d.Rotate != nil && d.Rotate.Digest == m.current
+	switch {
+	case d.Create && m == nil:
+		m = &model{current: d.Digest, superseded: d.Digest}
+	case d.Create && state != session.Current:
+		return m, session.Exists
+	case state != session.Current && state != session.Superseded && !repeated:
+		return m, session.Gone
+	}
+	next := *m
+	next.values = maps.Clone(m.values)
+	if next.values == nil {
+		next.values = map[string][]byte{}
+	}
+	maps.Copy(next.values, d.Set)
+	for _, name := range d.Delete {
+		delete(next.values, name)
+	}
+	if d.MaxBytes > 0 && next.size() > d.MaxBytes {
+		if m.version == 0 {
+			m = nil
+		}
+		return m, session.TooLarge
+	}
+	next.version++
+	if d.User != nil {
+		next.user = *d.User
+	}
+	if d.Rotate != nil && d.Rotate.Digest != next.current {
+		next.superseded, next.grace, next.current = next.current, d.Rotate.Grace > 0, d.Rotate.Digest
+	}
+	return &next, session.Committed
+}
+
+// testModel compares a store with the model over random steps.
+func testModel(t *testing.T, store session.Store) {
+	var (
+		name   = rapid.SampledFrom([]string{"", "a", "b", "v", "d", "n", "{x}"})
+		value  = rapid.SliceOfN(rapid.Byte(), 0, 8)
+		digest = rapid.Map(rapid.IntRange(1, 3), func(i int) session.Digest { return session.Digest{byte(i)} })
+		delta  = rapid.Custom(func(r *rapid.T) session.Delta {
+			d := session.Delta{Digest: digest.Draw(r, "digest"), Set: rapid.MapOfN(name, value, 0, 3).Draw(r, "set")}
+			d.Delete = slices.DeleteFunc(rapid.SliceOfNDistinct(name, 0, 3, rapid.ID).Draw(r, "delete"), func(name string) bool {
+				_, both := d.Set[name]
+				return both
+			})
+			d.User = rapid.Ptr(rapid.SampledFrom([]string{"", "alice", "bob"}), true).Draw(r, "user")
+			if rapid.Bool().Draw(r, "rotate") {
+				grace := rapid.SampledFrom([]time.Duration{0, time.Hour}).Draw(r, "grace")
+				d.Rotate = &session.Rotation{Digest: digest.Draw(r, "next"), Grace: grace}
+			}
+			if rapid.IntRange(0, 2).Draw(r, "create") == 0 {
+				d.Create, d.IdleTimeout, d.AbsoluteTimeout = true, idle, absolute
+			}
+			d.MaxBytes = rapid.SampledFrom([]int{0, 5, 20}).Draw(r, "max")
+			return d
+		})
+	)
+	rapid.Check(t, func(r *rapid.T) {
+		ctx := t.Context()
+		var m *model
+		id := newID()
+		r.Repeat(map[string]func(*rapid.T){
+			"commit": func(r *rapid.T) {
+				d := delta.Draw(r, "delta")
+				d.ID = id
+				next, want := m.commit(d)
+				res, err := store.Commit(ctx, d)
+				require.NoError(r, err)
+				require.Equal(r, want, res.Outcome)
+				m = next
+				if want == session.Committed {
+					require.Equal(r, m.version, res.Version)
+					require.Positive(r, res.ExpiresIn)
+				}
+			},
+			"delete": func(r *rapid.T) {
+				deleted, err := store.Delete(ctx, id)
+				require.NoError(r, err)
+				require.Equal(r, m != nil, deleted)
+				m = nil
+			},
+			"": func(r *rapid.T) {
+				d := digest.Draw(r, "load")
+				rec, err := store.Load(ctx, id, d)
+				require.NoError(r, err)
+				require.Equal(r, m.state(d), rec.State)
+				if rec.State == session.Missing || rec.State == session.Reused {
+					return
+				}
+				require.Equal(r, m.version, rec.Version)
+				require.Equal(r, m.user, rec.User)
+				require.Equal(r, m.values, rec.Values)
+			},
+		})
+	})
+}

@@ -1,0 +1,260 @@
+package sessiontest
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/herdless/herdless/session"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+var rules = []rule{
+	{
+		"what was never there is missing",
+		"Missing: there is no such session, or the digest has never been its own.",
+		func(f *fixture) {
+			f.load(session.Missing, newID(), newDigest())
+			id, _ := f.create("a", "1")
+			f.load(session.Missing, id, newDigest())
+			f.load(session.Missing, id, session.Digest{})
+		},
+	},
+	{
+		"a session is loaded as it was created",
+		"Load reads the session called id.",
+		func(f *fixture) {
+			id, digest, user := newID(), newDigest(), "alice"
+			before := time.Now()
+			res := f.commit(session.Committed, session.Delta{
+				ID: id, Digest: digest, Create: true, User: &user, Set: set("a", "1", "b", ""),
+				IdleTimeout: idle, AbsoluteTimeout: absolute,
+			})
+			assert.EqualValues(f, 1, res.Version)
+			between(f, idle-slack, idle, res.ExpiresIn, "Result.ExpiresIn")
+			between(f, absolute-slack, absolute, res.EndsIn, "Result.EndsIn")
+
+			rec := f.load(session.Current, id, digest)
+			assert.EqualValues(f, 1, rec.Version)
+			assert.Equal(f, "alice", rec.User)
+			assert.Equal(f, set("a", "1", "b", ""), rec.Values)
+			assert.WithinDuration(f, before, rec.CreatedAt, slack)
+			assert.Equal(f, idle, rec.IdleTimeout)
+			between(f, idle-slack, idle, rec.ExpiresIn, "Record.ExpiresIn")
+			between(f, absolute-slack, absolute, rec.EndsIn, "Record.EndsIn")
+		},
+	},
+	{
+		"names and values are any bytes",
+		"Names and values are any bytes; no name collides with what else the store keeps.",
+		func(f *fixture) {
+			values := []string{
+				"", "empty name", "nul\x00\xff\xfe", "\x00\r\n$5\r\n", "{a}", "}{", "v", "v", "long", strings.Repeat("x", 100_000),
+			}
+			for _, name := range "dpguncaiesv" {
+				values = append(values, string(name)+"x", "1", string(name), "2")
+			}
+			id, digest := f.create(values...)
+			f.values(id, digest, values...)
+		},
+	},
+	{
+		"create never takes over a session",
+		"With Create it answers Exists where there already is one of that id.",
+		func(f *fixture) {
+			id, digest := f.create("a", "1")
+			f.commit(session.Exists, session.Delta{
+				ID: id, Digest: newDigest(), Create: true, Set: set("a", "2"), IdleTimeout: idle, AbsoluteTimeout: absolute,
+			})
+			f.values(id, digest, "a", "1")
+		},
+	},
+	{
+		"a step may arrive twice",
+		"Create with the digest that is the current one already, and Rotate to it, are taken for the second arrival.",
+		func(f *fixture) {
+			id, first, second := newID(), newDigest(), newDigest()
+			create := session.Delta{
+				ID: id, Digest: first, Create: true, Set: set("a", "1"), IdleTimeout: idle, AbsoluteTimeout: absolute,
+			}
+			f.commit(session.Committed, create)
+			f.commit(session.Committed, create)
+			f.values(id, first, "a", "1")
+
+			rotate := session.Delta{ID: id, Digest: first, Set: set("b", "2"), Rotate: &session.Rotation{Digest: second}}
+			f.commit(session.Committed, rotate)
+			f.commit(session.Committed, rotate)
+			f.values(id, second, "a", "1", "b", "2")
+			f.load(session.Reused, id, first)
+			f.commit(session.Exists, create)
+		},
+	},
+	{
+		"only what changed is written",
+		"Commit applies delta: values that it does not name stay as they are.",
+		func(f *fixture) {
+			id, digest := f.create("a", "1", "b", "2", "c", "3")
+			res := f.commit(session.Committed, session.Delta{
+				ID: id, Digest: digest, Set: set("a", "10", "d", "4"), Delete: []string{"b", "never there"},
+			})
+			assert.EqualValues(f, 2, res.Version)
+			f.values(id, digest, "a", "10", "c", "3", "d", "4")
+		},
+	},
+	{
+		"concurrent changes of different values all survive",
+		"Every method is one atomic step.",
+		func(f *fixture) {
+			id, digest := f.create()
+			var running sync.WaitGroup
+			want := []string{}
+			for i := range 20 {
+				name := string(rune('a' + i))
+				want = append(want, name, name)
+				running.Go(func() {
+					res, err := f.store.Commit(f.Context(), session.Delta{ID: id, Digest: digest, Set: set(name, name)})
+					assert.NoError(f, err)
+					assert.Equal(f, session.Committed, res.Outcome)
+				})
+			}
+			running.Wait()
+			f.values(id, digest, want...)
+			assert.EqualValues(f, 21, f.load(session.Current, id, digest).Version, "Version counts the commits")
+		},
+	},
+	{
+		"of concurrent creations one succeeds",
+		"Every method is one atomic step.",
+		func(f *fixture) {
+			id := newID()
+			results := make(chan session.Outcome, 20)
+			for range cap(results) {
+				go func() {
+					res, err := f.store.Commit(f.Context(), session.Delta{
+						ID: id, Digest: newDigest(), Create: true, IdleTimeout: idle, AbsoluteTimeout: absolute,
+					})
+					assert.NoError(f, err)
+					results <- res.Outcome
+				}()
+			}
+			count := map[session.Outcome]int{}
+			for range cap(results) {
+				count[<-results]++
+			}
+			assert.Equal(f, map[session.Outcome]int{session.Committed: 1, session.Exists: 19}, count)
+		},
+	},
+	{
+		"the user is set with the rest",
+		"User, if not nil, becomes the user of the session.",
+		func(f *fixture) {
+			id, digest := f.create("a", "1")
+			for _, user := range []string{"alice", "bob", ""} {
+				f.commit(session.Committed, session.Delta{ID: id, Digest: digest, User: &user})
+				assert.Equal(f, user, f.load(session.Current, id, digest).User)
+				f.commit(session.Committed, session.Delta{ID: id, Digest: digest})
+				assert.Equal(f, user, f.load(session.Current, id, digest).User, "after a commit without User")
+			}
+			f.values(id, digest, "a", "1")
+		},
+	},
+	{
+		"an unknown digest changes nothing",
+		"delta.Digest must be the current digest, or the superseded one within its grace; if not, the answer is Gone and nothing is written.",
+		func(f *fixture) {
+			id, digest := f.create("a", "1")
+			mallory := "mallory"
+			for _, wrong := range []session.Digest{newDigest(), {}} {
+				f.commit(session.Gone, session.Delta{
+					ID: id, Digest: wrong, Set: set("a", "2"), User: &mallory, Rotate: &session.Rotation{Digest: wrong},
+				})
+			}
+			rec := f.load(session.Current, id, digest)
+			assert.Equal(f, set("a", "1"), rec.Values)
+			assert.Empty(f, rec.User)
+			assert.EqualValues(f, 1, rec.Version)
+		},
+	},
+	{
+		"a deleted session never comes back",
+		"A session that was deleted is never brought back. Delete reports whether there was one.",
+		func(f *fixture) {
+			id, digest := f.create("a", "1")
+			deleted, err := f.store.Delete(f.Context(), id)
+			require.NoError(f, err)
+			assert.True(f, deleted)
+			f.load(session.Missing, id, digest)
+			f.commit(session.Gone, session.Delta{ID: id, Digest: digest, Set: set("a", "2")})
+			f.commit(session.Gone, session.Delta{ID: id, Digest: digest, Rotate: &session.Rotation{Digest: newDigest()}})
+			f.commit(session.Gone, session.Delta{ID: id, Digest: digest})
+			f.load(session.Missing, id, digest)
+
+			deleted, err = f.store.Delete(f.Context(), id)
+			require.NoError(f, err)
+			assert.False(f, deleted, "deleting it again")
+		},
+	},
+	{
+		"a change too large leaves everything as it was",
+		"MaxBytes bounds the sum of the lengths of all names and values after the change; beyond it the answer is TooLarge.",
+		func(f *fixture) {
+			id, digest := f.create("a", "12345", "bb", "")
+			bob := "bob"
+			large := session.Delta{
+				ID: id, Digest: digest, Set: set("c", "123", "a", "1"), Delete: []string{"bb"},
+				User: &bob, Rotate: &session.Rotation{Digest: newDigest()}, MaxBytes: 5,
+			}
+			f.commit(session.TooLarge, large)
+			rec := f.load(session.Current, id, digest)
+			assert.Equal(f, set("a", "12345", "bb", ""), rec.Values)
+			assert.Empty(f, rec.User)
+			assert.EqualValues(f, 1, rec.Version)
+
+			large.MaxBytes = 6 // "c", "123", "a", "1"
+			f.commit(session.Committed, large)
+			f.values(id, large.Rotate.Digest, "c", "123", "a", "1")
+			f.commit(session.TooLarge, session.Delta{
+				ID: newID(), Digest: digest, Create: true, Set: set("abc", "def"), IdleTimeout: idle, AbsoluteTimeout: absolute, MaxBytes: 5,
+			})
+			f.commit(session.Committed, session.Delta{ID: id, Digest: large.Rotate.Digest, Set: set("c", "1"), MaxBytes: 4})
+		},
+	},
+	{
+		"callers keep their maps and slices",
+		"Implementations must not keep or change the slices and maps they are handed, and must return ones that the caller may keep and change.",
+		func(f *fixture) {
+			id, digest := newID(), newDigest()
+			d := session.Delta{
+				ID: id, Digest: digest, Create: true, Set: set("a", "1"), IdleTimeout: idle, AbsoluteTimeout: absolute,
+			}
+			f.commit(session.Committed, d)
+			require.Equal(f, set("a", "1"), d.Set)
+			d.Set["a"][0] = 'x'
+			d.Set["b"] = nil
+			rec := f.load(session.Current, id, digest)
+			require.Equal(f, set("a", "1"), rec.Values)
+			rec.Values["a"][0] = 'y'
+			rec.Values["c"] = nil
+			f.values(id, digest, "a", "1")
+		},
+	},
+	{
+		"an ended context is an error",
+		"Errors are for system faults only: a context that ended.",
+		func(f *fixture) {
+			id, digest := f.create("a", "1")
+			ctx, cancel := context.WithCancel(f.Context())
+			cancel()
+			_, err := f.store.Load(ctx, id, digest)
+			require.ErrorIs(f, err, context.Canceled)
+			_, err = f.store.Commit(ctx, session.Delta{ID: id, Digest: digest, Set: set("a", "2")})
+			require.ErrorIs(f, err, context.Canceled)
+			_, err = f.store.Delete(ctx, id)
+			require.ErrorIs(f, err, context.Canceled)
+		},
+	},
+}
+
+func init() { rules = append(rules, append(rotationRules, timeRules...)...) }

@@ -1,0 +1,96 @@
+package session
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+)
+
+// A token is what the cookie carries: the id of the session, a dot, and the
+// secret with a checksum behind it, both in unpadded base64url. Its length is
+// fixed.
+//
+// The checksum is keyed, so that a token that this Manager never gave out is
+// refused without asking the store (with the public default key only a token
+// that nobody took the trouble to forge is). It protects the store from noise
+// and nothing else: what admits a client is the secret.
+const (
+	idBytes       = 16
+	secretBytes   = 32
+	checksumBytes = 4
+
+	idLen    = 22 // of idBytes in base64url
+	tokenLen = idLen + 1 + 48
+)
+
+// encoding refuses padding bits that are not zero: a token has one spelling.
+var encoding = base64.RawURLEncoding.Strict()
+
+// defaultKey keys the digest where Options.Key is nil. It is public, and the
+// digest is then no more than a hash.
+var defaultKey = []byte("herdless session: the public default key")
+
+// token is a parsed or newly made token.
+type token struct {
+	id     string // public, as it stands in the token
+	text   string // the whole token, secret
+	digest Digest
+}
+
+// tokens makes and checks tokens under one key.
+type tokens struct{ key []byte }
+
+// create returns a token with a new id.
+func (t tokens) create() token {
+	var id [idBytes]byte
+	rand.Read(id[:])
+	return t.renew(encoding.EncodeToString(id[:]))
+}
+
+// renew returns a token with a new secret for the session called id.
+func (t tokens) renew(id string) token {
+	var secret [secretBytes]byte
+	rand.Read(secret[:])
+	sum := t.sum(labelChecksum, id, secret[:])
+	text := id + "." + encoding.EncodeToString(append(secret[:], sum[:checksumBytes]...))
+	return token{id: id, text: text, digest: t.sum(labelDigest, id, secret[:])}
+}
+
+// parse returns the token that text is, if it can be one of ours.
+func (t tokens) parse(text string) (token, bool) {
+	if len(text) != tokenLen || text[idLen] != '.' {
+		return token{}, false
+	}
+	id := text[:idLen]
+	var rawID [idBytes]byte
+	if n, err := encoding.Decode(rawID[:], []byte(id)); err != nil || n != idBytes {
+		return token{}, false
+	}
+	var raw [secretBytes + checksumBytes]byte
+	if n, err := encoding.Decode(raw[:], []byte(text[idLen+1:])); err != nil || n != len(raw) {
+		return token{}, false
+	}
+	secret := raw[:secretBytes]
+	sum := t.sum(labelChecksum, id, secret)
+	if !hmac.Equal(sum[:checksumBytes], raw[secretBytes:]) {
+		return token{}, false
+	}
+	return token{id: id, text: text, digest: t.sum(labelDigest, id, secret)}, true
+}
+
+// The labels keep the two uses of the key apart: the checksum, which the client
+// sees, says nothing about the digest, which the store sees.
+const (
+	labelDigest   = "herdless session digest 1\x00"
+	labelChecksum = "herdless session checksum 1\x00"
+)
+
+// sum is the keyed digest of a secret, bound to its use and its session.
+func (t tokens) sum(label, id string, secret []byte) Digest {
+	mac := hmac.New(sha256.New, t.key)
+	mac.Write([]byte(label))
+	mac.Write([]byte(id))
+	mac.Write(secret)
+	return Digest(mac.Sum(nil))
+}
