@@ -1,0 +1,25 @@
+// Package rediskey holds what the constructors of the Redis stores share.
+package rediskey
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Prefix returns the prefix of a store's keys: given, or if that is empty the
+// store's default. It panics, in the name of pkg, where a constructor's
+// arguments are a mistake in the program: no client, or a prefix with braces,
+// which Redis Cluster would take for the hash tag that keeps the keys of one
+// script in one slot.
+func Prefix(pkg string, client any, given, byDefault string) string {
+	if client == nil {
+		panic(pkg + ": New needs a client, such as that of redis.NewUniversalClient or redisconn.Open")
+	}
+	if given == "" {
+		return byDefault
+	}
+	if strings.ContainsAny(given, "{}") {
+		panic(fmt.Sprintf("%s: Options.Prefix is %q, it must not contain braces", pkg, given))
+	}
+	return given
+}

@@ -1,0 +1,87 @@
+// Package lock gives out leases: locks across processes that end by themselves
+// when their holder dies. A [Locker] works on a [Store]: a [MemoryStore] within
+// one process, or package redislock's in Redis.
+//
+//	err := locker.Do(ctx, "nightly-report", 10*time.Second, func(ctx context.Context, token uint64) error {
+//		report, err := compute(ctx)       // ctx ends when the lease is lost
+//		if err != nil {
+//			return err
+//		}
+//		return save(ctx, report, token)   // refuses a token smaller than one it has seen
+//	})
+//
+// The TTL is not how long the work may take: the lease is renewed every third of
+// it until the work is done. It is how long everybody else waits after a holder
+// died. A few seconds to a minute are usual.
+//
+// # What a lease promises
+//
+// As long as the store keeps its data and no process is paused, no two hold the
+// lease of a name at a time. In detail:
+//
+//   - The context of a lease ends at the deadline that the store has confirmed
+//     last: TTL after the last renewal that was answered was sent, on this
+//     process's monotonic clock, less 1 % and 2 ms for clocks of different speed.
+//     It needs no answer of the store for that. Nobody else is given the lease
+//     before.
+//   - A lease that is gone from the store is reported at the next renewal, and
+//     never taken again behind the holder's back.
+//   - Fencing tokens grow from lease to lease, also when the store has lost its
+//     data in between.
+//   - A holder that dies keeps others out for its TTL at most. A waiter learns of
+//     a release by a push; if the push is lost, it asks again after 2 s, or when
+//     the lease of the holder ends, if that is sooner.
+//
+// Only the store's clock decides when a lease ends there, and only differences of
+// the process's own clock are used here. The clocks need not agree.
+//
+// # What no lease can promise
+//
+// A process can be paused between looking at its context and acting on it: by
+// the garbage collector, the scheduler, a page fault, SIGSTOP, a virtual machine
+// that is moved. No timer runs meanwhile.
+//
+//	A: holds the lease, its context is fine
+//	A: pauses ............................................... writes
+//	B:             the lease ends; acquires it, writes
+//
+// A's context ends as soon as A runs again, but its write may come first. A
+// packet that the network holds back does the same without any pause. And the
+// monotonic clock of a machine that is suspended may stand still (on Linux it
+// does), so that after it wakes up a context ends late by the time it slept.
+//
+// So the resource has to take part: every write carries the fencing token, and
+// the resource keeps the largest that it has seen and refuses smaller ones. See
+// the example, and Martin Kleppmann, "How to do distributed locking" (2016).
+// A lease without fencing is good for efficiency, where two doing the same work
+// cost time and money but not correctness.
+//
+// # What Redis cannot promise
+//
+// Redis replicates after it has answered. In a failover, what the old primary
+// had not passed on is lost:
+//
+//	A:       acquires the lease at the primary, which answers and dies
+//	replica: becomes primary, and never heard of A
+//	B:       acquires the lease there
+//
+// Both hold it until A's next renewal, a third of the TTL later at most, tells A
+// that it lost the lease, or until A's confirmed deadline if the renewal is not
+// answered. The same comes of a restart without persistence (or with appendfsync
+// everysec, for the last second), of FLUSHALL, and of a maxmemory policy that
+// evicts keys with a TTL. If the old primary is cut off from its replicas but
+// still answers A, both hold it for as long as that lasts; min-replicas-to-write
+// and min-replicas-max-lag in its configuration bound that.
+//
+// The tokens of A and B still differ in most of these cases, and B's is larger as
+// long as the clock of B's server is not behind by more than the time that went
+// by between the two leases: a token is at least the server's clock in
+// microseconds, and more than the last token that the server knows. With both the
+// last token lost and the clock set back, tokens can repeat. Keep the clocks of
+// the servers together with NTP, and do not use this for more than it can do.
+//
+// Where two holders at a time must be impossible and the resource cannot check a
+// token (a payment, say, or a machine that moves), use a system that decides by
+// consensus: etcd, ZooKeeper or Consul for the lock, or better, a transaction in
+// the database that holds the data. Their leases need fencing for pauses as well.
+package lock

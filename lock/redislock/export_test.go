@@ -1,0 +1,4 @@
+package redislock
+
+// Tag is what stands for a name in its keys.
+var Tag = tag

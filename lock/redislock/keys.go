@@ -1,0 +1,31 @@
+package redislock
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"strings"
+)
+
+const (
+	// maxPlain is the longest name that is part of a key as it is, in bytes.
+	maxPlain = 512
+	// digestMark begins what stands for any other name.
+	digestMark = "sha256:"
+)
+
+// leaseKey returns the key of a lease. Every other key of the lease is the same
+// with a suffix, and so in the same slot: a Cluster hashes what is between the
+// first { and the first } after it.
+func (s *Store) leaseKey(name string) string { return s.prefix + "{" + tag(name) + "}" }
+
+// tag returns name as it can stand in a key, differently for every name. A name
+// with braces would end the hash tag early or, like the empty name, be none at
+// all, and the keys of one lease would be in different slots. Its digest stands
+// for it then. A name that looks like such a digest is digested too.
+func tag(name string) string {
+	if name != "" && len(name) <= maxPlain && !strings.ContainsAny(name, "{}") && !strings.HasPrefix(name, digestMark) {
+		return name
+	}
+	sum := sha256.Sum256([]byte(name))
+	return digestMark + hex.EncodeToString(sum[:])
+}

@@ -1,0 +1,203 @@
+package redislock_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/herdless/herdless/internal/redistest"
+	"github.com/herdless/herdless/lock"
+	"github.com/herdless/herdless/lock/redislock"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func storeOn(rdb redislock.Client, prefix string) *redislock.Store {
+	return redislock.New(rdb, &redislock.Options{Prefix: prefix})
+}
+
+func TestRoundTrips(t *testing.T) {
+	server := redistest.Standalone(t)
+	proxy := redistest.NewProxy(t, server.Addr())
+	prefix := redistest.Prefix(t)
+	locker := newLocker(t, proxy.Addr(), prefix)
+	acquireAndRelease := func() {
+		lease, err := locker.TryAcquire(t.Context(), "n", time.Minute)
+		require.NoError(t, err)
+		require.NoError(t, lease.Release(t.Context()))
+	}
+	acquireAndRelease() // connects, and loads the scripts
+
+	proxy.Reset()
+	for range 10 {
+		acquireAndRelease()
+	}
+	assert.EqualValues(t, 20, proxy.Stats().RoundTrips, "10 times acquire and release")
+
+	occupy(t, server, prefix, time.Minute)
+	proxy.Reset()
+	for range 10 {
+		_, err := locker.TryAcquire(t.Context(), "n", time.Minute)
+		require.ErrorIs(t, err, lock.ErrNotAcquired)
+	}
+	assert.EqualValues(t, 10, proxy.Stats().RoundTrips, "10 tries that failed: redsync's release after them must not be sent")
+}
+
+func TestOneSubscriptionForAllWaiters(t *testing.T) {
+	server := redistest.NewStandalone(t)
+	prefix := redistest.Prefix(t)
+	store := storeOn(server.Client(t), prefix)
+	for _, name := range []string{"a", "b", "c"} {
+		for range 10 {
+			_, stop, err := store.Watch(within(t), name)
+			require.NoError(t, err)
+			t.Cleanup(stop)
+		}
+	}
+	clients, err := server.Client(t).Do(t.Context(), "CLIENT", "LIST", "TYPE", "pubsub").Text()
+	require.NoError(t, err)
+	assert.Equal(t, 1, strings.Count(clients, "\n"), clients)
+}
+
+// Clients send a command again when its answer was lost.
+func TestACommandThatArrivesTwice(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+		store := storeOn(rdb, redistest.Prefix(t))
+		request := lock.Request{Name: "n", Owner: "a", TTL: time.Minute}
+		first, err := store.TryAcquire(t.Context(), request)
+		require.NoError(t, err)
+		again, err := store.TryAcquire(t.Context(), request)
+		require.NoError(t, err)
+		assert.Equal(t, first, again)
+
+		for range 2 {
+			held, err := store.Release(t.Context(), "n", "a")
+			require.NoError(t, err)
+			assert.True(t, held, "the second must say what the first did")
+		}
+		for range 2 {
+			held, err := store.Release(t.Context(), "n", "b")
+			require.NoError(t, err)
+			assert.False(t, held, "the second must say what the first did")
+		}
+	})
+}
+
+// An acquire that was stuck on its way can arrive after the release that
+// followed it. Nobody would release what it took.
+func TestAnAcquireThatArrivesAfterItsRelease(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+		store := storeOn(rdb, redistest.Prefix(t))
+		_, err := store.Release(t.Context(), "n", "a")
+		require.NoError(t, err)
+		grant, err := store.TryAcquire(t.Context(), lock.Request{Name: "n", Owner: "a", TTL: time.Minute})
+		require.ErrorContains(t, err, "released")
+		assert.Zero(t, grant)
+		grant, err = store.TryAcquire(t.Context(), lock.Request{Name: "n", Owner: "b", TTL: time.Minute})
+		require.NoError(t, err)
+		assert.True(t, grant.Acquired)
+	})
+}
+
+func TestTokensGrowWhateverHappens(t *testing.T) {
+	server := redistest.NewStandalone(t)
+	rdb := server.Client(t)
+	prefix := redistest.Prefix(t)
+	locker := lockerOn(t, rdb, prefix)
+	last := uint64(0)
+	grows := func(when string) {
+		t.Helper()
+		err := locker.Do(within(t), "n", time.Minute, func(_ context.Context, token uint64) error {
+			assert.Greater(t, token, last, when)
+			last = token
+			return nil
+		})
+		require.NoError(t, err)
+	}
+	grows("at first")
+	grows("then")
+	require.NoError(t, rdb.FlushAll(t.Context()).Err())
+	grows("after FLUSHALL")
+	require.NoError(t, rdb.Del(t.Context(), prefix+"{n}:fence").Err())
+	grows("after the end of the fence")
+	require.NoError(t, rdb.ScriptFlush(t.Context()).Err())
+	grows("after SCRIPT FLUSH")
+	server.Kill(t)
+	server.Restart(t)
+	grows("after a restart without persistence")
+
+	// The server's clock is set back by an hour, as far as the fence can tell.
+	ahead := time.Now().Add(time.Hour).UnixMicro()
+	require.NoError(t, rdb.HSet(t.Context(), prefix+"{n}:fence", "token", ahead).Err())
+	last = uint64(ahead)
+	grows("after the clock was set back")
+	grows("and from there")
+	assert.Equal(t, uint64(ahead)+2, last)
+}
+
+func TestEveryKeyHasATTL(t *testing.T) {
+	rdb := redistest.NewStandalone(t).Client(t)
+	store := storeOn(rdb, "p:")
+	all := func(want map[string]time.Duration) {
+		t.Helper()
+		keys, err := rdb.Keys(t.Context(), "*").Result()
+		require.NoError(t, err)
+		got := map[string]time.Duration{}
+		for _, key := range keys {
+			got[key] = rdb.PTTL(t.Context(), key).Val()
+		}
+		require.Len(t, got, len(want), "%v", got)
+		for key, ttl := range want {
+			assert.InDelta(t, ttl, got[key], float64(slack), key)
+		}
+	}
+	_, err := store.Release(t.Context(), "never held", "a")
+	require.NoError(t, err)
+	all(map[string]time.Duration{"p:{never held}:fence": time.Minute})
+	require.NoError(t, rdb.FlushAll(t.Context()).Err())
+
+	_, err = store.TryAcquire(t.Context(), lock.Request{Name: "n", Owner: "a", TTL: time.Minute})
+	require.NoError(t, err)
+	all(map[string]time.Duration{"p:{n}": time.Minute, "p:{n}:fence": 24*time.Hour + time.Minute})
+	_, err = store.Extend(t.Context(), "n", "a", time.Hour)
+	require.NoError(t, err)
+	all(map[string]time.Duration{"p:{n}": time.Hour, "p:{n}:fence": 25 * time.Hour})
+	_, err = store.Release(t.Context(), "n", "a")
+	require.NoError(t, err)
+	all(map[string]time.Duration{"p:{n}:fence": 25 * time.Hour})
+}
+
+func TestKeysOfOthers(t *testing.T) {
+	rdb := redistest.Standalone(t).Client(t)
+	prefix := redistest.Prefix(t)
+	locker := lockerOn(t, rdb, prefix)
+	tests := []struct {
+		name, key, want string
+		make            func(key string) error
+	}{
+		{"a list at the lease", "{n}", "WRONGTYPE", func(key string) error { return rdb.LPush(t.Context(), key, "x").Err() }},
+		{"a string without a TTL at the lease", "{n}", "no TTL", func(key string) error { return rdb.Set(t.Context(), key, "x", 0).Err() }},
+		{"a string at the fence", "{n}:fence", "WRONGTYPE", func(key string) error { return rdb.Set(t.Context(), key, "x", 0).Err() }},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			key := prefix + tt.key
+			require.NoError(t, tt.make(key))
+			defer rdb.Del(t.Context(), key)
+			_, tryErr := locker.TryAcquire(t.Context(), "n", time.Minute)
+			_, err := locker.Acquire(within(t), "n", time.Minute)
+			for _, err := range []error{tryErr, err} {
+				require.ErrorContains(t, err, tt.want)
+				require.NotErrorIs(t, err, lock.ErrNotAcquired)
+			}
+		})
+	}
+}
+
+func TestWhatNewCannotUse(t *testing.T) {
+	rdb := redistest.Standalone(t).Client(t)
+	require.Panics(t, func() { redislock.New(nil, nil) })
+	require.Panics(t, func() { redislock.New(rdb, &redislock.Options{Prefix: "a{b}:"}) })
+}
