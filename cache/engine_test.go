@@ -1,0 +1,400 @@
+package cache_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/herdless/herdless/cache"
+	"github.com/herdless/herdless/lock"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+var quiet = slog.New(slog.DiscardHandler)
+
+// newEngines returns n engines, as of n servers, on store and one lock store.
+func newEngines(t testing.TB, n int, store cache.Store, o cache.Options) []*cache.Engine {
+	t.Helper()
+	locks := lock.NewMemoryStore()
+	engines := make([]*cache.Engine, n)
+	for i := range engines {
+		locker, err := lock.New(locks, nil)
+		require.NoError(t, err)
+		o.Locker = locker
+		if o.Logger == nil {
+			o.Logger = quiet
+		}
+		engines[i], err = cache.NewEngine(store, &o)
+		require.NoError(t, err)
+	}
+	return engines
+}
+
+func value(data string, ttl time.Duration) cache.Entry {
+	return cache.Entry{Kind: cache.Value, Data: []byte(data), TTL: ttl}
+}
+
+func TestAColdKeyIsLoadedOnceInTheCluster(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		engines := newEngines(t, 3, newMemoryStore(t), cache.Options{})
+		var loads, waited, loaded atomic.Int32
+		var wg sync.WaitGroup
+		for i := range 1_500 {
+			wg.Go(func() {
+				res, err := engines[i%3].Do(t.Context(), "key", func(context.Context) (cache.Entry, error) {
+					loads.Add(1)
+					time.Sleep(800 * time.Millisecond)
+					return value("data", time.Minute), nil
+				})
+				assert.NoError(t, err)
+				assert.Equal(t, "data", string(res.Entry.Data))
+				switch res.Source {
+				case cache.Waited:
+					waited.Add(1)
+				case cache.Loaded:
+					loaded.Add(1)
+					assert.True(t, res.Stored)
+				}
+			})
+		}
+		began := time.Now()
+		wg.Wait()
+		assert.EqualValues(t, 1, loads.Load())
+		assert.EqualValues(t, 1, loaded.Load())
+		assert.EqualValues(t, 1_499, waited.Load())
+		assert.Equal(t, 800*time.Millisecond, time.Since(began), "those who wait must be woken, not poll")
+
+		res, err := engines[1].Do(t.Context(), "key", nil)
+		require.NoError(t, err)
+		assert.Equal(t, cache.Hit, res.Source)
+	})
+}
+
+// A caller that goes away takes only itself away: neither its load nor those who
+// wait behind it end with it.
+func TestACallerThatGoesAwayHarmsNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		engines := newEngines(t, 2, newMemoryStore(t), cache.Options{})
+		ctx, cancel := context.WithCancel(t.Context())
+		var loads atomic.Int32
+		load := func(ctx context.Context) (cache.Entry, error) {
+			loads.Add(1)
+			time.Sleep(time.Second)
+			return value("data", time.Minute), ctx.Err()
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() { // loads
+			res, err := engines[0].Do(ctx, "key", load)
+			assert.NoError(t, err, "a load that has begun goes on, and its context does not end")
+			assert.Equal(t, "data", string(res.Entry.Data))
+		})
+		synctest.Wait()
+		wg.Go(func() { // leads those of the other server
+			_, err := engines[1].Do(ctx, "key", load)
+			assert.ErrorIs(t, err, context.Canceled)
+		})
+		synctest.Wait()
+		for range 10 { // follow
+			wg.Go(func() {
+				res, err := engines[1].Do(t.Context(), "key", load)
+				assert.NoError(t, err)
+				assert.Equal(t, "data", string(res.Entry.Data))
+			})
+		}
+		synctest.Wait()
+		cancel()
+		wg.Wait()
+		assert.EqualValues(t, 1, loads.Load())
+	})
+}
+
+func TestAWaiterKeepsItsOwnDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		engines := newEngines(t, 2, newMemoryStore(t), cache.Options{})
+		go func() {
+			_, _ = engines[0].Do(t.Context(), "key", func(context.Context) (cache.Entry, error) {
+				time.Sleep(2 * time.Second)
+				return value("data", time.Minute), nil
+			})
+		}()
+		synctest.Wait()
+		for _, e := range engines {
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			began := time.Now()
+			_, err := e.Do(ctx, "key", nil)
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			assert.Equal(t, 100*time.Millisecond, time.Since(began))
+			cancel()
+		}
+		time.Sleep(3 * time.Second)
+	})
+}
+
+func TestWhoHasWaitedLongEnoughLoadsForItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		engines := newEngines(t, 2, newMemoryStore(t), cache.Options{WaitTimeout: time.Second})
+		go func() {
+			_, _ = engines[0].Do(t.Context(), "key", func(context.Context) (cache.Entry, error) {
+				time.Sleep(time.Minute)
+				return value("slow", time.Minute), nil
+			})
+		}()
+		synctest.Wait()
+		for i, e := range engines {
+			began := time.Now()
+			res, err := e.Do(t.Context(), "key", func(context.Context) (cache.Entry, error) { return value("own", time.Minute), nil })
+			require.NoError(t, err)
+			assert.Equal(t, "own", string(res.Entry.Data))
+			assert.False(t, res.Stored, "engine %d", i)
+			assert.Equal(t, time.Second, time.Since(began))
+		}
+		time.Sleep(2 * time.Minute)
+	})
+}
+
+func TestAPurgeDuringALoadWins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newEngines(t, 1, newMemoryStore(t), cache.Options{})[0]
+		source := "old"
+		res, err := e.Do(t.Context(), "key", func(ctx context.Context) (cache.Entry, error) {
+			read := source
+			source = "new"
+			require.NoError(t, e.Purge(ctx, "key"))
+			return value(read, time.Minute), nil
+		})
+		require.NoError(t, err)
+		assert.Equal(t, "old", string(res.Entry.Data), "the caller itself asked before the purge")
+		assert.False(t, res.Stored)
+		res, err = e.Do(t.Context(), "key", func(context.Context) (cache.Entry, error) { return value(source, time.Minute), nil })
+		require.NoError(t, err)
+		assert.Equal(t, "new", string(res.Entry.Data))
+	})
+}
+
+// A holder that is paused until its lease has ended must not overwrite what its
+// successor computed. The lost lease is played by a Locker that gives it out
+// twice.
+func TestAnOvertakenFillIsRefused(t *testing.T) {
+	store := newMemoryStore(t)
+	var tokens atomic.Uint64
+	locker := lockerFunc(func(ctx context.Context, fn func(context.Context, uint64) error) error { return fn(ctx, tokens.Add(1)) })
+	paused, err := cache.NewEngine(store, &cache.Options{Locker: locker, Logger: quiet})
+	require.NoError(t, err)
+	successor, err := cache.NewEngine(store, &cache.Options{Locker: locker, Logger: quiet})
+	require.NoError(t, err)
+
+	res, err := paused.Do(t.Context(), "key", func(ctx context.Context) (cache.Entry, error) {
+		res, err := successor.Do(ctx, "key", func(context.Context) (cache.Entry, error) { return value("newer", time.Minute), nil })
+		assert.NoError(t, err)
+		assert.True(t, res.Stored)
+		return value("older", time.Minute), nil
+	})
+	require.NoError(t, err)
+	assert.False(t, res.Stored)
+	res, err = successor.Do(t.Context(), "key", nil)
+	require.NoError(t, err)
+	assert.Equal(t, "newer", string(res.Entry.Data))
+}
+
+type lockerFunc func(ctx context.Context, fn func(context.Context, uint64) error) error
+
+func (f lockerFunc) TryDo(ctx context.Context, _ string, _ time.Duration, fn func(context.Context, uint64) error) error {
+	return f(ctx, fn)
+}
+
+func TestAPanicInALoadStopsNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		engines := newEngines(t, 2, newMemoryStore(t), cache.Options{})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			assert.PanicsWithValue(t, "boom", func() {
+				_, _ = engines[0].Do(t.Context(), "key", func(context.Context) (cache.Entry, error) {
+					time.Sleep(time.Second)
+					panic("boom")
+				})
+			})
+		})
+		synctest.Wait()
+		for i := range 20 {
+			wg.Go(func() {
+				res, err := engines[i%2].Do(t.Context(), "key", func(context.Context) (cache.Entry, error) {
+					t.Error("those who waited for a load that failed are to compute for themselves")
+					return cache.Entry{}, nil
+				})
+				assert.NoError(t, err)
+				assert.Equal(t, cache.Uncacheable, res.Entry.Kind)
+			})
+		}
+		began := time.Now()
+		wg.Wait()
+		assert.Equal(t, time.Second, time.Since(began), "those who waited must go on at once")
+		time.Sleep(2 * time.Second)
+		res, err := engines[1].Do(t.Context(), "key", func(context.Context) (cache.Entry, error) { return value("data", time.Minute), nil })
+		require.NoError(t, err)
+		assert.True(t, res.Stored, "the key must work afterwards")
+	})
+}
+
+func TestAnErrorIsTheCallersOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newEngines(t, 1, newMemoryStore(t), cache.Options{})[0]
+		boom := errors.New("boom")
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			_, err := e.Do(t.Context(), "key", func(context.Context) (cache.Entry, error) {
+				time.Sleep(time.Second)
+				return value("half", time.Minute), boom
+			})
+			assert.ErrorIs(t, err, boom)
+		})
+		synctest.Wait()
+		res, err := e.Do(t.Context(), "key", nil)
+		require.NoError(t, err, "the error of one caller's load must not become another's")
+		assert.Equal(t, cache.Uncacheable, res.Entry.Kind)
+		wg.Wait()
+	})
+}
+
+func TestAnUncacheableOutcomeDoesNotQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		engines := newEngines(t, 2, newMemoryStore(t), cache.Options{})
+		var loads atomic.Int32
+		var wg sync.WaitGroup
+		for i := range 100 {
+			wg.Go(func() {
+				res, err := engines[i%2].Do(t.Context(), "key", func(context.Context) (cache.Entry, error) {
+					loads.Add(1)
+					time.Sleep(time.Second)
+					return cache.Entry{Kind: cache.Uncacheable, TTL: 10 * time.Second}, nil
+				})
+				assert.NoError(t, err)
+				assert.Equal(t, cache.Uncacheable, res.Entry.Kind)
+			})
+		}
+		began := time.Now()
+		wg.Wait()
+		assert.EqualValues(t, 1, loads.Load(), "one must find out, and tell the others")
+		assert.Equal(t, time.Second, time.Since(began))
+	})
+}
+
+func TestWithoutTheStoreEveryProcessComputesForItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		engines := newEngines(t, 3, brokenStore{}, cache.Options{})
+		var loads atomic.Int32
+		var wg sync.WaitGroup
+		for i := range 300 {
+			wg.Go(func() {
+				res, err := engines[i%3].Do(t.Context(), "key", func(context.Context) (cache.Entry, error) {
+					loads.Add(1)
+					time.Sleep(time.Second)
+					return value("data", time.Minute), nil
+				})
+				assert.NoError(t, err)
+				assert.Equal(t, "data", string(res.Entry.Data))
+				assert.False(t, res.Stored)
+			})
+		}
+		wg.Wait()
+		assert.EqualValues(t, 3, loads.Load(), "one per process")
+	})
+}
+
+func TestWithoutTheLockerNothingIsLost(t *testing.T) {
+	broken := lockerFunc(func(context.Context, func(context.Context, uint64) error) error {
+		return errors.New("connection refused")
+	})
+	e, err := cache.NewEngine(newMemoryStore(t), &cache.Options{Locker: broken, Logger: quiet})
+	require.NoError(t, err)
+	res, err := e.Do(t.Context(), "key", func(context.Context) (cache.Entry, error) { return value("data", time.Minute), nil })
+	require.NoError(t, err)
+	assert.Equal(t, "data", string(res.Entry.Data))
+	assert.False(t, res.Stored)
+}
+
+func TestALockerThatHangsIsGivenUpAfterStoreTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hung := lockerFunc(func(ctx context.Context, _ func(context.Context, uint64) error) error {
+			<-ctx.Done()
+			return context.Cause(ctx)
+		})
+		e, err := cache.NewEngine(newMemoryStore(t), &cache.Options{Locker: hung, Logger: quiet, StoreTimeout: 300 * time.Millisecond})
+		require.NoError(t, err)
+		began := time.Now()
+		_, err = e.Do(t.Context(), "key", func(ctx context.Context) (cache.Entry, error) {
+			return value("data", time.Minute), ctx.Err()
+		})
+		require.NoError(t, err)
+		assert.Equal(t, 300*time.Millisecond, time.Since(began))
+	})
+}
+
+func TestEnginesWithoutALockerStillShareTheStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newMemoryStore(t)
+		var loads atomic.Int32
+		var wg sync.WaitGroup
+		for range 2 {
+			e, err := cache.NewEngine(store, &cache.Options{Logger: quiet})
+			require.NoError(t, err)
+			for range 50 {
+				wg.Go(func() {
+					res, err := e.Do(t.Context(), "key", func(context.Context) (cache.Entry, error) {
+						loads.Add(1)
+						time.Sleep(time.Second)
+						return value("data", time.Minute), nil
+					})
+					assert.NoError(t, err)
+					assert.Equal(t, "data", string(res.Entry.Data))
+				})
+			}
+		}
+		wg.Wait()
+		assert.LessOrEqual(t, loads.Load(), int32(2), "one per process at most")
+	})
+}
+
+func TestPutDoesNotReplace(t *testing.T) {
+	e := newEngines(t, 1, newMemoryStore(t), cache.Options{})[0]
+	require.NoError(t, e.Put(t.Context(), "key", value("first", time.Minute)))
+	require.NoError(t, e.Put(t.Context(), "key", value("second", time.Minute)))
+	entry, ok, err := e.Get(t.Context(), "key")
+	require.NoError(t, err)
+	require.True(t, ok)
+	assert.Equal(t, "first", string(entry.Data))
+}
+
+func TestNewEngineReportsAllFaultsAtOnce(t *testing.T) {
+	_, err := cache.NewEngine(nil, &cache.Options{LeaseTTL: time.Millisecond, WaitTimeout: -1, StoreTimeout: -1})
+	for _, part := range []string{"store is nil", "LeaseTTL", "WaitTimeout", "StoreTimeout"} {
+		require.ErrorContains(t, err, part)
+	}
+}
+
+// brokenStore is a store whose server is away.
+type brokenStore struct{}
+
+var errAway = errors.New("connection refused")
+
+func (brokenStore) Get(context.Context, string) (cache.Entry, bool, error) {
+	return cache.Entry{}, false, errAway
+}
+
+func (brokenStore) Begin(context.Context, string, uint64, time.Duration) (cache.Beginning, error) {
+	return cache.Beginning{}, errAway
+}
+
+func (brokenStore) Fill(context.Context, string, uint64, cache.Entry) (bool, error) {
+	return false, errAway
+}
+func (brokenStore) Purge(context.Context, string) error { return errAway }
+func (brokenStore) Watch(context.Context, string) (<-chan struct{}, func(), error) {
+	return nil, nil, errAway
+}
+func (brokenStore) LeaseName(key string) string { return key }

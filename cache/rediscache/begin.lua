@@ -1,0 +1,34 @@
+-- Begins a fill, unless there is an entry already or the filler is overtaken.
+--
+-- KEYS[1]  the entry
+-- KEYS[2]  the fill: the token of the one begun last, with a minus sign once
+--          it has ended
+-- ARGV[1]  the token
+-- ARGV[2]  milliseconds after which the fill is forgotten
+-- ARGV[3]  "1" to begin although there are bytes under KEYS[1] (they were
+--          looked at and are no entry)
+--
+-- Returns {1} begun, {2, bytes, milliseconds left} filled, {3} overtaken.
+--
+-- One step, because between looking and announcing another one could fill, and
+-- its entry would be computed a second time; and because of two that announce,
+-- the larger token must win in whatever order they come.
+if ARGV[3] ~= '1' then
+  local entry = redis.pcall('GET', KEYS[1]) -- pcall: it may hold another type
+  if type(entry) == 'string' then
+    return {2, entry, redis.call('PTTL', KEYS[1])}
+  end
+end
+
+local last = redis.pcall('GET', KEYS[2])
+if type(last) == 'string' then
+  last = string.gsub(last, '^-', '')
+  -- Tokens have no leading zeros, so the longer one is the larger, and of two
+  -- of equal length the one that sorts later: exact beyond 2^53, where Lua's
+  -- numbers are not.
+  if #last > #ARGV[1] or (#last == #ARGV[1] and last >= ARGV[1]) then
+    return {3}
+  end
+end
+redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
+return {1}

@@ -1,0 +1,7 @@
+package rediscache
+
+// Encode and Decode are the codec, for its tests.
+var (
+	Encode = encode
+	Decode = decode
+)
