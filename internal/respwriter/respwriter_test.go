@@ -1,19 +1,14 @@
 package respwriter_test
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"io"
 	"log"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httptrace"
 	"net/textproto"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -130,7 +125,7 @@ var ways = []struct {
 		w.WriteHeader(500)
 		w.WriteHeader(103)
 	}, 202, ""},
-	{"http.Error", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", 418) }, 418, "no\n"},
+	{"http.Error", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusTeapot) }, 418, "no\n"},
 	{"http.Redirect", func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "/elsewhere", http.StatusNotModified)
 	}, 304, ""},
@@ -180,7 +175,7 @@ func TestHookThatRefusesReplacesTheResponse(t *testing.T) {
 				res, body := fetch(t, serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					rw := respwriter.New(w, func(int) bool {
 						calls++
-						http.Error(w, "the middleware's own", 503)
+						http.Error(w, "the middleware's own", http.StatusServiceUnavailable)
 						return false
 					})
 					way.handler(rw, r)
@@ -197,7 +192,8 @@ func TestHookThatRefusesReplacesTheResponse(t *testing.T) {
 
 func TestRefusedWritesReportErrReplaced(t *testing.T) {
 	rec := httptest.NewRecorder()
-	w := respwriter.New(rec, func(int) bool { rec.WriteHeader(503); return false })
+	spy := &statusSpy{ResponseWriter: rec}
+	w := respwriter.New(spy, func(int) bool { rec.WriteHeader(503); return false })
 	for range 2 {
 		_, err := w.Write([]byte("x"))
 		require.ErrorIs(t, err, respwriter.ErrReplaced)
@@ -212,6 +208,38 @@ func TestRefusedWritesReportErrReplaced(t *testing.T) {
 	assert.Equal(t, 503, rec.Code)
 	assert.Empty(t, rec.Body.String())
 	assert.False(t, rec.Flushed)
+	assert.Empty(t, spy.statuses, "what reached the wrapped writer")
+}
+
+// statusSpy sees every status that arrives.
+type statusSpy struct {
+	http.ResponseWriter
+	statuses []int
+}
+
+func (s *statusSpy) WriteHeader(status int) {
+	s.statuses = append(s.statuses, status)
+	s.ResponseWriter.WriteHeader(status)
+}
+
+// growing is a reader of a file that grows: it ends, and then goes on.
+type growing struct{ reads int }
+
+func (g *growing) Read(p []byte) (int, error) {
+	g.reads++
+	if g.reads == 1 {
+		return 0, io.EOF
+	}
+	return copy(p, "more"), io.EOF
+}
+
+func TestReadFromStopsAtTheFirstEnd(t *testing.T) {
+	rec := httptest.NewRecorder()
+	w := respwriter.New(rec, func(int) bool { return true })
+	n, err := w.ReadFrom(new(growing))
+	require.NoError(t, err)
+	assert.Zero(t, n)
+	assert.Empty(t, rec.Body.String(), "nothing passes without the hook")
 }
 
 func TestInformationalResponsesComeBeforeTheHook(t *testing.T) {
@@ -240,122 +268,6 @@ func TestInformationalResponsesComeBeforeTheHook(t *testing.T) {
 		assert.Empty(t, hints[0].Get("Hooked"), "the hook has not run by then")
 		assert.Equal(t, "yes", res.Header.Get("Hooked"))
 	})
-}
-
-func TestHijack(t *testing.T) {
-	for name, before := range map[string]func(http.ResponseWriter){
-		"at once": func(http.ResponseWriter) {},
-		"after 101": func(w http.ResponseWriter) {
-			w.Header().Set("Upgrade", "echo")
-			w.Header().Set("Connection", "Upgrade")
-			w.WriteHeader(http.StatusSwitchingProtocols)
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			var statuses []int
-			srv := httptest.NewServer(hooked(&statuses, func(w http.ResponseWriter, _ *http.Request) {
-				before(w)
-				conn, _, err := w.(http.Hijacker).Hijack()
-				if assert.NoError(t, err) {
-					_, _ = io.WriteString(conn, "raw bytes\r\n")
-					_ = conn.Close()
-				}
-				_, err = w.Write([]byte("late"))
-				assert.ErrorIs(t, err, http.ErrHijacked)
-			}))
-			defer srv.Close()
-			conn, err := net.Dial("tcp", srv.Listener.Addr().String())
-			require.NoError(t, err)
-			defer conn.Close()
-			_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-			got, err := io.ReadAll(bufio.NewReader(conn))
-			require.NoError(t, err)
-			assert.True(t, strings.HasSuffix(string(got), "raw bytes\r\n"), "%q", got)
-			if name == "after 101" {
-				assert.Contains(t, string(got), "Hooked: yes\r\n")
-			}
-			assert.Equal(t, []int{101}, statuses)
-		})
-	}
-}
-
-// A handler that cannot have the connection still gets to answer, and the hook
-// learns the status that is really sent.
-func TestHijackOfHTTP2LeavesTheResponseOpen(t *testing.T) {
-	var statuses []int
-	srv := httptest.NewUnstartedServer(hooked(&statuses, func(w http.ResponseWriter, _ *http.Request) {
-		_, _, err := w.(http.Hijacker).Hijack()
-		assert.ErrorIs(t, err, http.ErrNotSupported)
-		http.Error(w, "no websockets here", http.StatusNotImplemented)
-	}))
-	srv.EnableHTTP2 = true
-	srv.StartTLS()
-	defer srv.Close()
-	res, _ := fetch(t, srv)
-	assert.Equal(t, 501, res.StatusCode)
-	assert.Equal(t, []int{501}, statuses)
-}
-
-func TestResponseControllerReachesTheServer(t *testing.T) {
-	eachProtocol(t, func(t *testing.T, serve func(http.Handler) *httptest.Server) {
-		var statuses []int
-		res, body := fetch(t, serve(hooked(&statuses, func(w http.ResponseWriter, _ *http.Request) {
-			rc := http.NewResponseController(w)
-			assert.NoError(t, rc.SetReadDeadline(time.Now().Add(time.Minute)))
-			assert.NoError(t, rc.SetWriteDeadline(time.Now().Add(time.Minute)))
-			assert.NoError(t, rc.EnableFullDuplex())
-			assert.Empty(t, statuses, "none of these is a header")
-			_, _ = io.WriteString(w, "ok")
-		})))
-		assert.Equal(t, 200, res.StatusCode)
-		assert.Equal(t, "ok", body)
-	})
-	t.Run("a write deadline in the past ends the response", func(t *testing.T) {
-		var statuses []int
-		srv := httptest.NewServer(hooked(&statuses, func(w http.ResponseWriter, _ *http.Request) {
-			assert.NoError(t, http.NewResponseController(w).SetWriteDeadline(time.Now().Add(-time.Second)))
-			_, _ = io.WriteString(w, "never arrives")
-		}))
-		defer srv.Close()
-		res, err := srv.Client().Get(srv.URL)
-		if err == nil {
-			res.Body.Close()
-		}
-		require.Error(t, err)
-	})
-}
-
-// readFromSpy sees which reader arrives at the wrapped writer's ReadFrom.
-type readFromSpy struct {
-	http.ResponseWriter
-	readers []io.Reader
-}
-
-func (s *readFromSpy) ReadFrom(r io.Reader) (int64, error) {
-	s.readers = append(s.readers, r)
-	return io.Copy(struct{ io.Writer }{s.ResponseWriter}, r)
-}
-
-// net/http hands a file to the kernel only if its ReadFrom gets the file.
-func TestCopyReachesTheServersReadFrom(t *testing.T) {
-	content := bytes.Repeat([]byte("0123456789abcdef"), 4096)
-	name := filepath.Join(t.TempDir(), "file")
-	require.NoError(t, os.WriteFile(name, content, 0o600))
-	file, err := os.Open(name)
-	require.NoError(t, err)
-	defer file.Close()
-
-	rec := httptest.NewRecorder()
-	spy := &readFromSpy{ResponseWriter: rec}
-	outer := respwriter.New(spy, func(int) bool { return true })
-	w := respwriter.New(outer, func(int) bool { return true }) // nested, as two middlewares do
-	n, err := io.Copy(w, file)
-	require.NoError(t, err)
-	assert.EqualValues(t, len(content), n)
-	assert.Equal(t, content, rec.Body.Bytes())
-	require.NotEmpty(t, spy.readers)
-	_, isFile := spy.readers[len(spy.readers)-1].(interface{ Fd() uintptr })
-	assert.True(t, isFile, "the rest is read from the file itself, got %T", spy.readers[len(spy.readers)-1])
 }
 
 func TestServeContentRanges(t *testing.T) {
