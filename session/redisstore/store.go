@@ -13,7 +13,6 @@
 package redisstore
 
 import (
-	"cmp"
 	"context"
 	_ "embed"
 	"fmt"
@@ -22,6 +21,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/herdless/herdless/internal/rediskey"
 	"github.com/herdless/herdless/session"
 	"github.com/redis/go-redis/v9"
 )
@@ -47,7 +47,8 @@ type Client interface {
 
 // Options are the optional settings of a Store.
 type Options struct {
-	// Prefix begins every key. Default "herdless:session:".
+	// Prefix begins every key. It must not contain braces. Default
+	// "herdless:session:".
 	Prefix string
 }
 
@@ -61,12 +62,13 @@ type Store struct {
 var _ session.Store = (*Store)(nil)
 
 // New returns a Store that uses client, which stays the caller's to close. A
-// nil o means the defaults.
+// nil o means the defaults. It panics if client is nil or the prefix contains
+// braces: both are mistakes in the program.
 func New(client Client, o *Options) *Store {
 	if o == nil {
 		o = &Options{}
 	}
-	return &Store{client: client, prefix: cmp.Or(o.Prefix, defaultPrefix)}
+	return &Store{client: client, prefix: rediskey.Prefix("redisstore", client, o.Prefix, defaultPrefix)}
 }
 
 // key puts the id into a hash tag, so that further keys of the session would
