@@ -1,0 +1,40 @@
+// Package middleware puts net/http middleware together. Its sub-packages are
+// the middleware that every server needs and only a cluster makes hard: rate
+// limits and the client's address behind proxies.
+//
+// # Order
+//
+// The order decides what each middleware sees and what a request costs. The
+// recommended one, from the outside in:
+//
+//  1. Recovery and access logs, so that they see what everything else did.
+//  2. The client's address (package clientip). A rate limit that is keyed by a
+//     wrong address limits the proxy, or nobody.
+//  3. The rate limit (package ratelimit). What it refuses costs nothing further
+//     in. Only a limit by user must stand inside the session, which knows the
+//     user.
+//  4. The session (package session). It is lazy: a request that never touches
+//     its session costs no round trip.
+//  5. The response cache (package responsecache), around the handlers whose
+//     answers many clients may share.
+//
+// The response cache may also stand outside the session, between 3 and 4. A hit
+// then costs no session work at all. This is safe because a session that the
+// handler touched, even by reading it only, marks the response "Cache-Control:
+// private", and the cache refuses to store what is private (RFC 9111, section
+// 3). It is safe only as long as both are true: a middleware that rewrites
+// Cache-Control between the two hands one user's page to another.
+//
+// Two orders are wrong:
+//
+//   - The session outside the rate limit: clients that are to be refused make
+//     the servers load sessions first, as soon as anything touches one on the
+//     way.
+//   - The response cache outside the rate limit, where the limit is meant to
+//     protect more than the handlers: hits are then never counted. Where it is
+//     meant to protect the handlers only, that order is right.
+//
+// Middleware that recovers from panics belongs outside of the session and the
+// cache, so that they learn of the panic too: neither saves what a broken
+// handler left behind.
+package middleware
