@@ -1,0 +1,351 @@
+package ratelimittest
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/herdless/herdless/middleware/ratelimit"
+)
+
+// slow is a limit under which nothing comes back during a test: a unit every
+// 36 seconds.
+var slow = ratelimit.PerHour(100)
+
+// slack is how long a test may hang between two steps before it fails wrongly.
+const slack = 30 * time.Second
+
+var rules = []rule{
+	{
+		name: "a new key is full",
+		rule: "a key of which nothing was taken has its whole burst, and waits for nothing",
+		test: func(f *fixture) {
+			d := f.want(true, 0, check("k", slow))
+			if want := (ratelimit.CheckState{Remaining: 100}); d.States[0] != want {
+				f.Errorf("state = %+v, want %+v", d.States[0], want)
+			}
+		},
+	},
+	{
+		name: "the burst and no more",
+		rule: "a client that has been quiet can take Burst units at once, one by one or together, and no more",
+		test: func(f *fixture) {
+			limit := ratelimit.Limit{Rate: 100, Period: time.Hour, Burst: 5}
+			for i := range 5 {
+				d := f.want(true, 1, check("one by one", limit))
+				if got, want := d.States[0].Remaining, 4-i; got != want {
+					f.Errorf("after unit %d: %d units left, want %d", i+1, got, want)
+				}
+			}
+			f.want(false, 1, check("one by one", limit))
+			f.want(true, 5, check("together", limit))
+			f.want(false, 1, check("together", limit))
+		},
+	},
+	{
+		name: "no Burst means Rate",
+		rule: "a zero Burst means as many as Rate",
+		test: func(f *fixture) {
+			f.want(true, 100, check("k", slow))
+			f.want(false, 1, check("k", slow))
+		},
+	},
+	{
+		name: "denied requests take nothing",
+		rule: "a denied request takes nothing, however often it is made, and what was there before is still there",
+		test: func(f *fixture) {
+			f.want(true, 60, check("k", slow))
+			for range 20 {
+				f.want(false, 41, check("k", slow))
+			}
+			f.want(true, 40, check("k", slow))
+		},
+	},
+	{
+		name: "zero units ask",
+		rule: "a request for zero units is always allowed, takes nothing, and shows how things stand",
+		test: func(f *fixture) {
+			f.want(true, 99, check("k", slow))
+			for range 20 {
+				f.wantRemaining(1, check("k", slow))
+			}
+			f.want(true, 1, check("k", slow))
+			d := f.want(true, 0, check("k", slow))
+			if s := d.States[0]; s.Remaining != 0 || s.RetryAfter != 0 || s.ResetAfter <= 0 {
+				f.Errorf("state of a spent key = %+v, want nothing remaining, no wait for zero units, and a time to reset", s)
+			}
+		},
+	},
+	{
+		name: "more than the burst never passes",
+		rule: "RetryAfter is negative if more units are asked for than the burst holds, and nothing is taken",
+		test: func(f *fixture) {
+			for _, n := range []int{101, 1_000_000, 1 << 30} {
+				if s := f.want(false, n, check("k", slow)).States[0]; s.RetryAfter >= 0 || s.Remaining != 100 {
+					f.Errorf("asked for %d units: state = %+v, want a negative RetryAfter and 100 remaining", n, s)
+				}
+			}
+		},
+	},
+	{
+		name: "states are after the decision",
+		rule: "States says how things stand after the decision: RetryAfter until as many units fit again, ResetAfter until all are back",
+		test: func(f *fixture) {
+			limit := ratelimit.PerMinute(7) // a unit every 8.571428… s
+			s := f.want(true, 3, check("k", limit)).States[0]
+			if s.Remaining != 4 || s.RetryAfter != 0 {
+				f.Errorf("after 3 of 7: state = %+v, want 4 remaining and room for 3 more", s)
+			}
+			f.wantBetween("ResetAfter of 3 units", s.ResetAfter, time.Minute*3/7-slack, time.Minute*3/7+time.Microsecond)
+			s = f.want(true, 4, check("k", limit)).States[0]
+			f.wantBetween("RetryAfter of 4 units", s.RetryAfter, time.Minute*4/7-slack, time.Minute*4/7+time.Microsecond)
+			f.wantBetween("ResetAfter of 7 units", s.ResetAfter, time.Minute-slack, time.Minute)
+		},
+	},
+	{
+		name: "RetryAfter is exact",
+		rule: "a request that comes back after RetryAfter passes, and one that comes a millisecond earlier does not",
+		test: retryAfterIsExact,
+	},
+	{
+		name: "rate holds over time",
+		rule: "in any stretch of time at most Burst + Rate × elapsed units are admitted, and they do come back",
+		test: rateHolds,
+	},
+	{
+		name: "rates that do not divide the period",
+		rule: "units are counted exactly: many small ones cost what one large request costs, at every rate",
+		test: func(f *fixture) {
+			for _, limit := range []ratelimit.Limit{
+				{Rate: 7, Period: time.Hour, Burst: 1000},
+				{Rate: 999_983, Period: 24 * 365 * time.Hour, Burst: 1000},
+				{Rate: 3, Period: 1000*time.Hour + time.Nanosecond, Burst: 1000},
+			} {
+				c := check(limit.String(), limit)
+				for range 100 {
+					f.want(true, 10, c)
+				}
+				f.want(false, 1, c)
+			}
+			// The largest and oddest limits, at which a unit is nothing beside the
+			// debt: too fast to be counted one by one.
+			for _, limit := range []ratelimit.Limit{
+				ratelimit.PerSecond(1_000_000),
+				{Rate: 2_147_483_647, Period: time.Hour + time.Nanosecond},
+				{Rate: 2_147_483_647, Period: 99 * 365 * 24 * time.Hour},
+				{Rate: 1, Period: time.Nanosecond, Burst: 1 << 30},
+			} {
+				c := check("all of "+limit.String(), limit)
+				burst := max(limit.Rate, limit.Burst)
+				full := time.Duration(float64(limit.Period) / float64(limit.Rate) * float64(burst))
+				d := f.want(true, burst, c)
+				f.wantBetween("ResetAfter under "+limit.String(), d.States[0].ResetAfter,
+					full-slack, full+time.Microsecond)
+			}
+		},
+	},
+	{
+		name: "keys are apart",
+		rule: "every key counts on its own, whatever bytes it has",
+		test: func(f *fixture) {
+			keys := []string{
+				"", "k", "K", "k ", "k:k", "{k}", "}{", "{}", "}", "{", "k\x00", "k\r\nDEL k", "\xff\xfe", "*", "%s",
+				"ключ", strings.Repeat("k", 1024),
+			}
+			for i, key := range keys {
+				f.want(true, i+1, check(key, slow))
+			}
+			for i, key := range keys {
+				f.wantRemaining(100-(i+1), check(key, slow))
+			}
+		},
+	},
+	{
+		name: "all or nothing",
+		rule: "units are taken under all checks or under none, and the states have the order of the checks",
+		test: func(f *fixture) {
+			perUser := check("user", ratelimit.PerHour(10))
+			global := check("global", ratelimit.PerHour(25))
+			d := f.want(true, 10, perUser, global)
+			if a, b := d.States[0].Remaining, d.States[1].Remaining; a != 0 || b != 15 {
+				f.Errorf("remaining = %d and %d, want 0 and 15", a, b)
+			}
+			for _, checks := range [][]ratelimit.Check{{perUser, global}, {global, perUser}} {
+				d := f.want(false, 1, checks...)
+				for i, s := range d.States {
+					if full := checks[i] == perUser; full != (s.RetryAfter > 0) {
+						f.Errorf("%v: state = %+v, want a wait only under the one that is spent", checks[i], s)
+					}
+				}
+			}
+			f.wantRemaining(15, global)
+			f.want(true, 10, check("other", ratelimit.PerHour(10)), global)
+			f.want(false, 6, check("third", ratelimit.PerHour(10)), global)
+			f.wantRemaining(10, check("third", ratelimit.PerHour(10)))
+			f.wantRemaining(5, global)
+		},
+	},
+	{
+		name: "a changed limit",
+		rule: "a key that owes more than a new, lower limit allows waits no longer than for a spent burst of the new one",
+		test: func(f *fixture) {
+			f.want(true, 100, check("k", slow))
+			for _, limit := range []ratelimit.Limit{ratelimit.PerMinute(7), ratelimit.PerHour(11), ratelimit.PerSecond(3)} {
+				s := f.want(false, limit.Rate, check("k", limit)).States[0]
+				if s.Remaining < 0 || s.Remaining > limit.Rate {
+					f.Errorf("under %v: %d remaining", limit, s.Remaining)
+				}
+				f.wantBetween("RetryAfter under "+limit.String(), s.RetryAfter, 0, limit.Period)
+				f.wantBetween("ResetAfter under "+limit.String(), s.ResetAfter, 0, limit.Period)
+			}
+		},
+	},
+	{
+		name: "reset",
+		rule: "Reset forgets what was taken under its key and nothing else, and is no error for a key that is new",
+		test: func(f *fixture) {
+			f.want(true, 100, check("k", slow))
+			f.want(true, 1, check("other", slow))
+			for _, key := range []string{"k", "new"} {
+				if err := f.store.Reset(f.ctx(), key); err != nil {
+					f.Errorf("Reset(%q): %v", key, err)
+				}
+			}
+			f.wantRemaining(100, check("k", slow))
+			f.wantRemaining(99, check("other", slow))
+		},
+	},
+	{
+		name: "concurrent requests",
+		rule: "each decision is one atomic step: however many ask at once, exactly the burst is admitted",
+		test: func(f *fixture) {
+			other := check("other", ratelimit.Limit{Rate: 100, Period: time.Hour, Burst: 1000})
+			var admitted atomic.Int64
+			var wg sync.WaitGroup
+			for i := range 50 {
+				wg.Go(func() {
+					for range 10 {
+						checks := []ratelimit.Check{check("k", slow), other}
+						if i%2 == 0 { // the other order, in which locks would wait for each other
+							checks[0], checks[1] = checks[1], checks[0]
+						}
+						d, err := f.store.Take(f.ctx(), ratelimit.Request{Checks: checks, N: 1})
+						if err != nil {
+							f.Errorf("Take: %v", err)
+						}
+						if d.Allowed {
+							admitted.Add(1)
+						}
+					}
+				})
+			}
+			wg.Wait()
+			if got := admitted.Load(); got != 100 {
+				f.Errorf("of 500 concurrent requests %d were admitted, want 100", got)
+			}
+			f.wantRemaining(0, check("k", slow))
+			f.wantRemaining(900, other)
+		},
+	},
+	{
+		name: "invalid requests",
+		rule: "a request that makes no sense is an error and takes nothing",
+		test: func(f *fixture) {
+			ok := check("k", slow)
+			for name, req := range map[string]ratelimit.Request{
+				"no checks":       {N: 1},
+				"a negative N":    {N: -1, Checks: []ratelimit.Check{ok}},
+				"one key twice":   {N: 1, Checks: []ratelimit.Check{ok, check("k", ratelimit.PerSecond(1))}},
+				"no limit":        {N: 1, Checks: []ratelimit.Check{ok, {Key: "other"}}},
+				"a negative rate": {N: 1, Checks: []ratelimit.Check{ok, check("other", ratelimit.PerSecond(-1))}},
+				"a burst that takes 1000 years": {N: 1, Checks: []ratelimit.Check{ok, check("other", ratelimit.Limit{
+					Rate: 1, Period: 24 * 365 * time.Hour, Burst: 1000,
+				})}},
+			} {
+				if d, err := f.store.Take(f.ctx(), req); err == nil || d.Allowed {
+					f.Errorf("%s: Take = %+v, %v, want an error", name, d, err)
+				}
+			}
+			f.wantRemaining(100, ok)
+		},
+	},
+	{
+		name: "a context that is done",
+		rule: "a call with a context that is done is an error that says so, and changes nothing",
+		test: func(f *fixture) {
+			f.want(true, 1, check("k", slow))
+			done, cancel := context.WithCancel(f.Context())
+			cancel()
+			d, err := f.store.Take(done, ratelimit.Request{Checks: []ratelimit.Check{check("k", slow)}, N: 1})
+			if !errors.Is(err, context.Canceled) || d.Allowed {
+				f.Errorf("Take = %+v, %v, want an error that is context.Canceled", d, err)
+			}
+			if err := f.store.Reset(done, "k"); !errors.Is(err, context.Canceled) {
+				f.Errorf("Reset = %v, want an error that is context.Canceled", err)
+			}
+			f.wantRemaining(99, check("k", slow))
+		},
+	},
+}
+
+// clockSlack is by how much the store's clock and ours may differ in speed
+// within a test.
+const clockSlack = time.Millisecond
+
+// retryAfterIsExact asks without a pause until a spent key lets a unit pass.
+// The store's clock is not ours, but it is known that the first denial was
+// decided between denialSent and denialSeen, so that the key has room at some
+// time between ready and late. An answer seen before ready must deny, a request
+// sent after late must pass.
+func retryAfterIsExact(f *fixture) {
+	c := check("k", ratelimit.Limit{Rate: 5, Period: time.Second, Burst: 2})
+	f.want(true, 2, c)
+	denialSent := time.Now()
+	wait := f.want(false, 1, c).States[0].RetryAfter
+	denialSeen := time.Now()
+	f.wantBetween("RetryAfter", wait, 0, 200*time.Millisecond)
+
+	ready, late := denialSent.Add(wait-clockSlack), denialSeen.Add(wait+clockSlack)
+	for asked := 1; ; asked++ {
+		sent := time.Now()
+		allowed := f.take(1, c).Allowed
+		seen := time.Now()
+		switch {
+		case allowed && seen.Before(ready):
+			f.Errorf("a request %v before the end of RetryAfter passed", ready.Sub(seen))
+		case !allowed && sent.After(late):
+			f.Fatalf("a request %v after the end of RetryAfter was denied", sent.Sub(late))
+		}
+		if allowed {
+			if asked < 3 {
+				f.Logf("only %d requests were made within %v", asked, wait)
+			}
+			return
+		}
+		<-time.After(time.Millisecond / 2)
+	}
+}
+
+// rateHolds asks without a pause until ten times the burst is admitted.
+func rateHolds(f *fixture) {
+	const burst, rate = 5, 300
+	c := check("k", ratelimit.Limit{Rate: rate, Period: time.Second, Burst: burst})
+	begin := time.Now()
+	for admitted := 0; admitted < 10*burst; {
+		if f.take(1, c).Allowed {
+			admitted++
+		} else {
+			<-time.After(time.Millisecond / 4)
+		}
+		elapsed := time.Since(begin)
+		if most := burst + int(rate*(elapsed+clockSlack).Seconds()); admitted > most {
+			f.Fatalf("%d units were admitted in %v, want at most %d", admitted, elapsed, most)
+		}
+		if elapsed > slack {
+			f.Fatalf("%d units were admitted in %v: none come back", admitted, elapsed)
+		}
+	}
+}

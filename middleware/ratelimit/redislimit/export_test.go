@@ -1,0 +1,4 @@
+package redislimit
+
+// TakeSource is the script of Take.
+var TakeSource = takeSource

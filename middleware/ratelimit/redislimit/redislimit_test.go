@@ -1,0 +1,254 @@
+package redislimit_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/herdless/herdless/internal/redistest"
+	"github.com/herdless/herdless/middleware/ratelimit"
+	"github.com/herdless/herdless/middleware/ratelimit/ratelimittest"
+	"github.com/herdless/herdless/middleware/ratelimit/redislimit"
+)
+
+// request asks for one unit of each of the keys, 100 an hour each.
+func request(keys ...string) ratelimit.Request {
+	req := ratelimit.Request{N: 1}
+	for _, key := range keys {
+		req.Checks = append(req.Checks, ratelimit.Check{Key: key, Limit: ratelimit.PerHour(100)})
+	}
+	return req
+}
+
+func TestStore(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+		ratelimittest.Run(t, func(t *testing.T) ratelimit.Store {
+			// The hash tag lets a request have several checks in a Cluster.
+			return redislimit.New(rdb, &redislimit.Options{Prefix: "{" + redistest.Prefix(t) + "}:"})
+		})
+	})
+}
+
+// Three processes' worth of clients, 50 goroutines each, 10 requests each, for
+// one key: exactly the limit is admitted.
+func TestTheLimitIsExactAcrossProcesses(t *testing.T) {
+	const processes, goroutines, requests = 3, 50, 10
+	deployments := map[string]func(t *testing.T) redis.UniversalClient{
+		"standalone": func(t *testing.T) redis.UniversalClient { return redistest.Standalone(t).Client(t) },
+		"sentinel":   func(t *testing.T) redis.UniversalClient { return redistest.SharedSentinels(t).Client(t) },
+		"cluster":    func(t *testing.T) redis.UniversalClient { return redistest.SharedCluster(t).Client(t) },
+	}
+	for name, newClient := range deployments {
+		t.Run(name, func(t *testing.T) {
+			options := &redislimit.Options{Prefix: redistest.Prefix(t)}
+			var admitted atomic.Int64
+			var wg sync.WaitGroup
+			for range processes {
+				store := redislimit.New(newClient(t), options)
+				for range goroutines {
+					wg.Go(func() {
+						for range requests {
+							d, err := store.Take(t.Context(), request("k"))
+							assert.NoError(t, err)
+							if d.Allowed {
+								admitted.Add(1)
+							}
+						}
+					})
+				}
+			}
+			wg.Wait()
+			assert.EqualValues(t, 100, admitted.Load())
+		})
+	}
+}
+
+func TestKeysEndWhenTheyAreFull(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+		prefix := redistest.Prefix(t)
+		store := redislimit.New(rdb, &redislimit.Options{Prefix: prefix})
+
+		d, err := store.Take(t.Context(), ratelimit.Request{N: 50, Checks: request("slow").Checks})
+		require.NoError(t, err)
+		ttl, err := rdb.PTTL(t.Context(), prefix+"{slow}").Result()
+		require.NoError(t, err)
+		reset := d.States[0].ResetAfter // half an hour
+		assert.LessOrEqual(t, ttl, reset+2*time.Millisecond, "a key must not outlive what it says")
+		assert.Greater(t, ttl, reset-30*time.Second, "a key must not go before what it owes is back")
+
+		_, err = store.Take(t.Context(), ratelimit.Request{N: 3, Checks: []ratelimit.Check{
+			{Key: "fast", Limit: ratelimit.PerSecond(1_000_000)},
+		}})
+		require.NoError(t, err)
+		assert.Eventually(t, func() bool {
+			n, err := rdb.Exists(t.Context(), prefix+"{fast}").Result()
+			return err == nil && n == 0
+		}, 30*time.Second, time.Millisecond, "3 microseconds of debt")
+
+		_, err = store.Take(t.Context(), ratelimit.Request{Checks: request("asked").Checks})
+		require.NoError(t, err)
+		n, err := rdb.Exists(t.Context(), prefix+"{asked}").Result()
+		require.NoError(t, err)
+		assert.Zero(t, n, "asking writes nothing")
+	})
+}
+
+func TestADecisionIsOneCommand(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+		store := redislimit.New(rdb, &redislimit.Options{Prefix: "{" + redistest.Prefix(t) + "}:"})
+		_, err := store.Take(t.Context(), request("a")) // the server knows the script now
+		require.NoError(t, err)
+		require.NoError(t, store.Reset(t.Context(), "a"))
+
+		seen := &recorder{}
+		rdb.AddHook(seen)
+		_, err = store.Take(t.Context(), request("a", "b", "c"))
+		require.NoError(t, err)
+		require.NoError(t, store.Reset(t.Context(), "a"))
+		assert.Equal(t, []string{"evalsha", "evalsha"}, seen.commands)
+	})
+}
+
+func TestAScriptThatRedisHasForgotten(t *testing.T) {
+	server := redistest.NewStandalone(t)
+	rdb := server.Client(t)
+	store := redislimit.New(rdb, nil)
+	for want := 99; want >= 97; want-- {
+		d, err := store.Take(t.Context(), request("k"))
+		require.NoError(t, err)
+		assert.Equal(t, want, d.States[0].Remaining)
+		require.NoError(t, rdb.ScriptFlush(t.Context()).Err())
+	}
+}
+
+func TestDefaultPrefix(t *testing.T) {
+	rdb := redistest.NewStandalone(t).Client(t)
+	for _, o := range []*redislimit.Options{nil, {}} {
+		_, err := redislimit.New(rdb, o).Take(t.Context(), request("api:192.0.2.1"))
+		require.NoError(t, err)
+	}
+	value, err := rdb.Get(t.Context(), "herdless:ratelimit:{api:192.0.2.1}").Result()
+	require.NoError(t, err)
+	assert.Regexp(t, `^[0-9]{16}\+0/1$`, value)
+}
+
+// On a Cluster, several checks need one slot. The error says so and names the
+// remedy; nothing has been charged.
+func TestSeveralSlotsOfACluster(t *testing.T) {
+	rdb := redistest.SharedCluster(t).Client(t)
+	prefix := redistest.Prefix(t)
+	store := redislimit.New(rdb, &redislimit.Options{Prefix: prefix})
+	d, err := store.Take(t.Context(), request("a", "b"))
+	require.Error(t, err)
+	assert.False(t, d.Allowed)
+	assert.ErrorContains(t, err, "Options.Prefix")
+	for _, key := range []string{"a", "b"} {
+		d, err := store.Take(t.Context(), request(key))
+		require.NoError(t, err)
+		assert.Equal(t, 99, d.States[0].Remaining)
+	}
+
+	slots := map[int64]bool{}
+	for i := range 20 {
+		slot, err := rdb.ClusterKeySlot(t.Context(), fmt.Sprintf("%s{%d}", prefix, i)).Result()
+		require.NoError(t, err)
+		slots[slot] = true
+	}
+	assert.Greater(t, len(slots), 10, "keys without a tag in the prefix spread over the slots")
+}
+
+func TestSomethingElseAtTheKey(t *testing.T) {
+	put := map[string]func(ctx context.Context, rdb redis.UniversalClient, key string) error{
+		"a hash": func(ctx context.Context, rdb redis.UniversalClient, key string) error {
+			return rdb.HSet(ctx, key, "field", "value").Err()
+		},
+		"a list": func(ctx context.Context, rdb redis.UniversalClient, key string) error {
+			return rdb.RPush(ctx, key, "value").Err()
+		},
+	}
+	for _, value := range []string{"", "5", "1.5", "-1+0/1", "1+0/1 ", "1+0/1\n", "0x10+0/1", "nan+0/1", "\x00\xff"} {
+		put[fmt.Sprintf("the string %q", value)] = func(ctx context.Context, rdb redis.UniversalClient, key string) error {
+			return rdb.Set(ctx, key, value, 0).Err()
+		}
+	}
+	redistest.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+		for name, put := range put {
+			t.Run(name, func(t *testing.T) {
+				prefix := "{" + redistest.Prefix(t) + "}:"
+				store := redislimit.New(rdb, &redislimit.Options{Prefix: prefix})
+				key := prefix + "{odd}"
+				require.NoError(t, put(t.Context(), rdb, key))
+				before, err := rdb.Dump(t.Context(), key).Result()
+				require.NoError(t, err)
+
+				d, err := store.Take(t.Context(), request("good", "odd"))
+				require.Error(t, err)
+				assert.False(t, d.Allowed)
+				assert.ErrorContains(t, err, "Options.Prefix")
+
+				after, err := rdb.Dump(t.Context(), key).Result()
+				require.NoError(t, err)
+				assert.Equal(t, before, after, "it is left alone")
+				n, err := rdb.Exists(t.Context(), prefix+"{good}").Result()
+				require.NoError(t, err)
+				assert.Zero(t, n, "the other check has been charged")
+
+				require.NoError(t, store.Reset(t.Context(), "odd"))
+				d, err = store.Take(t.Context(), request("good", "odd"))
+				require.NoError(t, err, "Reset is the way out")
+				assert.True(t, d.Allowed)
+			})
+		}
+	})
+}
+
+// A replica whose clock is behind takes over: what the keys say lies further in
+// the future than it can. Nobody waits longer than for a spent burst.
+func TestTheServersClockWentBack(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+		prefix := redistest.Prefix(t)
+		store := redislimit.New(rdb, &redislimit.Options{Prefix: prefix})
+		for _, value := range []string{
+			fmt.Sprintf("%d+0/1", time.Now().Add(10*time.Hour).UnixMicro()),
+			"9007199254740993+999/1000",
+			"99999999999999999999999999999999999999+1/2",
+			"1+99999999999999999999999999999999999999/7",
+		} {
+			require.NoError(t, rdb.Set(t.Context(), prefix+"{k}", value, time.Hour).Err())
+			d, err := store.Take(t.Context(), ratelimit.Request{N: 1, Checks: []ratelimit.Check{
+				{Key: "k", Limit: ratelimit.PerMinute(7)},
+			}})
+			require.NoError(t, err)
+			s := d.States[0]
+			assert.LessOrEqual(t, s.ResetAfter, time.Minute, value)
+			assert.LessOrEqual(t, s.RetryAfter, time.Minute, value)
+			assert.GreaterOrEqual(t, s.Remaining, 0, value)
+		}
+	})
+}
+
+// recorder is a hook that keeps the names of commands.
+type recorder struct{ commands []string }
+
+func (r *recorder) DialHook(next redis.DialHook) redis.DialHook {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) { return next(ctx, network, addr) }
+}
+
+func (r *recorder) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		r.commands = append(r.commands, cmd.Name())
+		return next(ctx, cmd)
+	}
+}
+
+func (r *recorder) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error { return next(ctx, cmds) }
+}
