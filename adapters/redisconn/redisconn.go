@@ -1,0 +1,74 @@
+// Package redisconn opens a Redis client from a URL, for programs that have a
+// string such as $REDIS_URL, with timeouts fit for a web server. Programs with
+// other needs make a client of go-redis themselves: every store of herdless
+// takes any.
+//
+// The URLs are
+//
+//	redis://[[user]:password@]host[:6379][/db]                            one server
+//	unix://[[user]:password@]/path/to/redis.sock[?db=n]                   one server, by its socket
+//	redis+sentinel://[[user]:password@]host[:26379][,host…]/primary[/db]  the primary that Sentinels name
+//	redis+cluster://[[user]:password@]host[:6379][,host…]                 a Cluster
+//
+// and rediss, rediss+sentinel and rediss+cluster for the same over TLS, which
+// for rediss+sentinel covers the connections to the Sentinels too. User and
+// password are percent-encoded where they hold characters such as "/", "@" or
+// "?". An IPv6 address stands in brackets. The query may set
+//
+//	client_name                          the name in CLIENT LIST
+//	dial_timeout                         2s by default
+//	read_timeout, write_timeout          1s each
+//	pool_timeout                         1s: how long to wait for a free connection
+//	pool_size                            connections per server, 10 per CPU
+//	min_idle_conns                       0; with more, connections are made at once
+//	max_retries                          1; 0 means none
+//	protocol                             3 (RESP3), or 2
+//	sentinel_username, sentinel_password for the Sentinels, if they want some
+//
+// with durations as Go writes them ("500ms").
+//
+// # Timeouts and retries
+//
+// The defaults let a request that meets a Redis that hangs fail soon, where
+// those of go-redis wait for many seconds. A context's deadline is obeyed
+// (ContextTimeoutEnabled), which it is not by default either, so the stores can
+// keep their own, much shorter budgets. A command is tried again once, which
+// covers a connection that broke while it was idle; waiting out a failover
+// would keep every request of the server waiting.
+package redisconn
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+const (
+	defaultDialTimeout = 2 * time.Second
+	defaultTimeout     = time.Second
+	defaultRetries     = 1
+	// dialRetries is how often one dial is tried; go-redis tries five times, a
+	// tenth of a second apart.
+	dialRetries = 2
+)
+
+// Open returns a client for the Redis at rawURL; the package documentation says
+// what the URL may be. It does not connect (min_idle_conns aside): Check does.
+//
+// The error says which part of the URL is wrong and what belongs there, and
+// quotes nothing of it, so that no password ends up in a log.
+func Open(rawURL string) (redis.UniversalClient, error) {
+	t, err := parse(rawURL)
+	if err != nil {
+		return nil, fmt.Errorf("redisconn: %w", err)
+	}
+	switch t.kind {
+	case sentinel:
+		return redis.NewFailoverClient(t.options.Failover()), nil
+	case cluster:
+		return redis.NewClusterClient(t.options.Cluster()), nil
+	default:
+		return redis.NewClient(t.options.Simple()), nil
+	}
+}
