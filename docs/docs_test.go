@@ -1,0 +1,239 @@
+// Package docs_test keeps the documents true.
+package docs_test
+
+import (
+	"bufio"
+	"context"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/herdless/herdless/cache"
+	"github.com/herdless/herdless/cache/rediscache"
+	"github.com/herdless/herdless/internal/redistest"
+	"github.com/herdless/herdless/lock"
+	"github.com/herdless/herdless/lock/redislock"
+	"github.com/herdless/herdless/middleware/ratelimit"
+	"github.com/herdless/herdless/middleware/ratelimit/redislimit"
+	"github.com/herdless/herdless/responsecache"
+	"github.com/herdless/herdless/session"
+	"github.com/herdless/herdless/session/redisstore"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestMain(m *testing.M) { os.Exit(redistest.Run(m)) }
+
+// TestFailureNamesTestsThatExist: each promise of failure.md names the test
+// that shows it.
+func TestFailureNamesTestsThatExist(t *testing.T) {
+	tests := map[string]bool{}
+	declared := regexp.MustCompile(`(?m)^func (Test\w+)\(`)
+	require.NoError(t, filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		source, err := os.ReadFile(path)
+		for _, m := range declared.FindAllStringSubmatch(string(source), -1) {
+			tests[m[1]] = true
+		}
+		return err
+	}))
+	named := regexp.MustCompile("`(Test[A-Z]\\w+)`").FindAllStringSubmatch(read(t, "failure.md"), -1)
+	require.Greater(t, len(named), 30)
+	for _, m := range named {
+		assert.True(t, tests[m[1]], "failure.md names %s, which does not exist", m[1])
+	}
+}
+
+// TestRedisIsWhatTheDocumentSays runs every feature on a real server, records
+// what it is asked, and holds that against redis.md in both directions.
+func TestRedisIsWhatTheDocumentSays(t *testing.T) {
+	document := read(t, "redis.md")
+	patterns := map[string]*regexp.Regexp{}
+	for _, m := range regexp.MustCompile("(?m)^\\| `(herdless:[^`]+)`").FindAllStringSubmatch(document, -1) {
+		expr := regexp.QuoteMeta(m[1])
+		expr = regexp.MustCompile(`<[^>]*>|\\{T\\}`).ReplaceAllStringFunc(expr, func(s string) string {
+			if s == `\{T\}` {
+				return `\{.+\}`
+			}
+			return `.+`
+		})
+		patterns[m[1]] = regexp.MustCompile("^" + expr + "$")
+	}
+	require.GreaterOrEqual(t, len(patterns), 7)
+
+	server := redistest.NewStandalone(t)
+	recorded := record(t, server, func(rdb *redis.Client) { exercise(t, rdb) })
+	require.NotEmpty(t, recorded)
+
+	seen := map[string]bool{}
+	handshake := map[string]bool{"HELLO": true, "CLIENT": true, "PING": true, "SELECT": true, "EVAL": true}
+	for _, command := range recorded {
+		if name := strings.ToUpper(command[0]); !handshake[name] {
+			assert.Contains(t, document, name, "redis.md does not name the command %v", command)
+		}
+		for _, arg := range command[1:] {
+			if !strings.HasPrefix(arg, "herdless:") {
+				continue
+			}
+			known := false
+			for name, pattern := range patterns {
+				if pattern.MatchString(arg) && !(strings.HasSuffix(arg, "}") && !strings.HasSuffix(name, "}")) {
+					known, seen[name] = true, true
+				}
+			}
+			assert.True(t, known, "redis.md does not name the key %q of %v", arg, command)
+		}
+	}
+	for name := range patterns {
+		assert.True(t, seen[name], "redis.md names the key %s, which no feature used", name)
+	}
+
+	rdb := server.Client(t)
+	keys, err := rdb.Keys(t.Context(), "*").Result()
+	require.NoError(t, err)
+	require.NotEmpty(t, keys)
+	for _, key := range keys {
+		left, err := rdb.PTTL(t.Context(), key).Result()
+		require.NoError(t, err)
+		assert.Positive(t, left, "%s has no TTL", key)
+	}
+}
+
+// exercise goes through every operation of every store.
+func exercise(t *testing.T, rdb *redis.Client) {
+	ctx := t.Context()
+	require := require.New(t)
+
+	locker, err := lock.New(redislock.New(rdb, nil), nil)
+	require.NoError(err)
+	lease, err := locker.TryAcquire(ctx, "report", 100*time.Millisecond)
+	require.NoError(err)
+	waitCtx, cancel := context.WithTimeout(ctx, 300*time.Millisecond) // long enough for a renewal
+	defer cancel()
+	_, err = locker.Acquire(waitCtx, "report", time.Second)
+	require.ErrorIs(err, lock.ErrNotAcquired)
+	require.NoError(lease.Release(ctx))
+	lease, err = locker.TryAcquire(ctx, "another report", time.Minute)
+	require.NoError(err)
+	t.Cleanup(func() { _ = lease.Release(context.WithoutCancel(ctx)) })
+
+	pages, err := responsecache.New(rediscache.New(rdb, nil), &responsecache.Options{Locker: locker})
+	require.NoError(err)
+	page := pages.With(responsecache.Policy{TTL: time.Minute}).Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Vary", "Accept")
+		_, _ = w.Write([]byte("page"))
+	}))
+	for range 2 {
+		page.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "http://example.com/page", nil))
+	}
+	require.NoError(pages.Purge(ctx, "http://example.com/page"))
+	page.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "http://example.com/page", nil))
+	store := rediscache.New(rdb, nil)
+	_, err = store.Begin(ctx, "begun", 1, time.Minute)
+	require.NoError(err)
+	_, stop, err := store.Watch(ctx, "begun")
+	require.NoError(err)
+	_, err = store.Fill(ctx, "begun", 1, cache.Entry{Kind: cache.Value, TTL: time.Minute})
+	require.NoError(err)
+	stop()
+
+	sessions, err := session.New(redisstore.New(rdb, nil), nil)
+	require.NoError(err)
+	var cookies []*http.Cookie
+	visit := func(do func(ctx context.Context, s *session.Session) error) {
+		r := httptest.NewRequest(http.MethodGet, "http://example.com/", nil)
+		for _, c := range cookies {
+			r.AddCookie(c)
+		}
+		w := httptest.NewRecorder()
+		sessions.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			require.NoError(do(r.Context(), session.FromContext(r.Context())))
+		})).ServeHTTP(w, r)
+		if set := w.Result().Cookies(); len(set) > 0 {
+			cookies = set
+		}
+	}
+	visit(func(ctx context.Context, s *session.Session) error { return s.Set(ctx, "cart", 1) })
+	before := cookies
+	visit(func(ctx context.Context, s *session.Session) error { return s.Login(ctx, "ada") })
+	visit(func(ctx context.Context, s *session.Session) error { return s.Delete(ctx, "cart") })
+	after := cookies
+	cookies = before // superseded
+	visit(func(ctx context.Context, s *session.Session) error { _, err := s.User(ctx); return err })
+	cookies = after
+	visit(func(ctx context.Context, s *session.Session) error { return s.Destroy(ctx) })
+	cookies = nil
+	visit(func(ctx context.Context, s *session.Session) error { return s.Set(ctx, "cart", 2) })
+
+	limits := redislimit.New(rdb, nil)
+	limiter, err := ratelimit.New(limits, ratelimit.PerMinute(2), func(*http.Request) (string, error) { return "client", nil }, &ratelimit.Options{Name: "api"})
+	require.NoError(err)
+	for range 3 {
+		_, err = limiter.Allow(ctx, "client")
+		require.NoError(err)
+	}
+	require.NoError(limits.Reset(ctx, "api:nobody"))
+}
+
+// record returns the commands, those of scripts included, that the server was
+// sent during run.
+func record(t *testing.T, server *redistest.Server, run func(rdb *redis.Client)) [][]string {
+	t.Helper()
+	conn, err := net.Dial("tcp", server.Addr())
+	require.NoError(t, err)
+	defer conn.Close()
+	require.NoError(t, conn.SetDeadline(time.Now().Add(time.Minute)))
+	_, err = conn.Write([]byte("MONITOR\r\n"))
+	require.NoError(t, err)
+	lines := bufio.NewReader(conn)
+	line, err := lines.ReadString('\n')
+	require.NoError(t, err)
+	require.Equal(t, "+OK\r\n", line)
+
+	rdb := server.Client(t)
+	run(rdb)
+	const end = "end of the record"
+	require.NoError(t, rdb.Do(t.Context(), "echo", end).Err())
+	var commands [][]string
+	for {
+		line, err := lines.ReadString('\n')
+		require.NoError(t, err)
+		command := parseMonitor(line)
+		if len(command) == 2 && command[1] == end {
+			return commands
+		}
+		if len(command) > 0 {
+			commands = append(commands, command)
+		}
+	}
+}
+
+// parseMonitor takes a line such as `1.2 [0 lua] "get" "key"` apart.
+func parseMonitor(line string) []string {
+	_, args, ok := strings.Cut(line, "] ")
+	if !ok {
+		return nil
+	}
+	var command []string
+	for _, m := range regexp.MustCompile(`"((?:[^"\\]|\\.)*)"`).FindAllStringSubmatch(args, -1) {
+		command = append(command, m[1])
+	}
+	return command
+}
+
+func read(t *testing.T, name string) string {
+	t.Helper()
+	b, err := os.ReadFile(name)
+	require.NoError(t, err)
+	return string(b)
+}
