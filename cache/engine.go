@@ -153,36 +153,28 @@ type Load func(ctx context.Context) (Entry, error)
 func (e *Engine) Do(ctx context.Context, key string, load Load) (Result, error) {
 	patience := time.NewTimer(e.waitTimeout)
 	defer patience.Stop()
-
-	waited := false
-	found := func(entry Entry) Result {
-		if waited {
-			return Result{Entry: entry, Source: Waited}
-		}
-		return Result{Entry: entry, Source: Hit}
-	}
-	for {
-		entry, ok, storeErr := e.Get(ctx, key)
-		switch {
-		case ctx.Err() != nil:
-			return Result{}, fmt.Errorf("cache: %w", context.Cause(ctx))
-		case ok:
-			return found(entry), nil
-		}
+	for waited := false; ; {
 		f, leads := e.flights.join(key)
 		if leads {
-			return e.lead(ctx, key, f, load, storeErr == nil, patience.C)
+			result, err := e.lead(ctx, key, f, load, patience.C)
+			if waited && result.Source == Hit {
+				result.Source = Waited
+			}
+			return result, err
 		}
-		waited = true
 		select {
 		case <-f.done:
-			if f.shared {
-				return found(f.entry), nil
+			switch {
+			case f.shared && f.hit && !waited:
+				return Result{Entry: f.entry, Source: Hit}, nil
+			case f.shared:
+				return Result{Entry: f.entry, Source: Waited}, nil
 			}
+			waited = true
 		case <-patience.C:
 			return loadAlone(ctx, load)
 		case <-ctx.Done():
-			return Result{}, fmt.Errorf("cache: %w", context.Cause(ctx))
+			return Result{}, ended(ctx)
 		}
 	}
 }
@@ -222,11 +214,16 @@ func (e *Engine) Put(ctx context.Context, key string, entry Entry) error {
 }
 
 // Purge removes the entry under key everywhere. A computation of it that has
-// begun is not stored any more.
+// begun is not stored any more, and only those who are already waiting for it
+// may still get what it brings.
 func (e *Engine) Purge(ctx context.Context, key string) error {
 	ctx, cancel := context.WithTimeout(ctx, e.storeTimeout)
 	defer cancel()
-	if err := e.store.Purge(ctx, key); err != nil {
+	err := e.store.Purge(ctx, key)
+	// A caller that comes after the purge must not share a read that began
+	// before it. On other servers, it may, for as long as such a read takes.
+	e.flights.part(key)
+	if err != nil {
 		return fmt.Errorf("cache: purge: %w", err)
 	}
 	return nil

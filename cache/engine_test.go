@@ -177,6 +177,135 @@ func TestAPurgeDuringALoadWins(t *testing.T) {
 	})
 }
 
+// Who asks after a purge must not get what was read before it, not even by
+// sharing a computation of the same process that had begun.
+func TestWhoAsksAfterAPurgeGetsTheNewValue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		engines := newEngines(t, 2, newMemoryStore(t), cache.Options{})
+		var source atomic.Value
+		source.Store("old")
+		load := func(context.Context) (cache.Entry, error) {
+			read := source.Load().(string)
+			time.Sleep(time.Second)
+			return value(read, time.Minute), nil
+		}
+		var wg sync.WaitGroup
+		ask := func(e *cache.Engine, want ...string) {
+			wg.Go(func() {
+				res, err := e.Do(t.Context(), "key", load)
+				assert.NoError(t, err)
+				assert.Contains(t, want, string(res.Entry.Data))
+			})
+		}
+		ask(engines[0], "old")
+		synctest.Wait()
+		ask(engines[0], "old", "new") // asked before the purge
+		ask(engines[1], "old", "new")
+		synctest.Wait()
+		source.Store("new")
+		require.NoError(t, engines[1].Purge(t.Context(), "key"))
+		for range 5 {
+			ask(engines[0], "new")
+			ask(engines[1], "new")
+		}
+		wg.Wait()
+	})
+}
+
+func TestCallersOfOneProcessShareItsReads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &slowStore{Store: newMemoryStore(t), delay: time.Millisecond}
+		e := newEngines(t, 1, store, cache.Options{})[0]
+		for _, want := range []cache.Source{cache.Waited, cache.Hit} { // cold, then warm
+			store.reads.Store(0)
+			var others atomic.Int32
+			var wg sync.WaitGroup
+			for range 500 {
+				wg.Go(func() {
+					res, err := e.Do(t.Context(), "key", func(context.Context) (cache.Entry, error) { return value("data", time.Minute), nil })
+					assert.NoError(t, err)
+					if res.Source != want {
+						others.Add(1)
+					}
+				})
+			}
+			wg.Wait()
+			assert.LessOrEqual(t, others.Load(), int32(1))
+			assert.LessOrEqual(t, store.reads.Load(), int32(2))
+		}
+	})
+}
+
+// A store that is too busy to answer in time is when a herd must not be let
+// loose.
+func TestABusyStoreStillGivesOneComputation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &slowStore{Store: newMemoryStore(t), delay: time.Minute}
+		engines := newEngines(t, 3, store, cache.Options{})
+		var loads atomic.Int32
+		var wg sync.WaitGroup
+		for i := range 300 {
+			wg.Go(func() {
+				res, err := engines[i%3].Do(t.Context(), "key", func(context.Context) (cache.Entry, error) {
+					loads.Add(1)
+					time.Sleep(800 * time.Millisecond)
+					return value("data", time.Minute), nil
+				})
+				assert.NoError(t, err)
+				assert.Equal(t, "data", string(res.Entry.Data))
+			})
+		}
+		wg.Wait()
+		assert.EqualValues(t, 1, loads.Load())
+	})
+}
+
+func TestWithoutPushesThoseWhoWaitAskAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		engines := newEngines(t, 2, deafStore{newMemoryStore(t)}, cache.Options{})
+		var loads atomic.Int32
+		var wg sync.WaitGroup
+		began := time.Now()
+		for i := range 20 {
+			wg.Go(func() {
+				_, err := engines[i%2].Do(t.Context(), "key", func(context.Context) (cache.Entry, error) {
+					loads.Add(1)
+					time.Sleep(3 * time.Second)
+					return value("data", time.Minute), nil
+				})
+				assert.NoError(t, err)
+			})
+		}
+		wg.Wait()
+		assert.EqualValues(t, 1, loads.Load())
+		assert.Less(t, time.Since(began), 3500*time.Millisecond)
+	})
+}
+
+// deafStore is a store that nobody can watch.
+type deafStore struct{ cache.Store }
+
+func (deafStore) Watch(context.Context, string) (<-chan struct{}, func(), error) {
+	return nil, nil, errAway
+}
+
+// slowStore is a store whose reads take a while.
+type slowStore struct {
+	cache.Store
+	delay time.Duration
+	reads atomic.Int32
+}
+
+func (s *slowStore) Get(ctx context.Context, key string) (cache.Entry, bool, error) {
+	s.reads.Add(1)
+	select {
+	case <-time.After(s.delay):
+		return s.Store.Get(ctx, key)
+	case <-ctx.Done():
+		return cache.Entry{}, false, ctx.Err()
+	}
+}
+
 // A holder that is paused until its lease has ended must not overwrite what its
 // successor computed. The lost lease is played by a Locker that gives it out
 // twice.

@@ -1,10 +1,9 @@
 package cache
 
-import (
-	"sync"
-)
+import "sync"
 
-// flights brings the callers of this process that miss the same key together.
+// flights brings the callers of this process that ask for the same key at the
+// same time together: one of them deals with the store, for all.
 type flights struct {
 	mu    sync.Mutex
 	byKey map[string]*flight
@@ -12,9 +11,11 @@ type flights struct {
 
 // flight is one attempt at one key. Its leader ends it exactly once.
 type flight struct {
-	done   chan struct{}
-	entry  Entry // valid after done, if shared
+	done chan struct{}
+	// Valid after done. Without shared, those who waited start over.
 	shared bool
+	entry  Entry
+	hit    bool // it was in the store
 }
 
 // join returns the flight of key, a new one if there is none. Whoever gets a
@@ -36,7 +37,16 @@ func (fs *flights) join(key string) (f *flight, leads bool) {
 // end takes the flight off and lets those who wait for it go on.
 func (fs *flights) end(key string, f *flight) {
 	fs.mu.Lock()
-	delete(fs.byKey, key)
+	if fs.byKey[key] == f {
+		delete(fs.byKey, key)
+	}
 	fs.mu.Unlock()
 	close(f.done)
+}
+
+// part lets nobody else join the flight of key, if there is one.
+func (fs *flights) part(key string) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	delete(fs.byKey, key)
 }

@@ -3,29 +3,46 @@ package cache
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 )
 
-// lead gets the entry on behalf of all callers of this process that miss the
-// key, by computing it or by waiting for another process to, and ends the
-// flight, whatever happens, load's panic included. If it brings nothing that
-// can be shared, those who wait for the flight start over.
-func (e *Engine) lead(ctx context.Context, key string, f *flight, load Load, storeWorks bool, patience <-chan time.Time) (result Result, err error) {
+// lead gets the entry on behalf of all callers of this process that ask for the
+// key now: from the store, by computing it, or by waiting for another process
+// that does. It ends the flight whatever happens, load's panic included.
+func (e *Engine) lead(ctx context.Context, key string, f *flight, load Load, patience <-chan time.Time) (Result, error) {
 	defer e.flights.end(key, f)
-	if storeWorks {
-		result, err = e.compute(ctx, key, load, patience)
-	} else {
-		result, err = loadAlone(ctx, load)
+	share := func(entry Entry, hit bool) {
+		f.entry, f.hit, f.shared = entry, hit, entry.TTL > 0
 	}
-	if err == nil && result.Entry.TTL > 0 {
-		f.entry, f.shared = result.Entry, true
+	entry, ok, storeErr := e.Get(ctx, key)
+	switch {
+	case ctx.Err() != nil:
+		return Result{}, ended(ctx)
+	case ok:
+		share(entry, true)
+		return Result{Entry: entry, Source: Hit}, nil
+	case storeErr != nil && !errors.Is(storeErr, context.DeadlineExceeded):
+		result, err := loadAlone(ctx, load)
+		if err == nil {
+			share(result.Entry, false)
+		}
+		return result, err
+	}
+	// A read that took too long may mean that the store is only busy, and it
+	// is busy when a herd comes. Then whoever gets the lease still computes
+	// alone.
+	result, trusted, err := e.compute(ctx, key, load, patience)
+	if err == nil && trusted {
+		share(result.Entry, false)
 	}
 	return result, err
 }
 
-// compute takes the lease and loads, or waits for whoever has the lease.
-func (e *Engine) compute(ctx context.Context, key string, load Load, patience <-chan time.Time) (Result, error) {
+// compute takes the lease and loads, or waits for whoever has the lease. The
+// result is trusted unless somebody purged the key, or overtook this caller,
+// while it was computed: then it is this caller's only, and those who wait start
+// over. Without a store that can tell, it is trusted.
+func (e *Engine) compute(ctx context.Context, key string, load Load, patience <-chan time.Time) (result Result, trusted bool, err error) {
 	// changed is nil for the first attempt: most often nobody else computes
 	// the key, and a watch would be for nothing.
 	var changed <-chan struct{}
@@ -33,18 +50,23 @@ func (e *Engine) compute(ctx context.Context, key string, load Load, patience <-
 		a := e.attempt(ctx, key, load)
 		switch {
 		case a.ran:
-			return a.result, a.err
+			return a.result, !a.refused, a.err
 		case a.err != nil:
-			return loadAlone(ctx, load)
+			result, err = loadAlone(ctx, load)
+			return result, true, err
 		case changed == nil:
 			c, stop, err := e.watch(ctx, key)
-			if err != nil {
-				return loadAlone(ctx, load)
+			if err == nil {
+				defer stop()
+				// Whoever computes may have filled, or given up, before the
+				// watch stood. So look, and try, once more before waiting.
+				changed = c
+				break
 			}
-			defer stop()
-			// Whoever computes may have filled, or given up, before the watch
-			// stood. So look, and try, once more before waiting.
-			changed = c
+			// Somebody holds the lease, so the store is not away: wait for a
+			// while without a push.
+			a.heldFor = min(a.heldFor, unwatchedPause)
+			fallthrough
 		default:
 			leaseEnds := time.NewTimer(a.heldFor + leaseMargin)
 			select {
@@ -52,21 +74,23 @@ func (e *Engine) compute(ctx context.Context, key string, load Load, patience <-
 			case <-leaseEnds.C:
 			case <-patience:
 				leaseEnds.Stop()
-				return loadAlone(ctx, load)
+				result, err = loadAlone(ctx, load)
+				return result, false, err
 			case <-ctx.Done():
 				leaseEnds.Stop()
-				return Result{}, fmt.Errorf("cache: %w", context.Cause(ctx))
+				return Result{}, false, ended(ctx)
 			}
 			leaseEnds.Stop()
 		}
 		entry, ok, err := e.Get(ctx, key)
 		switch {
 		case ctx.Err() != nil:
-			return Result{}, fmt.Errorf("cache: %w", context.Cause(ctx))
-		case err != nil:
-			return loadAlone(ctx, load)
+			return Result{}, false, ended(ctx)
+		case err != nil && !errors.Is(err, context.DeadlineExceeded):
+			result, err = loadAlone(ctx, load)
+			return result, true, err
 		case ok:
-			return Result{Entry: entry, Source: Waited}, nil
+			return Result{Entry: entry, Source: Waited}, true, nil
 		}
 	}
 }
@@ -77,9 +101,14 @@ func (e *Engine) compute(ctx context.Context, key string, load Load, patience <-
 type attempt struct {
 	ran     bool
 	result  Result
+	refused bool // the store did not take the result, which it should have
 	err     error
 	heldFor time.Duration
 }
+
+// unwatchedPause is how long to wait, at most, before asking again where no push
+// can be had.
+const unwatchedPause = 250 * time.Millisecond
 
 // overtakenPause is how long to wait, at most, for a fill that was begun by
 // somebody whose lease is not to be seen.
@@ -139,7 +168,8 @@ func (e *Engine) fill(ctx context.Context, key string, token uint64, load Load, 
 	// that nobody waits for a load that has panicked.
 	outcome := Entry{Kind: Uncacheable, TTL: failureTTL}
 	defer func() {
-		a.result.Stored = e.finish(ctx, key, token, outcome)
+		stored, err := e.finish(ctx, key, token, outcome)
+		a.result.Stored, a.refused = stored, err == nil && !stored && outcome.TTL > 0
 	}()
 	a.ran, a.result.Source = true, Loaded
 	a.result.Entry, a.err = load(context.WithoutCancel(ctx))
@@ -158,14 +188,14 @@ func (e *Engine) begin(ctx context.Context, key string, token uint64) (Beginning
 	return b, nil
 }
 
-func (e *Engine) finish(ctx context.Context, key string, token uint64, entry Entry) (stored bool) {
+func (e *Engine) finish(ctx context.Context, key string, token uint64, entry Entry) (stored bool, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.storeTimeout)
 	defer cancel()
-	stored, err := e.store.Fill(ctx, key, token, entry)
+	stored, err = e.store.Fill(ctx, key, token, entry)
 	if err != nil {
-		_ = e.trouble(ctx, "fill", key, err)
+		return false, e.trouble(ctx, "fill", key, err)
 	}
-	return stored
+	return stored, nil
 }
 
 func (e *Engine) watch(ctx context.Context, key string) (<-chan struct{}, func(), error) {

@@ -203,8 +203,7 @@ func (s *MemoryStore) LeaseName(key string) string {
 	return "cache:" + hex.EncodeToString(sum[:16])
 }
 
-// ended reports a context that is over, as a store that has to ask a server
-// would.
+// ended returns the error of a context that is over, or nil.
 func ended(ctx context.Context) error {
 	if ctx.Err() == nil {
 		return nil

@@ -149,15 +149,14 @@ func TestInProcessCluster(t *testing.T) {
 	testBalanced(t, p, 500)
 }
 
-// The same nodes in one process, on each kind of Redis. With the race detector,
-// clients, balancer, nodes and servers on a few cores, 150 are a herd.
+// The same nodes in one process, on each kind of Redis.
 func TestClusterOnRedis(t *testing.T) {
 	for name, url := range map[string]string{
 		"standalone": redistest.NewStandalone(t).URL(),
 		"sentinel":   redistest.SharedSentinels(t).URL(),
 		"cluster":    redistest.SharedCluster(t).URL(),
 	} {
-		t.Run(name, func(t *testing.T) { testBalanced(t, start(t, nil, "-redis", url), 150) })
+		t.Run(name, func(t *testing.T) { testBalanced(t, start(t, nil, "-redis", url), 500) })
 	}
 }
 
