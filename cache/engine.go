@@ -19,15 +19,16 @@ type Engine struct {
 	storeTimeout time.Duration
 	logger       *slog.Logger
 	flights      flights
-	tokens       atomic.Uint64 // without a locker
+	tokens       atomic.Uint64 // the last one given out without a locker
+	asked        atomic.Uint64 // calls of Do, counted; see finding.asOf
 }
 
 // Options are the options of an Engine. The zero value of a field means its
 // default.
 type Options struct {
 	// Locker lets one process of all that share the store compute a key.
-	// Nil: the processes do not know of one another, and each computes for
-	// itself.
+	// Exactly those processes that share the store are to share it. Nil: the
+	// processes do not know of one another, and each computes for itself.
 	Locker Locker
 
 	// LeaseTTL is how long the lease of a process that dies while it computes
@@ -40,7 +41,8 @@ type Options struct {
 	WaitTimeout time.Duration
 
 	// StoreTimeout bounds every step that a caller takes in the store or with
-	// the locker. Default 500 ms.
+	// the locker, if they obey a context's deadline; a go-redis client does
+	// with ContextTimeoutEnabled. Default 500 ms.
 	StoreTimeout time.Duration
 
 	// Logger gets a line when the store or the locker fails. Default
@@ -99,8 +101,19 @@ func NewEngine(store Store, o *Options) (*Engine, error) {
 	if len(faults) > 0 {
 		return nil, errors.Join(faults...)
 	}
-	e.tokens.Store(uint64(time.Now().UnixMicro()))
 	return e, nil
+}
+
+// token returns a fencing token where no locker gives one: larger than all
+// before in this process, and than those of others as far as the clocks agree.
+func (e *Engine) token() uint64 {
+	for {
+		last := e.tokens.Load()
+		next := max(last+1, uint64(time.Now().UnixMicro()))
+		if e.tokens.CompareAndSwap(last, next) {
+			return next
+		}
+	}
 }
 
 func defaulted(d, def time.Duration) time.Duration {
@@ -131,17 +144,6 @@ type Result struct {
 	Stored bool
 }
 
-// Load computes an entry. It runs in the goroutine that called Do. Its context
-// has the values of Do's, but does not end with it, because others may be
-// waiting for the outcome.
-//
-// An entry without a TTL is not stored: those who wait try again, one by one. A
-// Load whose outcome must not be shared says so by an entry of kind Uncacheable
-// with a TTL, so that for as long they do not queue at all. A Load that returns
-// an error or panics counts as Uncacheable for a second: its failure is its own
-// caller's, and the others need not fail one after the other.
-type Load func(ctx context.Context) (Entry, error)
-
 // Do returns the entry under key, or computes it by load, which at most one
 // caller in the cluster does at a time; the others wait and get the same. An
 // entry that is found with Kind Uncacheable means that the caller is to compute
@@ -151,12 +153,13 @@ type Load func(ctx context.Context) (Entry, error)
 // not an error: it is logged, and load runs, at most once at a time in this
 // process. If load panics, so does Do.
 func (e *Engine) Do(ctx context.Context, key string, load Load) (Result, error) {
+	asked := e.asked.Add(1)
 	patience := time.NewTimer(e.waitTimeout)
 	defer patience.Stop()
 	for waited := false; ; {
 		f, leads := e.flights.join(key)
 		if leads {
-			result, err := e.lead(ctx, key, f, load, patience.C)
+			result, err := e.lead(ctx, f, load, patience.C)
 			if waited && result.Source == Hit {
 				result.Source = Waited
 			}
@@ -165,24 +168,19 @@ func (e *Engine) Do(ctx context.Context, key string, load Load) (Result, error) 
 		select {
 		case <-f.done:
 			switch {
-			case f.shared && f.hit && !waited:
-				return Result{Entry: f.entry, Source: Hit}, nil
-			case f.shared:
-				return Result{Entry: f.entry, Source: Waited}, nil
+			case !f.shared || f.found.asOf < asked:
+				waited = waited || !f.found.hit
+			case f.found.hit && !waited:
+				return Result{Entry: f.found.entry, Source: Hit}, nil
+			default:
+				return Result{Entry: f.found.entry, Source: Waited}, nil
 			}
-			waited = true
 		case <-patience.C:
-			return loadAlone(ctx, load)
+			return e.loadAlone(ctx, nil, load)
 		case <-ctx.Done():
 			return Result{}, ended(ctx)
 		}
 	}
-}
-
-// loadAlone computes without the store.
-func loadAlone(ctx context.Context, load Load) (Result, error) {
-	entry, err := load(context.WithoutCancel(ctx))
-	return Result{Entry: entry, Source: Loaded}, err
 }
 
 // Get returns the entry under key, and whether there is one, and computes
@@ -202,7 +200,7 @@ func (e *Engine) Get(ctx context.Context, key string) (Entry, bool, error) {
 func (e *Engine) Put(ctx context.Context, key string, entry Entry) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.storeTimeout)
 	defer cancel()
-	token := e.tokens.Add(1)
+	token := e.token()
 	b, err := e.store.Begin(ctx, key, token, e.storeTimeout)
 	if err == nil && b.Outcome == Begun {
 		_, err = e.store.Fill(ctx, key, token, entry)
@@ -214,26 +212,23 @@ func (e *Engine) Put(ctx context.Context, key string, entry Entry) error {
 }
 
 // Purge removes the entry under key everywhere. A computation of it that has
-// begun is not stored any more, and only those who are already waiting for it
-// may still get what it brings.
+// begun is not stored any more, and whoever asks after the purge does not get
+// what it brings.
 func (e *Engine) Purge(ctx context.Context, key string) error {
 	ctx, cancel := context.WithTimeout(ctx, e.storeTimeout)
 	defer cancel()
-	err := e.store.Purge(ctx, key)
-	// A caller that comes after the purge must not share a read that began
-	// before it. On other servers, it may, for as long as such a read takes.
-	e.flights.part(key)
-	if err != nil {
+	if err := e.store.Purge(ctx, key); err != nil {
 		return fmt.Errorf("cache: purge: %w", err)
 	}
 	return nil
 }
 
 // trouble logs what the store or the locker failed at, and returns err. A
-// caller that went away is not their fault.
+// caller that went away is not their fault. The key itself, which may hold what
+// belongs into no log, is named by its lease.
 func (e *Engine) trouble(ctx context.Context, doing, key string, err error) error {
 	if !errors.Is(context.Cause(ctx), context.Canceled) {
-		e.logger.WarnContext(ctx, "cache: the store fails, computing without it", "step", doing, "key", key, "error", err)
+		e.logger.WarnContext(ctx, "cache: the store fails, computing without it", "step", doing, "lease", e.store.LeaseName(key), "error", err)
 	}
 	return err
 }

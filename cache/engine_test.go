@@ -47,7 +47,7 @@ func TestAColdKeyIsLoadedOnceInTheCluster(t *testing.T) {
 		var wg sync.WaitGroup
 		for i := range 1_500 {
 			wg.Go(func() {
-				res, err := engines[i%3].Do(t.Context(), "key", func(context.Context) (cache.Entry, error) {
+				res, err := engines[i%3].Do(t.Context(), "key", func(context.Context, *cache.Loading) (cache.Entry, error) {
 					loads.Add(1)
 					time.Sleep(800 * time.Millisecond)
 					return value("data", time.Minute), nil
@@ -83,7 +83,7 @@ func TestACallerThatGoesAwayHarmsNobody(t *testing.T) {
 		engines := newEngines(t, 2, newMemoryStore(t), cache.Options{})
 		ctx, cancel := context.WithCancel(t.Context())
 		var loads atomic.Int32
-		load := func(ctx context.Context) (cache.Entry, error) {
+		load := func(ctx context.Context, _ *cache.Loading) (cache.Entry, error) {
 			loads.Add(1)
 			time.Sleep(time.Second)
 			return value("data", time.Minute), ctx.Err()
@@ -118,7 +118,7 @@ func TestAWaiterKeepsItsOwnDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		engines := newEngines(t, 2, newMemoryStore(t), cache.Options{})
 		go func() {
-			_, _ = engines[0].Do(t.Context(), "key", func(context.Context) (cache.Entry, error) {
+			_, _ = engines[0].Do(t.Context(), "key", func(context.Context, *cache.Loading) (cache.Entry, error) {
 				time.Sleep(2 * time.Second)
 				return value("data", time.Minute), nil
 			})
@@ -140,7 +140,7 @@ func TestWhoHasWaitedLongEnoughLoadsForItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		engines := newEngines(t, 2, newMemoryStore(t), cache.Options{WaitTimeout: time.Second})
 		go func() {
-			_, _ = engines[0].Do(t.Context(), "key", func(context.Context) (cache.Entry, error) {
+			_, _ = engines[0].Do(t.Context(), "key", func(context.Context, *cache.Loading) (cache.Entry, error) {
 				time.Sleep(time.Minute)
 				return value("slow", time.Minute), nil
 			})
@@ -148,67 +148,13 @@ func TestWhoHasWaitedLongEnoughLoadsForItself(t *testing.T) {
 		synctest.Wait()
 		for i, e := range engines {
 			began := time.Now()
-			res, err := e.Do(t.Context(), "key", func(context.Context) (cache.Entry, error) { return value("own", time.Minute), nil })
+			res, err := e.Do(t.Context(), "key", func(context.Context, *cache.Loading) (cache.Entry, error) { return value("own", time.Minute), nil })
 			require.NoError(t, err)
 			assert.Equal(t, "own", string(res.Entry.Data))
 			assert.False(t, res.Stored, "engine %d", i)
 			assert.Equal(t, time.Second, time.Since(began))
 		}
 		time.Sleep(2 * time.Minute)
-	})
-}
-
-func TestAPurgeDuringALoadWins(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		e := newEngines(t, 1, newMemoryStore(t), cache.Options{})[0]
-		source := "old"
-		res, err := e.Do(t.Context(), "key", func(ctx context.Context) (cache.Entry, error) {
-			read := source
-			source = "new"
-			require.NoError(t, e.Purge(ctx, "key"))
-			return value(read, time.Minute), nil
-		})
-		require.NoError(t, err)
-		assert.Equal(t, "old", string(res.Entry.Data), "the caller itself asked before the purge")
-		assert.False(t, res.Stored)
-		res, err = e.Do(t.Context(), "key", func(context.Context) (cache.Entry, error) { return value(source, time.Minute), nil })
-		require.NoError(t, err)
-		assert.Equal(t, "new", string(res.Entry.Data))
-	})
-}
-
-// Who asks after a purge must not get what was read before it, not even by
-// sharing a computation of the same process that had begun.
-func TestWhoAsksAfterAPurgeGetsTheNewValue(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		engines := newEngines(t, 2, newMemoryStore(t), cache.Options{})
-		var source atomic.Value
-		source.Store("old")
-		load := func(context.Context) (cache.Entry, error) {
-			read := source.Load().(string)
-			time.Sleep(time.Second)
-			return value(read, time.Minute), nil
-		}
-		var wg sync.WaitGroup
-		ask := func(e *cache.Engine, want ...string) {
-			wg.Go(func() {
-				res, err := e.Do(t.Context(), "key", load)
-				assert.NoError(t, err)
-				assert.Contains(t, want, string(res.Entry.Data))
-			})
-		}
-		ask(engines[0], "old")
-		synctest.Wait()
-		ask(engines[0], "old", "new") // asked before the purge
-		ask(engines[1], "old", "new")
-		synctest.Wait()
-		source.Store("new")
-		require.NoError(t, engines[1].Purge(t.Context(), "key"))
-		for range 5 {
-			ask(engines[0], "new")
-			ask(engines[1], "new")
-		}
-		wg.Wait()
 	})
 }
 
@@ -222,7 +168,7 @@ func TestCallersOfOneProcessShareItsReads(t *testing.T) {
 			var wg sync.WaitGroup
 			for range 500 {
 				wg.Go(func() {
-					res, err := e.Do(t.Context(), "key", func(context.Context) (cache.Entry, error) { return value("data", time.Minute), nil })
+					res, err := e.Do(t.Context(), "key", func(context.Context, *cache.Loading) (cache.Entry, error) { return value("data", time.Minute), nil })
 					assert.NoError(t, err)
 					if res.Source != want {
 						others.Add(1)
@@ -246,7 +192,7 @@ func TestABusyStoreStillGivesOneComputation(t *testing.T) {
 		var wg sync.WaitGroup
 		for i := range 300 {
 			wg.Go(func() {
-				res, err := engines[i%3].Do(t.Context(), "key", func(context.Context) (cache.Entry, error) {
+				res, err := engines[i%3].Do(t.Context(), "key", func(context.Context, *cache.Loading) (cache.Entry, error) {
 					loads.Add(1)
 					time.Sleep(800 * time.Millisecond)
 					return value("data", time.Minute), nil
@@ -268,7 +214,7 @@ func TestWithoutPushesThoseWhoWaitAskAgain(t *testing.T) {
 		began := time.Now()
 		for i := range 20 {
 			wg.Go(func() {
-				_, err := engines[i%2].Do(t.Context(), "key", func(context.Context) (cache.Entry, error) {
+				_, err := engines[i%2].Do(t.Context(), "key", func(context.Context, *cache.Loading) (cache.Entry, error) {
 					loads.Add(1)
 					time.Sleep(3 * time.Second)
 					return value("data", time.Minute), nil
@@ -306,31 +252,6 @@ func (s *slowStore) Get(ctx context.Context, key string) (cache.Entry, bool, err
 	}
 }
 
-// A holder that is paused until its lease has ended must not overwrite what its
-// successor computed. The lost lease is played by a Locker that gives it out
-// twice.
-func TestAnOvertakenFillIsRefused(t *testing.T) {
-	store := newMemoryStore(t)
-	var tokens atomic.Uint64
-	locker := lockerFunc(func(ctx context.Context, fn func(context.Context, uint64) error) error { return fn(ctx, tokens.Add(1)) })
-	paused, err := cache.NewEngine(store, &cache.Options{Locker: locker, Logger: quiet})
-	require.NoError(t, err)
-	successor, err := cache.NewEngine(store, &cache.Options{Locker: locker, Logger: quiet})
-	require.NoError(t, err)
-
-	res, err := paused.Do(t.Context(), "key", func(ctx context.Context) (cache.Entry, error) {
-		res, err := successor.Do(ctx, "key", func(context.Context) (cache.Entry, error) { return value("newer", time.Minute), nil })
-		assert.NoError(t, err)
-		assert.True(t, res.Stored)
-		return value("older", time.Minute), nil
-	})
-	require.NoError(t, err)
-	assert.False(t, res.Stored)
-	res, err = successor.Do(t.Context(), "key", nil)
-	require.NoError(t, err)
-	assert.Equal(t, "newer", string(res.Entry.Data))
-}
-
 type lockerFunc func(ctx context.Context, fn func(context.Context, uint64) error) error
 
 func (f lockerFunc) TryDo(ctx context.Context, _ string, _ time.Duration, fn func(context.Context, uint64) error) error {
@@ -343,7 +264,7 @@ func TestAPanicInALoadStopsNobody(t *testing.T) {
 		var wg sync.WaitGroup
 		wg.Go(func() {
 			assert.PanicsWithValue(t, "boom", func() {
-				_, _ = engines[0].Do(t.Context(), "key", func(context.Context) (cache.Entry, error) {
+				_, _ = engines[0].Do(t.Context(), "key", func(context.Context, *cache.Loading) (cache.Entry, error) {
 					time.Sleep(time.Second)
 					panic("boom")
 				})
@@ -352,7 +273,7 @@ func TestAPanicInALoadStopsNobody(t *testing.T) {
 		synctest.Wait()
 		for i := range 20 {
 			wg.Go(func() {
-				res, err := engines[i%2].Do(t.Context(), "key", func(context.Context) (cache.Entry, error) {
+				res, err := engines[i%2].Do(t.Context(), "key", func(context.Context, *cache.Loading) (cache.Entry, error) {
 					t.Error("those who waited for a load that failed are to compute for themselves")
 					return cache.Entry{}, nil
 				})
@@ -364,7 +285,7 @@ func TestAPanicInALoadStopsNobody(t *testing.T) {
 		wg.Wait()
 		assert.Equal(t, time.Second, time.Since(began), "those who waited must go on at once")
 		time.Sleep(2 * time.Second)
-		res, err := engines[1].Do(t.Context(), "key", func(context.Context) (cache.Entry, error) { return value("data", time.Minute), nil })
+		res, err := engines[1].Do(t.Context(), "key", func(context.Context, *cache.Loading) (cache.Entry, error) { return value("data", time.Minute), nil })
 		require.NoError(t, err)
 		assert.True(t, res.Stored, "the key must work afterwards")
 	})
@@ -376,7 +297,7 @@ func TestAnErrorIsTheCallersOwn(t *testing.T) {
 		boom := errors.New("boom")
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			_, err := e.Do(t.Context(), "key", func(context.Context) (cache.Entry, error) {
+			_, err := e.Do(t.Context(), "key", func(context.Context, *cache.Loading) (cache.Entry, error) {
 				time.Sleep(time.Second)
 				return value("half", time.Minute), boom
 			})
@@ -397,7 +318,7 @@ func TestAnUncacheableOutcomeDoesNotQueue(t *testing.T) {
 		var wg sync.WaitGroup
 		for i := range 100 {
 			wg.Go(func() {
-				res, err := engines[i%2].Do(t.Context(), "key", func(context.Context) (cache.Entry, error) {
+				res, err := engines[i%2].Do(t.Context(), "key", func(context.Context, *cache.Loading) (cache.Entry, error) {
 					loads.Add(1)
 					time.Sleep(time.Second)
 					return cache.Entry{Kind: cache.Uncacheable, TTL: 10 * time.Second}, nil
@@ -420,7 +341,7 @@ func TestWithoutTheStoreEveryProcessComputesForItself(t *testing.T) {
 		var wg sync.WaitGroup
 		for i := range 300 {
 			wg.Go(func() {
-				res, err := engines[i%3].Do(t.Context(), "key", func(context.Context) (cache.Entry, error) {
+				res, err := engines[i%3].Do(t.Context(), "key", func(context.Context, *cache.Loading) (cache.Entry, error) {
 					loads.Add(1)
 					time.Sleep(time.Second)
 					return value("data", time.Minute), nil
@@ -441,7 +362,7 @@ func TestWithoutTheLockerNothingIsLost(t *testing.T) {
 	})
 	e, err := cache.NewEngine(newMemoryStore(t), &cache.Options{Locker: broken, Logger: quiet})
 	require.NoError(t, err)
-	res, err := e.Do(t.Context(), "key", func(context.Context) (cache.Entry, error) { return value("data", time.Minute), nil })
+	res, err := e.Do(t.Context(), "key", func(context.Context, *cache.Loading) (cache.Entry, error) { return value("data", time.Minute), nil })
 	require.NoError(t, err)
 	assert.Equal(t, "data", string(res.Entry.Data))
 	assert.False(t, res.Stored)
@@ -456,7 +377,7 @@ func TestALockerThatHangsIsGivenUpAfterStoreTimeout(t *testing.T) {
 		e, err := cache.NewEngine(newMemoryStore(t), &cache.Options{Locker: hung, Logger: quiet, StoreTimeout: 300 * time.Millisecond})
 		require.NoError(t, err)
 		began := time.Now()
-		_, err = e.Do(t.Context(), "key", func(ctx context.Context) (cache.Entry, error) {
+		_, err = e.Do(t.Context(), "key", func(ctx context.Context, _ *cache.Loading) (cache.Entry, error) {
 			return value("data", time.Minute), ctx.Err()
 		})
 		require.NoError(t, err)
@@ -474,7 +395,7 @@ func TestEnginesWithoutALockerStillShareTheStore(t *testing.T) {
 			require.NoError(t, err)
 			for range 50 {
 				wg.Go(func() {
-					res, err := e.Do(t.Context(), "key", func(context.Context) (cache.Entry, error) {
+					res, err := e.Do(t.Context(), "key", func(context.Context, *cache.Loading) (cache.Entry, error) {
 						loads.Add(1)
 						time.Sleep(time.Second)
 						return value("data", time.Minute), nil

@@ -11,11 +11,21 @@ type flights struct {
 
 // flight is one attempt at one key. Its leader ends it exactly once.
 type flight struct {
+	key  string
 	done chan struct{}
+
 	// Valid after done. Without shared, those who waited start over.
 	shared bool
-	entry  Entry
-	hit    bool // it was in the store
+	found  finding
+}
+
+// finding is what the leader of a flight has found.
+type finding struct {
+	entry Entry
+	hit   bool // it was in the store
+	// asOf is the number of the last caller that may have it. Whoever asked
+	// later may have asked after a purge that the entry is older than.
+	asOf uint64
 }
 
 // join returns the flight of key, a new one if there is none. Whoever gets a
@@ -29,24 +39,20 @@ func (fs *flights) join(key string) (f *flight, leads bool) {
 	if fs.byKey == nil {
 		fs.byKey = make(map[string]*flight)
 	}
-	f = &flight{done: make(chan struct{})}
+	f = &flight{key: key, done: make(chan struct{})}
 	fs.byKey[key] = f
 	return f, true
 }
 
-// end takes the flight off and lets those who wait for it go on.
-func (fs *flights) end(key string, f *flight) {
-	fs.mu.Lock()
-	if fs.byKey[key] == f {
-		delete(fs.byKey, key)
-	}
-	fs.mu.Unlock()
-	close(f.done)
-}
-
-// part lets nobody else join the flight of key, if there is one.
-func (fs *flights) part(key string) {
+// end takes the flight off and lets those who wait for it go on, with what was
+// found if it is worth sharing. Only the first call counts.
+func (fs *flights) end(f *flight, found finding) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	delete(fs.byKey, key)
+	if fs.byKey[f.key] != f {
+		return
+	}
+	delete(fs.byKey, f.key)
+	f.found, f.shared = found, found.entry.TTL > 0
+	close(f.done)
 }

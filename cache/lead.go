@@ -9,201 +9,106 @@ import (
 // lead gets the entry on behalf of all callers of this process that ask for the
 // key now: from the store, by computing it, or by waiting for another process
 // that does. It ends the flight whatever happens, load's panic included.
-func (e *Engine) lead(ctx context.Context, key string, f *flight, load Load, patience <-chan time.Time) (Result, error) {
-	defer e.flights.end(key, f)
-	share := func(entry Entry, hit bool) {
-		f.entry, f.hit, f.shared = entry, hit, entry.TTL > 0
-	}
-	entry, ok, storeErr := e.Get(ctx, key)
+func (e *Engine) lead(ctx context.Context, f *flight, load Load, patience <-chan time.Time) (Result, error) {
+	defer e.flights.end(f, finding{})
+	asOf := e.asked.Load()
+	entry, ok, err := e.Get(ctx, f.key)
 	switch {
 	case ctx.Err() != nil:
 		return Result{}, ended(ctx)
 	case ok:
-		share(entry, true)
+		e.flights.end(f, finding{entry: entry, hit: true, asOf: asOf})
 		return Result{Entry: entry, Source: Hit}, nil
-	case storeErr != nil && !errors.Is(storeErr, context.DeadlineExceeded):
-		result, err := loadAlone(ctx, load)
-		if err == nil {
-			share(result.Entry, false)
-		}
-		return result, err
+	case isFault(err):
+		return e.loadAlone(ctx, f, load)
 	}
-	// A read that took too long may mean that the store is only busy, and it
-	// is busy when a herd comes. Then whoever gets the lease still computes
-	// alone.
-	result, trusted, err := e.compute(ctx, key, load, patience)
-	if err == nil && trusted {
-		share(result.Entry, false)
-	}
-	return result, err
-}
-
-// compute takes the lease and loads, or waits for whoever has the lease. The
-// result is trusted unless somebody purged the key, or overtook this caller,
-// while it was computed: then it is this caller's only, and those who wait start
-// over. Without a store that can tell, it is trusted.
-func (e *Engine) compute(ctx context.Context, key string, load Load, patience <-chan time.Time) (result Result, trusted bool, err error) {
 	// changed is nil for the first attempt: most often nobody else computes
 	// the key, and a watch would be for nothing.
 	var changed <-chan struct{}
-	for {
-		a := e.attempt(ctx, key, load)
+	// Whoever has the lease may be about to release it, having just filled or
+	// given up; nobody says so to those who watch the key. So the first wait,
+	// and each after a wake-up that brought nothing, is a short one.
+	for short := true; ; {
+		a := e.attempt(ctx, f, load)
 		switch {
 		case a.ran:
-			return a.result, !a.refused, a.err
+			return a.result, a.err
 		case a.err != nil:
-			result, err = loadAlone(ctx, load)
-			return result, true, err
-		case changed == nil:
-			c, stop, err := e.watch(ctx, key)
+			return e.loadAlone(ctx, f, load)
+		}
+		if changed == nil {
+			c, stop, err := e.watch(ctx, f.key)
 			if err == nil {
 				defer stop()
 				// Whoever computes may have filled, or given up, before the
 				// watch stood. So look, and try, once more before waiting.
-				changed = c
-				break
+				changed, a.heldFor = c, 0
 			}
-			// Somebody holds the lease, so the store is not away: wait for a
-			// while without a push.
+		}
+		switch {
+		case changed == nil:
 			a.heldFor = min(a.heldFor, unwatchedPause)
-			fallthrough
-		default:
+		case short:
+			a.heldFor = min(a.heldFor, overtakenPause)
+		}
+		if a.heldFor > 0 {
 			leaseEnds := time.NewTimer(a.heldFor + leaseMargin)
 			select {
 			case <-changed:
+				short = true
 			case <-leaseEnds.C:
+				short = false
 			case <-patience:
 				leaseEnds.Stop()
-				result, err = loadAlone(ctx, load)
-				return result, false, err
+				return e.loadAlone(ctx, nil, load)
 			case <-ctx.Done():
 				leaseEnds.Stop()
-				return Result{}, false, ended(ctx)
+				return Result{}, ended(ctx)
 			}
 			leaseEnds.Stop()
 		}
-		entry, ok, err := e.Get(ctx, key)
+		asOf := e.asked.Load()
+		entry, ok, err := e.Get(ctx, f.key)
 		switch {
 		case ctx.Err() != nil:
-			return Result{}, false, ended(ctx)
-		case err != nil && !errors.Is(err, context.DeadlineExceeded):
-			result, err = loadAlone(ctx, load)
-			return result, true, err
+			return Result{}, ended(ctx)
+		case isFault(err):
+			return e.loadAlone(ctx, f, load)
 		case ok:
-			return Result{Entry: entry, Source: Waited}, true, nil
+			e.flights.end(f, finding{entry: entry, asOf: asOf})
+			return Result{Entry: entry, Source: Waited}, nil
 		}
 	}
 }
 
-// attempt is the outcome of one try at the lease. Either ran is true and
-// result and err are the caller's answer, or err says what is wrong with the
-// store or the locker, or another process has the lease for heldFor.
-type attempt struct {
-	ran     bool
-	result  Result
-	refused bool // the store did not take the result, which it should have
-	err     error
-	heldFor time.Duration
-}
+const (
+	// unwatchedPause is how long to wait, at most, before asking again where
+	// no push can be had.
+	unwatchedPause = 250 * time.Millisecond
 
-// unwatchedPause is how long to wait, at most, before asking again where no push
-// can be had.
-const unwatchedPause = 250 * time.Millisecond
+	// overtakenPause is how long to wait, at most, for somebody who has begun
+	// a fill under a lease that is not to be seen, or is about to release it.
+	overtakenPause = 50 * time.Millisecond
+)
 
-// overtakenPause is how long to wait, at most, for a fill that was begun by
-// somebody whose lease is not to be seen.
-const overtakenPause = 50 * time.Millisecond
+// isFault reports an error of the store that is more than being late. A store
+// that is late may only be busy, and it is busy when a herd comes: then whoever
+// gets the lease is still to compute alone.
+func isFault(err error) bool { return err != nil && !errors.Is(err, context.DeadlineExceeded) }
 
-// attempt tries once to take the lease of key and to compute under it.
-func (e *Engine) attempt(ctx context.Context, key string, load Load) (a attempt) {
-	if e.locker == nil {
-		e.fill(ctx, key, e.tokens.Add(1), load, &a)
-		return a
+// loadAlone computes without the store, and shares the outcome with those who
+// wait for the flight, if it is not nil.
+func (e *Engine) loadAlone(ctx context.Context, f *flight, load Load) (Result, error) {
+	share := func(entry Entry) {
+		if f != nil {
+			// The store that a purge would have to reach is away.
+			e.flights.end(f, finding{entry: entry, asOf: e.asked.Load()})
+		}
 	}
-	// The lease must outlive this caller's request, whose end is no reason to
-	// give up what others wait for. Only taking it is bounded.
-	leaseCtx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
-	defer cancel(nil)
-	overdue := time.AfterFunc(e.storeTimeout, func() { cancel(context.DeadlineExceeded) })
-	defer overdue.Stop()
-
-	began := false
-	err := e.locker.TryDo(leaseCtx, e.store.LeaseName(key), e.leaseTTL, func(_ context.Context, token uint64) error {
-		began = true
-		overdue.Stop()
-		e.fill(ctx, key, token, load, &a)
-		return a.err
-	})
-	if began {
-		// What TryDo says about the lease by now is of no consequence: the
-		// store has decided whether the fill counted.
-		return a
+	l := &Loading{settle: share}
+	entry, err := load(context.WithoutCancel(ctx), l)
+	if err == nil {
+		l.Settle(entry)
 	}
-	var held interface{ RetryAfter() time.Duration }
-	switch {
-	case errors.As(err, &held):
-		return attempt{heldFor: held.RetryAfter()}
-	case err == nil:
-		err = errors.New("the locker returned without an error and without calling the function")
-	}
-	return attempt{err: e.trouble(leaseCtx, "lease", key, err)}
-}
-
-// fill announces a fill under token, computes and stores. It leaves the outcome
-// in a, also the part that is known when load panics.
-func (e *Engine) fill(ctx context.Context, key string, token uint64, load Load, a *attempt) {
-	b, err := e.begin(ctx, key, token)
-	switch {
-	case err != nil:
-		a.err = err
-		return
-	case b.Outcome == Filled:
-		a.ran, a.result = true, Result{Entry: b.Entry, Source: Waited}
-		return
-	case b.Outcome == Overtaken:
-		a.heldFor = overtakenPause
-		return
-	}
-	// Deferred, with the outcome of a failure until there is a better one, so
-	// that nobody waits for a load that has panicked.
-	outcome := Entry{Kind: Uncacheable, TTL: failureTTL}
-	defer func() {
-		stored, err := e.finish(ctx, key, token, outcome)
-		a.result.Stored, a.refused = stored, err == nil && !stored && outcome.TTL > 0
-	}()
-	a.ran, a.result.Source = true, Loaded
-	a.result.Entry, a.err = load(context.WithoutCancel(ctx))
-	if a.err == nil {
-		outcome = a.result.Entry
-	}
-}
-
-func (e *Engine) begin(ctx context.Context, key string, token uint64) (Beginning, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.storeTimeout)
-	defer cancel()
-	b, err := e.store.Begin(ctx, key, token, fillTTL)
-	if err != nil {
-		return Beginning{}, e.trouble(ctx, "begin", key, err)
-	}
-	return b, nil
-}
-
-func (e *Engine) finish(ctx context.Context, key string, token uint64, entry Entry) (stored bool, err error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.storeTimeout)
-	defer cancel()
-	stored, err = e.store.Fill(ctx, key, token, entry)
-	if err != nil {
-		return false, e.trouble(ctx, "fill", key, err)
-	}
-	return stored, nil
-}
-
-func (e *Engine) watch(ctx context.Context, key string) (<-chan struct{}, func(), error) {
-	ctx, cancel := context.WithTimeout(ctx, e.storeTimeout)
-	defer cancel()
-	changed, stop, err := e.store.Watch(ctx, key)
-	if err != nil {
-		return nil, nil, e.trouble(ctx, "watch", key, err)
-	}
-	return changed, stop, nil
+	return Result{Entry: entry, Source: Loaded}, err
 }

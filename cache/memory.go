@@ -22,7 +22,7 @@ import (
 type MemoryStore struct {
 	mu       sync.Mutex // makes each method one step
 	entries  *otter.Cache[string, memoryEntry]
-	fills    *ttlmap.Map[string, fill]
+	fills    *ttlmap.Map[string, uint64] // tokens of those that have begun and not ended
 	watchers map[string]map[chan struct{}]struct{}
 }
 
@@ -42,12 +42,6 @@ const (
 type memoryEntry struct {
 	Entry
 	stored time.Time
-}
-
-// fill is an announced fill.
-type fill struct {
-	token uint64
-	ended bool // by a fill or a purge; kept so that older tokens stay refused
 }
 
 // NewMemoryStore returns an empty store. Nil options mean the defaults.
@@ -75,7 +69,7 @@ func NewMemoryStore(o *MemoryOptions) (*MemoryStore, error) {
 	}
 	return &MemoryStore{
 		entries:  entries,
-		fills:    ttlmap.New[string, fill](),
+		fills:    ttlmap.New[string, uint64](),
 		watchers: make(map[string]map[chan struct{}]struct{}),
 	}, nil
 }
@@ -116,10 +110,10 @@ func (s *MemoryStore) Begin(ctx context.Context, key string, token uint64, ttl t
 	if e, ok := s.get(key); ok {
 		return Beginning{Outcome: Filled, Entry: e}, nil
 	}
-	if f, _, ok := s.fills.Get(key); ok && f.token >= token {
+	if begun, _, ok := s.fills.Get(key); ok && begun > token {
 		return Beginning{Outcome: Overtaken}, nil
 	}
-	s.fills.Set(key, fill{token: token}, ttl)
+	s.fills.Set(key, token, ttl)
 	return Beginning{Outcome: Begun}, nil
 }
 
@@ -130,18 +124,17 @@ func (s *MemoryStore) Fill(ctx context.Context, key string, token uint64, entry 
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	f, _, ok := s.fills.Get(key)
-	if !ok || f.ended || f.token != token {
+	defer s.wake(key)
+	if begun, _, ok := s.fills.Get(key); !ok || begun != token {
 		return false, nil
 	}
-	s.end(key)
-	stored := entry.TTL > 0
-	if stored {
-		entry.Age = 0
-		s.entries.Set(key, memoryEntry{Entry: entry, stored: time.Now()})
+	s.fills.Delete(key)
+	if entry.TTL <= 0 {
+		return false, nil
 	}
-	s.wake(key)
-	return stored, nil
+	entry.Age = 0
+	s.entries.Set(key, memoryEntry{Entry: entry, stored: time.Now()})
+	return true, nil
 }
 
 // Purge implements Store.
@@ -152,17 +145,9 @@ func (s *MemoryStore) Purge(ctx context.Context, key string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.entries.Invalidate(key)
-	s.end(key)
+	s.fills.Delete(key)
 	s.wake(key)
 	return nil
-}
-
-// end ends the fill of key that has begun, if any, and keeps its token.
-func (s *MemoryStore) end(key string) {
-	if f, left, ok := s.fills.Get(key); ok {
-		f.ended = true
-		s.fills.Set(key, f, left)
-	}
 }
 
 // Watch implements Store.

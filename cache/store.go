@@ -22,16 +22,16 @@ type Store interface {
 	// must not change the entry's bytes.
 	Get(ctx context.Context, key string) (Entry, bool, error)
 
-	// Begin announces a fill of key under token, which must be larger than
-	// that of every fill begun before, and answers Begun, or Overtaken if it
-	// is not. If there is a fresh entry the answer is Filled together with
-	// it, and no fill is begun. The announcement is forgotten after ttl.
+	// Begin announces a fill of key under token and answers Begun. If there
+	// is a fresh entry the answer is Filled together with it, and no fill is
+	// begun. If a fill with a larger token has begun and not ended, the answer
+	// is Overtaken. The announcement is forgotten after ttl.
 	Begin(ctx context.Context, key string, token uint64, ttl time.Duration) (Beginning, error)
 
 	// Fill ends the fill of key that was begun under token and stores entry,
 	// if it is still the one announced last. It wakes the watchers of key in
-	// the same step and reports whether the entry was stored. An entry
-	// without a TTL is not stored, but ends the fill and wakes all the same.
+	// the same step, whether it stores or not, and reports whether it did. An
+	// entry without a TTL is not stored, but ends the fill all the same.
 	Fill(ctx context.Context, key string, token uint64, entry Entry) (bool, error)
 
 	// Purge removes the entry under key, ends a fill of it that has begun,
@@ -84,8 +84,8 @@ const (
 	Begun BeginOutcome = iota + 1
 	// Filled: there is a fresh entry already.
 	Filled
-	// Overtaken: a fill with an equal or larger token has begun. The caller's
-	// lease is history.
+	// Overtaken: a fill with a larger token has begun. The caller's lease is
+	// history.
 	Overtaken
 )
 

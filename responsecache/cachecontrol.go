@@ -24,6 +24,9 @@ func parseCacheControl(h http.Header) directives {
 			if name == "" {
 				continue
 			}
+			if strings.ContainsFunc(name, isNotTchar) {
+				name, arg = "no-store", "" // such as "private; max-age=60": who knows
+			}
 			if old, ok := d[name]; ok && old != arg {
 				arg = "-"
 			}
@@ -72,6 +75,10 @@ func nextDirective(field string) (name, arg, rest string) {
 	// No closing quote: what comes after it may be a directive or a part of the
 	// string. Storing nothing is right in both cases.
 	return "no-store", "", ""
+}
+
+func isNotTchar(r rune) bool {
+	return r > '~' || r <= ' ' || strings.ContainsRune("\"(),/:;<=>?@[\\]{}", r)
 }
 
 func token(s string) string { return strings.ToLower(strings.TrimSpace(s)) }

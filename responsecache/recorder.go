@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/herdless/herdless/internal/respwriter"
 )
 
 // recorder is the ResponseWriter of a handler whose response may be stored: it
@@ -27,9 +29,14 @@ type recorder struct {
 	age     time.Duration
 	verdict verdict
 	body    []byte
-	keep    bool  // everything so far is recorded
-	written int64 // bytes of the body
-	gone    error // the client's connection has failed
+	began   time.Time // when the header went out
+	keep    bool      // everything so far is recorded
+	written int64     // bytes of the body
+	gone    error     // the client's connection has failed
+
+	// unshareable is called when it turns out that the response is for this
+	// client only, before the handler has returned.
+	unshareable func()
 }
 
 func newRecorder(x *exchange, reason string) *recorder {
@@ -46,7 +53,8 @@ func (rec *recorder) WriteHeader(status int) {
 		return
 	}
 	if rec.status != 0 {
-		rec.w.WriteHeader(status) // net/http logs the superfluous call
+		rec.keep = rec.keep && status == rec.status // it wants to take back what it has begun
+		rec.w.WriteHeader(status)                   // net/http logs the superfluous call
 		return
 	}
 	rec.status = status
@@ -56,7 +64,7 @@ func (rec *recorder) WriteHeader(status int) {
 	if h.Get("Date") == "" {
 		h.Set("Date", time.Now().UTC().Format(http.TimeFormat))
 	}
-	handlers := h.Clone()
+	handlers := canonical(h)
 	params := fwd(rec.reason)
 	if policy.judge(status, handlers, handlers).ttl > 0 {
 		params += "; stored"
@@ -65,10 +73,25 @@ func (rec *recorder) WriteHeader(status int) {
 	rec.w.WriteHeader(status)
 	// Only now have middleware outside of the cache added what they add at
 	// the last moment, a session's cookie for one.
-	rec.verdict = policy.judge(status, handlers, h)
+	rec.verdict = policy.judge(status, handlers, canonical(h))
 	rec.keep = rec.verdict.ttl > 0
+	rec.began = time.Now()
 	rec.header = difference(handlers, rec.outer)
 	rec.length, rec.age = handlers.Get("Content-Length"), initialAge(handlers)
+	if !rec.keep {
+		rec.unshareable()
+	}
+}
+
+// canonical returns a copy of h in which each field has one name: net/http sends
+// h["set-cookie"] as well as h["Set-Cookie"].
+func canonical(h http.Header) http.Header {
+	c := make(http.Header, len(h))
+	for name, values := range h {
+		name = http.CanonicalHeaderKey(name)
+		c[name] = append(c[name], values...)
+	}
+	return c
 }
 
 // addVary adds those names to the response's Vary that it does not have yet.
@@ -81,14 +104,19 @@ func addVary(h http.Header, names []string) {
 }
 
 func listed(h http.Header, field, member string) bool {
-	for _, value := range h.Values(field) {
-		for m := range strings.SplitSeq(value, ",") {
-			if token(m) == member {
-				return true
+	return slices.Contains(members(h.Values(field)), member)
+}
+
+// members returns the members of a list of tokens, in lower case.
+func members(values []string) (list []string) {
+	for _, value := range values {
+		for member := range strings.SplitSeq(value, ",") {
+			if member = token(member); member != "" {
+				list = append(list, member)
 			}
 		}
 	}
-	return false
+	return list
 }
 
 // begin sends the header if the handler has not.
@@ -134,7 +162,7 @@ func (rec *recorder) sniff(p []byte) {
 // isHandlersFault reports an error of Write that says something about the
 // response and nothing about the connection.
 func isHandlersFault(err error) bool {
-	return errors.Is(err, http.ErrContentLength) || errors.Is(err, http.ErrBodyNotAllowed)
+	return errors.Is(err, http.ErrContentLength) || errors.Is(err, http.ErrBodyNotAllowed) || errors.Is(err, respwriter.ErrReplaced)
 }
 
 func (rec *recorder) record(p []byte) {
@@ -144,6 +172,7 @@ func (rec *recorder) record(p []byte) {
 	}
 	if rec.written > int64(rec.x.route.cache.maxBody) {
 		rec.keep, rec.body = false, nil
+		rec.unshareable()
 		return
 	}
 	rec.body = append(rec.body, p...)
@@ -214,14 +243,24 @@ var notStored = []string{
 	"Te", "Transfer-Encoding", "Upgrade", "Age", "Cache-Status", "Content-Length", "Set-Cookie",
 }
 
+// added stands before the name of a field whose values are to be added to those
+// that the response has, instead of replacing them. It cannot be part of a name.
+const added = ":"
+
 // difference returns the fields of h that are to be stored: those that differ
 // from outer, which others have set for this one request.
 func difference(h, outer http.Header) http.Header {
 	stored := make(http.Header, len(h))
 	for name, values := range h {
-		if !slices.Contains(notStored, name) && !slices.Equal(values, outer[name]) && !listed(h, "Connection", strings.ToLower(name)) {
-			stored[name] = values
+		was := outer[name]
+		if slices.Contains(notStored, name) || slices.Equal(values, was) || listed(h, "Connection", strings.ToLower(name)) {
+			continue
 		}
+		if len(was) > 0 && len(values) > len(was) && slices.Equal(values[:len(was)], was) {
+			stored[added+name] = values[len(was):] // the handler has added to what others had set
+			continue
+		}
+		stored[name] = values
 	}
 	return stored
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/herdless/herdless/cache"
@@ -58,8 +59,12 @@ func whyBypass(r *http.Request) string {
 		return "method"
 	case parseCacheControl(r.Header).has("no-store"):
 		return "request"
-	case r.ContentLength != 0, r.Header.Get("Upgrade") != "":
-		return "bypass" // the handler may look at the body, which no key names
+	case r.ContentLength != 0: // the handler may look at the body, which no key names
+		return "bypass"
+	case r.Header.Get("Upgrade") != "":
+		return "bypass"
+	case r.URL.Opaque != "": // as in "GET http:x HTTP/1.1"
+		return "bypass"
 	}
 	for _, field := range []string{"Range", "If-Match", "If-Unmodified-Since", "If-Range"} {
 		if r.Header.Get(field) != "" {
@@ -71,7 +76,8 @@ func whyBypass(r *http.Request) string {
 
 // hasCredentials reports a request whose response may be for its sender only.
 func hasCredentials(r *http.Request) bool {
-	return len(r.Header["Cookie"]) > 0 || len(r.Header["Authorization"]) > 0
+	return len(r.Header["Cookie"]) > 0 || len(r.Header["Authorization"]) > 0 ||
+		r.TLS != nil && len(r.TLS.PeerCertificates) > 0
 }
 
 // exchange is one request on its way through the cache.
@@ -99,12 +105,13 @@ func (x *exchange) forward(why string) {
 // removes the page if it succeeded (RFC 9111 §4.4), before the client learns
 // that: its next request must not see the old one.
 func (x *exchange) invalidate(ctx context.Context) {
+	page := pageKey(x.r) // before the handler changes x.r.URL
 	w := respwriter.New(x.w, func(status int) bool {
 		if status >= 200 && status < 400 {
 			// The change has happened. Whether the client waits for the answer
 			// or not, the old page must go.
 			ctx := context.WithoutCancel(ctx)
-			if err := x.engine.Purge(ctx, pageKey(x.r)); err != nil {
+			if err := x.engine.Purge(ctx, page); err != nil {
 				x.route.cache.logger.ErrorContext(ctx, "responsecache: a page that was changed could not be removed", "path", x.r.URL.Path, "error", err)
 			}
 		}
@@ -148,7 +155,7 @@ func (x *exchange) fromStoreOrHandler(ctx context.Context) {
 	key, reason := x.page, "uri-miss"
 	var index varyIndex
 	waited := false
-	for range 3 { // the page, its variant, and once more if the page was purged meanwhile
+	for range 2 { // the page, then perhaps its variant
 		res, err := x.engine.Do(ctx, key, x.load(index, reason))
 		switch {
 		case x.served:
@@ -184,8 +191,10 @@ func (x *exchange) fromStoreOrHandler(ctx context.Context) {
 // load returns the computation of the page, or with an index of its variant: it
 // lets the handler answer this client, and returns what may be stored of that.
 func (x *exchange) load(index varyIndex, reason string) cache.Load {
-	return func(ctx context.Context) (cache.Entry, error) {
+	return func(ctx context.Context, l *cache.Loading) (cache.Entry, error) {
 		x.served = true
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
 		r := x.r.WithContext(ctx)
 		// The response must be the whole page, whatever this client has.
 		r.Header = r.Header.Clone()
@@ -193,21 +202,35 @@ func (x *exchange) load(index varyIndex, reason string) cache.Load {
 		r.Header.Del("If-Modified-Since")
 
 		rec := newRecorder(x, reason)
+		rec.unshareable = func() { //nolint:contextcheck // the client's context is the point
+			// Nobody else waits for this response any more, so that it ends
+			// with its client.
+			l.Settle(notShared(rec.status))
+			context.AfterFunc(x.r.Context(), cancel)
+		}
 		x.next.ServeHTTP(rec, r)
-		return x.entry(ctx, rec, index), nil
+		if rec.status == 0 {
+			x.addStatus(fwd(reason))
+		}
+		return x.entry(ctx, l, rec, index), nil
 	}
 }
 
 // entry returns what to store of a recorded response, under the page's key or
 // with an index under its variant's.
-func (x *exchange) entry(ctx context.Context, rec *recorder, index varyIndex) cache.Entry {
+func (x *exchange) entry(ctx context.Context, l *cache.Loading, rec *recorder, index varyIndex) cache.Entry {
 	s, v, ok := rec.recorded()
-	if !ok {
-		ttl := hitForMiss
-		if rec.status == 0 || rec.status >= 500 || rec.isShort() {
-			ttl = failureForMiss
-		}
-		return cache.Entry{Kind: cache.Uncacheable, TTL: ttl}
+	switch {
+	case rec.isShort():
+		return failed
+	case !ok:
+		return notShared(rec.status)
+	}
+	// It has been getting older since its header went out.
+	took := time.Since(rec.began)
+	s.age += took
+	if v.ttl -= took; v.ttl <= 0 {
+		return failed
 	}
 	response := cache.Entry{Kind: cache.Value, Data: s.encode(), TTL: v.ttl}
 	switch {
@@ -217,16 +240,18 @@ func (x *exchange) entry(ctx context.Context, rec *recorder, index varyIndex) ca
 				// It was selected by more than the index says. The next
 				// request for the page makes a new index.
 				_ = x.engine.Purge(ctx, x.page)
-				return cache.Entry{Kind: cache.Value}
+				return failed
 			}
 		}
 		return response
+	case len(v.vary) > 0 && !l.Kept():
+		return failed
 	case len(v.vary) > 0:
 		index = varyIndex{generation: rand.Text(), names: v.vary}
 		// Nobody can know of the variant before the index is stored, and that
 		// is refused if the page was purged meanwhile.
 		if err := x.engine.Put(ctx, variantKey(x.page, index, x.r.Header), response); err != nil {
-			return cache.Entry{Kind: cache.Value}
+			return failed
 		}
 		return cache.Entry{Kind: cache.Value, Data: index.encode(), TTL: max(indexTTL, v.ttl)}
 	default:
@@ -234,11 +259,32 @@ func (x *exchange) entry(ctx context.Context, rec *recorder, index varyIndex) ca
 	}
 }
 
+// failed is the outcome for those who wait for a response that did not come to a
+// good end.
+var failed = cache.Entry{Kind: cache.Uncacheable, TTL: failureForMiss}
+
+// notShared is the outcome for those who wait for a response of that status that
+// turned out not to be for sharing.
+func notShared(status int) cache.Entry {
+	if status == 0 || status >= 500 {
+		return failed
+	}
+	return cache.Entry{Kind: cache.Uncacheable, TTL: hitForMiss}
+}
+
 // reply sends a stored response.
 func (x *exchange) reply(s *stored, entry cache.Entry, status string) {
 	h := x.w.Header()
 	for name, values := range s.header {
-		h[name] = values
+		plain, adds := strings.CutPrefix(name, added)
+		switch {
+		case adds:
+			h[plain] = append(slices.Clip(h[plain]), values...)
+		case name == "Vary": // outer middleware may vary on more for this request
+			addVary(h, members(values))
+		default:
+			h[name] = values
+		}
 	}
 	h.Set("Age", seconds(s.age+entry.Age))
 	x.addStatus(status)

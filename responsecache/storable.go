@@ -3,7 +3,6 @@ package responsecache
 import (
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -105,13 +104,7 @@ func initialAge(h http.Header) time.Duration {
 // varyOf returns the names in the response's Vary fields together with the
 // policy's, or false if the response varies on more than request fields.
 func (p *Policy) varyOf(h http.Header) ([]string, bool) {
-	names := slices.Clone(p.Vary)
-	for _, field := range h.Values("Vary") {
-		for name := range strings.SplitSeq(field, ",") {
-			names = append(names, token(name))
-		}
-	}
-	names = slices.DeleteFunc(names, func(n string) bool { return n == "" })
+	names := append(slices.Clone(p.Vary), members(h.Values("Vary"))...)
 	if slices.Contains(names, "*") {
 		return nil, false
 	}

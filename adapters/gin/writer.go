@@ -41,6 +41,9 @@ func (w *writer) WriteHeader(status int) {
 	switch {
 	case status <= 0: // gin's "leave it as it is"
 	case w.Written(): // too late, as in gin
+		if w.sent && status != w.status {
+			w.w.WriteHeader(status) // so that a middleware hears that the response is not what it seems
+		}
 	case informational(status):
 		w.w.WriteHeader(status)
 	default:

@@ -41,11 +41,11 @@ var rules = []struct {
 	{"BeginFindsEntry", "Begin answers Filled with a fresh entry instead of beginning", testBeginFinds},
 	{"LargerTokenWins", "of several fills only the one with the largest token is stored", testLargerTokenWins},
 	{"TokensAreExact", "tokens are compared exactly over the whole range of uint64", testTokensAreExact},
-	{"TokenStaysSpent", "a token is refused after its fill has ended, whoever ended it", testTokenStaysSpent},
+	{"BeginTwice", "beginning the same fill twice is beginning it once: a command may be repeated", testBeginTwice},
 	{"PurgeBeatsFill", "a fill that began before a purge is never stored", testPurgeBeatsFill},
 	{"FillWithoutBegin", "a fill that was not begun, or was forgotten, is not stored", testFillWithoutBegin},
 	{"FillOnce", "a fill is stored once", testFillOnce},
-	{"WatchersWake", "watchers are woken by each fill and purge of their key", testWatchersWake},
+	{"WatchersWake", "watchers are woken by each fill, stored or refused, and each purge of their key", testWatchersWake},
 	{"LeaseNames", "lease names differ from key to key, stay the same, and are short", testLeaseNames},
 	{"EndedContext", "a context that has ended is an error, and nothing is done", testEndedContext},
 	{"OneWinner", "of concurrent fillers exactly one stores", testOneWinner},
@@ -228,7 +228,6 @@ func testBeginFinds(s *suite) {
 func testLargerTokenWins(s *suite) {
 	s.begin("key", 5, cache.Begun)
 	s.begin("key", 4, cache.Overtaken)
-	s.begin("key", 5, cache.Overtaken)
 	s.begin("key", 10, cache.Begun)
 	s.begin("key", 9, cache.Overtaken)
 	s.fill("key", 5, "overtaken", false)
@@ -250,15 +249,12 @@ func testTokensAreExact(s *suite) {
 	s.fill("key", 1<<64-1, "data", true)
 }
 
-func testTokenStaysSpent(s *suite) {
+func testBeginTwice(s *suite) {
 	s.begin("key", 5, cache.Begun)
-	s.ok(s.store.Purge(s.Context(), "key"))
-	s.begin("key", 5, cache.Overtaken)
-	s.begin("key", 6, cache.Begun)
-	_, err := s.store.Fill(s.Context(), "key", 6, cache.Entry{Kind: cache.Value})
-	s.ok(err)
-	s.begin("key", 6, cache.Overtaken)
-	s.begin("key", 7, cache.Begun)
+	s.begin("key", 5, cache.Begun)
+	s.fill("key", 5, "data", true)
+	s.fill("key", 5, "again", false)
+	s.wantData("key", "data")
 }
 
 func testPurgeBeatsFill(s *suite) {
@@ -306,6 +302,9 @@ func testWatchersWake(s *suite) {
 	s.wantWake(first)
 	s.wantWake(second)
 	s.ok(s.store.Purge(s.Context(), "key"))
+	s.wantWake(first)
+	s.wantWake(second)
+	s.fill("key", 1, "refused", false)
 	s.wantWake(first)
 	s.wantWake(second)
 	if len(other) > 0 {

@@ -1,8 +1,7 @@
 -- Begins a fill, unless there is an entry already or the filler is overtaken.
 --
 -- KEYS[1]  the entry
--- KEYS[2]  the fill: the token of the one begun last, with a minus sign once
---          it has ended
+-- KEYS[2]  the fill: the token of the one begun last that has not ended
 -- ARGV[1]  the token
 -- ARGV[2]  milliseconds after which the fill is forgotten
 -- ARGV[3]  "1" to begin although there are bytes under KEYS[1] (they were
@@ -12,7 +11,8 @@
 --
 -- One step, because between looking and announcing another one could fill, and
 -- its entry would be computed a second time; and because of two that announce,
--- the larger token must win in whatever order they come.
+-- the larger token must win in whatever order they come. A client that repeats
+-- the command, because the reply was lost, begins the same fill again.
 if ARGV[3] ~= '1' then
   local entry = redis.pcall('GET', KEYS[1]) -- pcall: it may hold another type
   if type(entry) == 'string' then
@@ -20,13 +20,12 @@ if ARGV[3] ~= '1' then
   end
 end
 
-local last = redis.pcall('GET', KEYS[2])
-if type(last) == 'string' then
-  last = string.gsub(last, '^-', '')
+local begun = redis.pcall('GET', KEYS[2])
+if type(begun) == 'string' then
   -- Tokens have no leading zeros, so the longer one is the larger, and of two
   -- of equal length the one that sorts later: exact beyond 2^53, where Lua's
   -- numbers are not.
-  if #last > #ARGV[1] or (#last == #ARGV[1] and last >= ARGV[1]) then
+  if #begun > #ARGV[1] or (#begun == #ARGV[1] and begun > ARGV[1]) then
     return {3}
   end
 end

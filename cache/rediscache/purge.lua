@@ -9,13 +9,6 @@
 -- One step, because a fill between removing the entry and ending the fill would
 -- bring back what was to go.
 local removed = redis.call('DEL', KEYS[1])
-local last = redis.pcall('GET', KEYS[2])
-if type(last) == 'string' then
-  if string.sub(last, 1, 1) ~= '-' then
-    redis.call('SET', KEYS[2], '-' .. last, 'KEEPTTL')
-  end
-else
-  redis.call('DEL', KEYS[2]) -- of another type, or absent
-end
+redis.call('DEL', KEYS[2])
 redis.call('PUBLISH', ARGV[1], '')
 return removed

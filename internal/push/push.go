@@ -199,9 +199,13 @@ func (c *conn) reconcile() {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), c.hub.linger)
 		if len(add) > 0 {
-			// An error needs no handling: the client remembers the channels
-			// and subscribes when it reconnects; the confirmation tells.
-			_ = c.pubsub.Subscribe(ctx, add...)
+			// If it fails, the client has reconnected, but without these
+			// channels, which it remembers only now. Once more sends them; if
+			// that fails too, the next reconnection does. The confirmation
+			// tells.
+			if err := c.pubsub.Subscribe(ctx, add...); err != nil {
+				_ = c.pubsub.Subscribe(ctx, add...)
+			}
 		}
 		if len(drop) > 0 {
 			_ = c.pubsub.Unsubscribe(ctx, drop...)

@@ -1,0 +1,38 @@
+package cache
+
+import "context"
+
+// Load computes an entry. It runs in the goroutine that called Do. Its context
+// has the values of Do's, but does not end with it, because others may be
+// waiting for the outcome.
+//
+// An entry without a TTL is not stored: those who wait try again, one by one. A
+// Load whose outcome must not be shared says so by an entry of kind Uncacheable
+// with a TTL, so that for as long they do not queue at all. A Load that returns
+// an error or panics counts as Uncacheable for a second: its failure is its own
+// caller's, and the others need not fail one after the other.
+type Load func(ctx context.Context, l *Loading) (Entry, error)
+
+// Loading is a computation under way, for the Load that does it. Its methods are
+// not safe for concurrent use.
+type Loading struct {
+	kept   bool
+	settle func(Entry) // nil once settled
+}
+
+// Kept reports whether the store would take the outcome, as far as is known.
+// It would not where it is out of reach, or where this caller has waited too
+// long for another one.
+func (l *Loading) Kept() bool { return l.kept }
+
+// Settle makes entry the outcome for everybody else now, before Load returns:
+// those who wait go on, and the key is anybody's. A Load calls it when it finds
+// out early that the outcome cannot be shared, and goes on for its own caller
+// only. Only the first call counts, and what Load returns counts for its own
+// caller only then.
+func (l *Loading) Settle(entry Entry) {
+	if settle := l.settle; settle != nil {
+		l.settle = nil
+		settle(entry)
+	}
+}
