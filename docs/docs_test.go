@@ -54,6 +54,16 @@ func TestFailureNamesTestsThatExist(t *testing.T) {
 	}
 }
 
+// TestReadmeShowsTheProgramsThatAreTested: the programs in the README are parts
+// of files that are compiled, and tested by examples/quickstart.
+func TestReadmeShowsTheProgramsThatAreTested(t *testing.T) {
+	shown := regexp.MustCompile("(?s)<!-- (\\S+\\.go) -->\n```go\n(.*?)\n```").FindAllStringSubmatch(read(t, "../README.md"), -1)
+	require.Len(t, shown, 2)
+	for _, m := range shown {
+		assert.Contains(t, read(t, filepath.Join("..", m[1])), m[2], "the README shows something else than %s", m[1])
+	}
+}
+
 // TestRedisIsWhatTheDocumentSays runs every feature on a real server, records
 // what it is asked, and holds that against redis.md in both directions.
 func TestRedisIsWhatTheDocumentSays(t *testing.T) {

@@ -3,7 +3,7 @@
 // servers that share the store.
 //
 //	pages, err := responsecache.New(rediscache.New(rdb, nil), &responsecache.Options{Locker: locker})
-//	mux.Handle("GET /catalogue", pages.With(responsecache.Policy{TTL: time.Minute, Public: true}).Handler(catalogue))
+//	mux.Handle("/catalogue", pages.With(responsecache.Policy{TTL: time.Minute, Public: true}).Handler(catalogue))
 //
 // A page that is not in the store is computed once, however many requests for
 // it come at once to however many servers; the others wait for it and get the
@@ -23,7 +23,15 @@
 //     hijacked the connection, or wrote nothing at all.
 //
 // A response that must not be stored is not shared with those who wait for it
-// either: each of them gets its own.
+// either: as soon as its header says so, each of them gets its own.
+//
+// # What is removed
+//
+// A request by a method that may change something (POST, PUT, DELETE, PATCH, or
+// any that is not known) and that succeeds removes the page of its URL (RFC 9111
+// §4.4), just before its header goes out. So a handler changes first and answers
+// then; and the route must get those requests, too: register it without a
+// method, as above. [Cache.Purge] removes any other page.
 //
 // # Requests with credentials
 //
@@ -36,6 +44,13 @@
 //
 // A response with a Vary field is stored for the values that the request had in
 // those fields (RFC 9111 §4.1). A purge of the URL removes all variants.
+//
+// # What names a page
+//
+// The scheme (https if the request came by TLS), the Host field, and the path
+// and query as the client sent them, also under http.StripPrefix. If middleware
+// outside of the cache has rewritten the URL in another way, that is part of the
+// name, and Purge, which knows only the client's URL, does not reach the page.
 //
 // # Where it stands in a chain
 //

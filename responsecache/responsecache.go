@@ -26,12 +26,16 @@ type Cache struct {
 // default.
 type Options struct {
 	// Locker lets one server of all that share the store compute a page; a
-	// *lock.Locker is one. Nil: the servers do not know of one another, and
-	// each computes for itself.
+	// *lock.Locker is one. Exactly those servers that share the store are to
+	// share it. Nil: the servers do not know of one another, and each computes
+	// for itself.
 	Locker cache.Locker
 
 	// Name names this cache in the Cache-Status field (RFC 9211 §2) of every
-	// response, in visible ASCII characters and blanks. Default "herdless".
+	// response but those on hijacked connections, in visible ASCII characters
+	// and blanks. Its parameter "stored" says that the header allows storing;
+	// a body that turns out too long or unfinished is not stored all the same.
+	// Default "herdless".
 	Name string
 
 	// MaxBody is the length in bytes up to which a body is stored. Longer

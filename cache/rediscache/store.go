@@ -34,8 +34,10 @@ type Store struct {
 
 // Options are the options of a Store.
 type Options struct {
-	// Prefix begins every key and channel. Default "herdless:cache:". It must
-	// not contain braces, which Redis Cluster reads as a hash tag.
+	// Prefix begins every key and channel. Two applications on one Redis need
+	// two prefixes, or they share what they name alike. It must not contain
+	// braces, which Redis Cluster reads as a hash tag. Default
+	// "herdless:cache:".
 	Prefix string
 }
 

@@ -1,5 +1,4 @@
-// Command gin shows herdless in front of gin: a rate limit, a cached page and a
-// session, in this process or, with REDIS_URL, shared by all.
+// Command gin is a server of a cluster: start as many as you like on one Redis.
 package main
 
 import (
@@ -10,10 +9,8 @@ import (
 	"time"
 
 	"github.com/gin-gonic/gin"
-
 	ginadapter "github.com/herdless/herdless/adapters/gin"
 	"github.com/herdless/herdless/adapters/redisconn"
-	"github.com/herdless/herdless/cache"
 	"github.com/herdless/herdless/cache/rediscache"
 	"github.com/herdless/herdless/lock"
 	"github.com/herdless/herdless/lock/redislock"
@@ -26,44 +23,35 @@ import (
 )
 
 func main() {
-	var sessionStore session.Store = session.NewMemoryStore()
-	var limitStore ratelimit.Store = ratelimit.NewMemoryStore()
-	var lockStore lock.Store = lock.NewMemoryStore()
-	var pageStore cache.Store = must(cache.NewMemoryStore(nil))
-	if url := os.Getenv("REDIS_URL"); url != "" { // any number of processes share them
-		rdb := must(redisconn.Open(url))
-		sessionStore, limitStore = redisstore.New(rdb, nil), redislimit.New(rdb, nil)
-		lockStore, pageStore = redislock.New(rdb, nil), rediscache.New(rdb, nil)
-	}
-	limiter := must(ratelimit.New(limitStore, ratelimit.PerMinute(100), clientip.Key, nil))
-	pages := must(responsecache.New(pageStore, &responsecache.Options{Locker: must(lock.New(lockStore, nil))}))
-	sessions := must(session.New(sessionStore, &session.Options{DangerouslyAllowHTTP: true}))
-	cached := pages.With(responsecache.Policy{TTL: time.Minute, Public: true})
+	rdb := must(redisconn.Open(cmp.Or(os.Getenv("REDIS_URL"), "redis://localhost:6379")))
+	locker := must(lock.New(redislock.New(rdb, nil), nil))
+	pages := must(responsecache.New(rediscache.New(rdb, nil), &responsecache.Options{Locker: locker}))
+	sessions := must(session.New(redisstore.New(rdb, nil), &session.Options{DangerouslyAllowHTTP: true})) // without TLS
+	limiter := must(ratelimit.New(redislimit.New(rdb, nil), ratelimit.PerMinute(100), clientip.Key, nil))
 
+	onceAMinute := pages.With(responsecache.Policy{TTL: time.Minute, Public: true})
 	r := gin.Default()
 	r.Use(ginadapter.Wrap(limiter.Handler))
-	r.GET("/report", ginadapter.Wrap(cached.Handler), func(c *gin.Context) {
-		time.Sleep(time.Second) // however many ask, it runs once a minute
-		c.JSON(http.StatusOK, gin.H{"computed": time.Now()})
-	})
-	r.GET("/", ginadapter.Wrap(sessions.Handler), func(c *gin.Context) {
-		s, visits := ginadapter.Session(c), 0
-		_, err := s.Get(c.Request.Context(), "visits", &visits)
-		if err == nil {
-			err = s.Set(c.Request.Context(), "visits", visits+1)
-		}
-		if err != nil {
-			c.AbortWithStatus(http.StatusServiceUnavailable)
-			return
-		}
-		c.JSON(http.StatusOK, gin.H{"visits": visits + 1})
-	})
+	r.GET("/report", ginadapter.Wrap(onceAMinute.Handler), report)
+	r.GET("/", ginadapter.Wrap(sessions.Handler), hello)
 	log.Fatal(r.Run(cmp.Or(os.Getenv("LISTEN"), ":8080")))
+}
+
+func report(c *gin.Context) {
+	time.Sleep(time.Second) // however many ask, on however many servers
+	c.JSON(http.StatusOK, gin.H{"computed": time.Now()})
+}
+
+func hello(c *gin.Context) {
+	s, visits := ginadapter.Session(c), 0
+	must(s.Get(c.Request.Context(), "visits", &visits))
+	must(visits, s.Set(c.Request.Context(), "visits", visits+1))
+	c.JSON(http.StatusOK, gin.H{"visits": visits + 1})
 }
 
 func must[T any](v T, err error) T {
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	return v
 }

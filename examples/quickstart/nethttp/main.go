@@ -1,5 +1,5 @@
-// Command nethttp shows herdless in front of net/http: a rate limit, a cached
-// page and a session, in this process or, with REDIS_URL, shared by all.
+// Command nethttp is a server of a cluster: start as many as you like on one
+// Redis.
 package main
 
 import (
@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/herdless/herdless/adapters/redisconn"
-	"github.com/herdless/herdless/cache"
 	"github.com/herdless/herdless/cache/rediscache"
 	"github.com/herdless/herdless/lock"
 	"github.com/herdless/herdless/lock/redislock"
@@ -23,47 +22,35 @@ import (
 	"github.com/herdless/herdless/session/redisstore"
 )
 
+func main() {
+	rdb := must(redisconn.Open(cmp.Or(os.Getenv("REDIS_URL"), "redis://localhost:6379")))
+	locker := must(lock.New(redislock.New(rdb, nil), nil))
+	pages := must(responsecache.New(rediscache.New(rdb, nil), &responsecache.Options{Locker: locker}))
+	sessions := must(session.New(redisstore.New(rdb, nil), &session.Options{DangerouslyAllowHTTP: true})) // without TLS
+	limiter := must(ratelimit.New(redislimit.New(rdb, nil), ratelimit.PerMinute(100), clientip.Key, nil))
+
+	onceAMinute := pages.With(responsecache.Policy{TTL: time.Minute, Public: true})
+	http.Handle("GET /report", onceAMinute.Handler(http.HandlerFunc(report)))
+	http.Handle("GET /{$}", sessions.Handler(http.HandlerFunc(hello)))
+	log.Fatal(http.ListenAndServe(cmp.Or(os.Getenv("LISTEN"), ":8080"), limiter.Handler(http.DefaultServeMux)))
+}
+
+func report(w http.ResponseWriter, _ *http.Request) {
+	time.Sleep(time.Second) // however many ask, on however many servers
+	fmt.Fprintln(w, "computed at", time.Now())
+}
+
 var visits = session.NewKey[int]("visits")
 
-func main() {
-	var sessionStore session.Store = session.NewMemoryStore()
-	var limitStore ratelimit.Store = ratelimit.NewMemoryStore()
-	var lockStore lock.Store = lock.NewMemoryStore()
-	var pageStore cache.Store = must(cache.NewMemoryStore(nil))
-	if url := os.Getenv("REDIS_URL"); url != "" { // any number of processes share them
-		rdb := must(redisconn.Open(url))
-		sessionStore, limitStore = redisstore.New(rdb, nil), redislimit.New(rdb, nil)
-		lockStore, pageStore = redislock.New(rdb, nil), rediscache.New(rdb, nil)
-	}
-	limiter := must(ratelimit.New(limitStore, ratelimit.PerMinute(100), clientip.Key, nil))
-	pages := must(responsecache.New(pageStore, &responsecache.Options{Locker: must(lock.New(lockStore, nil))}))
-	sessions := must(session.New(sessionStore, &session.Options{DangerouslyAllowHTTP: true}))
-
-	report := func(w http.ResponseWriter, r *http.Request) {
-		time.Sleep(time.Second) // however many ask, it runs once a minute
-		_, _ = fmt.Fprintln(w, "computed at", time.Now().Format(time.TimeOnly))
-	}
-	hello := func(w http.ResponseWriter, r *http.Request) {
-		n, err := visits.Get(r.Context())
-		if err == nil {
-			err = visits.Set(r.Context(), n+1)
-		}
-		if err != nil {
-			http.Error(w, "come back in a moment", http.StatusServiceUnavailable)
-			return
-		}
-		_, _ = fmt.Fprintf(w, "visit number %d\n", n+1)
-	}
-	cached := pages.With(responsecache.Policy{TTL: time.Minute, Public: true})
-	mux := http.NewServeMux()
-	mux.Handle("GET /report", cached.Handler(http.HandlerFunc(report)))
-	mux.Handle("GET /{$}", sessions.Handler(http.HandlerFunc(hello)))
-	log.Fatal(http.ListenAndServe(cmp.Or(os.Getenv("LISTEN"), ":8080"), limiter.Handler(mux)))
+func hello(w http.ResponseWriter, r *http.Request) {
+	n := must(visits.Get(r.Context())) + 1
+	must(n, visits.Set(r.Context(), n))
+	fmt.Fprintln(w, "visit number", n)
 }
 
 func must[T any](v T, err error) T {
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	return v
 }
