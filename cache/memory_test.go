@@ -21,7 +21,7 @@ func newMemoryStore(t testing.TB) *cache.MemoryStore {
 	return s
 }
 
-func TestMemoryStoreKeepsTheRules(t *testing.T) {
+func TestMemoryStore(t *testing.T) {
 	cachetest.Run(t, func(t *testing.T) cache.Store { return newMemoryStore(t) })
 }
 

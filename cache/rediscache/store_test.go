@@ -19,7 +19,7 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(redistest.Run(m)) }
 
-func TestStoreKeepsTheRules(t *testing.T) {
+func TestStore(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
 		cachetest.Run(t, func(t *testing.T) cache.Store {
 			return rediscache.New(rdb, &rediscache.Options{Prefix: redistest.Prefix(t)})
