@@ -53,13 +53,10 @@ const (
 	loopback = "127.0.0.0/8,::1/128"
 )
 
-// errUsage says that the flag package has already told what is wrong.
-var errUsage = errors.New("usage")
-
 func parse(args []string, env func(string) (string, bool), stderr io.Writer) (*config, error) {
 	c := &config{}
 	fs := flag.NewFlagSet("webapp", flag.ContinueOnError)
-	fs.SetOutput(stderr)
+	fs.SetOutput(io.Discard) // one line says what is wrong; -h shows the rest
 	fs.StringVar(&c.listen, "listen", ":8080", "listen on this `address`")
 	fs.StringVar(&c.redis, "redis", "", "keep everything in the Redis at this `URL`: redis://host:6379/0, rediss://…,\n"+
 		"redis+sentinel://host:26379,host:26379/primary/0 or redis+cluster://host:6379,host:6379\n"+
@@ -75,26 +72,14 @@ func parse(args []string, env func(string) (string, bool), stderr io.Writer) (*c
 	fs.DurationVar(&c.drainDelay, "drain-delay", 0, "after SIGTERM, go on serving for so long with /healthz and /readyz at 503, so that the balancer notices")
 	fs.DurationVar(&c.work, "work", 800*time.Millisecond, "how long the catalogue page takes to compute")
 	fs.StringVar(&c.healthcheck, "healthcheck", "", "ask this `URL`, and exit with 0 if the answer is 200, for containers")
-	usage := fs.Usage
-	fs.Usage = func() {
-		usage()
-		_, _ = fmt.Fprintln(stderr, "Each flag but -healthcheck can be set by the environment, too:")
-		fs.VisitAll(func(f *flag.Flag) {
-			if v := variables[f.Name]; v != "" {
-				_, _ = fmt.Fprintf(stderr, "  %-15s %s\n", v, "-"+f.Name)
-			}
-		})
-	}
-	if err := fs.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return nil, err
-		}
-		return nil, errUsage
-	}
-	if fs.NArg() > 0 {
-		_, _ = fmt.Fprintf(stderr, "webapp takes no arguments, but was given %q\n", fs.Arg(0))
-		fs.Usage()
-		return nil, errUsage
+	switch err := fs.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		usage(fs, stderr)
+		return nil, err
+	case err != nil:
+		return nil, fmt.Errorf("%w (webapp -h lists the flags)", err)
+	case fs.NArg() > 0:
+		return nil, fmt.Errorf("it takes no arguments, but was given %q (webapp -h lists the flags)", fs.Arg(0))
 	}
 	given := map[string]bool{}
 	fs.Visit(func(f *flag.Flag) { given[f.Name] = true })
@@ -109,6 +94,19 @@ func parse(args []string, env func(string) (string, bool), stderr io.Writer) (*c
 		}
 	}
 	return c, errors.Join(append(errs, c.complete())...)
+}
+
+// usage tells what can be set, and how.
+func usage(fs *flag.FlagSet, w io.Writer) {
+	fs.SetOutput(w)
+	_, _ = fmt.Fprintln(w, "Usage of webapp:")
+	fs.PrintDefaults()
+	_, _ = fmt.Fprintln(w, "Each flag but -healthcheck can be set by the environment, too:")
+	fs.VisitAll(func(f *flag.Flag) {
+		if v := variables[f.Name]; v != "" {
+			_, _ = fmt.Fprintf(w, "  %-15s %s\n", v, "-"+f.Name)
+		}
+	})
 }
 
 // complete checks the settings against each other and fills in the defaults

@@ -32,8 +32,6 @@ func run(args []string, env func(string) (string, bool), stdout, stderr io.Write
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return 0
-	case errors.Is(err, errUsage):
-		return 2 // parse has told why
 	case err != nil:
 		_, _ = fmt.Fprintln(stderr, "webapp:", oneLine(err))
 		return 2
