@@ -154,7 +154,12 @@ func TestTheFirstClientGoingAwayHarmsNobody(t *testing.T) {
 			close(reached)
 			<-proceed
 			for range 100 { // the connection is gone, and that is noticed
-				fmt.Fprint(w, strings.Repeat("x", 4096))
+				if _, err := fmt.Fprint(w, strings.Repeat("x", 4096)); err != nil {
+					return
+				}
+				if err := http.NewResponseController(w).Flush(); err != nil {
+					return
+				}
 			}
 			if r.Context().Err() == nil {
 				fmt.Fprint(w, " the end")

@@ -198,10 +198,21 @@ type onlyWriter struct{ io.Writer }
 // Flush implements http.Flusher.
 func (rec *recorder) Flush() { _ = rec.FlushError() }
 
-// FlushError is Flush for http.ResponseController.
+// FlushError is Flush for http.ResponseController. That the client is gone is no
+// error as long as the response is recorded: a handler would stop half way.
 func (rec *recorder) FlushError() error {
 	rec.begin()
-	return http.NewResponseController(rec.w).Flush()
+	if rec.gone == nil {
+		err := http.NewResponseController(rec.w).Flush()
+		if err == nil || errors.Is(err, http.ErrNotSupported) {
+			return err
+		}
+		rec.gone = err
+	}
+	if !rec.keep {
+		return rec.gone
+	}
+	return nil
 }
 
 // Hijack implements http.Hijacker. The response is not stored.
