@@ -70,4 +70,4 @@ conformance: deps ## the public suites of every Store, on memory and on real Red
 
 .PHONY: clean
 clean: ## remove what the targets made
-	@rm -rf .bin .cache coverage
+	@rm -rf .bin coverage

@@ -8,22 +8,24 @@
 // recommended one, from the outside in:
 //
 //  1. Recovery and access logs, so that they see what everything else did.
-//  2. The client's address (package clientip). A rate limit that is keyed by a
-//     wrong address limits the proxy, or nobody.
-//  3. The rate limit (package ratelimit). What it refuses costs nothing further
-//     in. Only a limit by user must stand inside the session, which knows the
-//     user.
+//  2. The rate limit (package ratelimit). What it refuses costs nothing further
+//     in. Its key is most often the client's address (package clientip): a
+//     wrong one limits the proxy, or nobody. Only a limit by user must stand
+//     inside the session, which knows the user.
+//  3. The response cache (package responsecache), around the handlers whose
+//     answers many clients may share. A hit costs nothing further in.
 //  4. The session (package session). It is lazy: a request that never touches
 //     its session costs no round trip.
-//  5. The response cache (package responsecache), around the handlers whose
-//     answers many clients may share.
 //
-// The response cache may also stand outside the session, between 3 and 4. A hit
-// then costs no session work at all. This is safe because a session that the
+// The response cache is safe outside the session because a session that the
 // handler touched, even by reading it only, marks the response "Cache-Control:
 // private", and the cache refuses to store what is private (RFC 9111, section
 // 3). It is safe only as long as both are true: a middleware that rewrites
 // Cache-Control between the two hands one user's page to another.
+//
+// It is safe inside the session as well, but then whatever touches the session
+// outside of it (an authorisation, a limit by user) makes every response private,
+// and nothing is stored.
 //
 // Two orders are wrong:
 //

@@ -16,8 +16,8 @@
 // says so, whichever is less. It is never stored if it
 //
 //   - says no-store, private or no-cache, varies on *, or sets a cookie,
-//   - answers a request with a cookie or with Authorization and is not declared
-//     public (see below),
+//   - answers a request with credentials on a route without Policy.Public (see
+//     below),
 //   - is partial (206), has a trailer, is longer than Options.MaxBody,
 //   - is unfinished: the handler panicked, wrote less than its Content-Length,
 //     hijacked the connection, or wrote nothing at all.
@@ -38,7 +38,9 @@
 // A request that carries a Cookie or an Authorization field may get a response
 // that is meant for its sender only. Such requests share a response only if it
 // is declared public: by the handler (Cache-Control public or s-maxage), or for
-// a whole route by Policy.Public.
+// a whole route by Policy.Public. Only with Policy.Public do they also fill the
+// store and wait for one another; otherwise they find what a request without
+// credentials has stored, or else run the handler, each for itself.
 //
 // # Several variants
 //
@@ -51,6 +53,10 @@
 // and query as the client sent them, also under http.StripPrefix. If middleware
 // outside of the cache has rewritten the URL in another way, that is part of the
 // name, and Purge, which knows only the client's URL, does not reach the page.
+//
+// All of this is as this server sees it: behind a proxy that ends TLS, the scheme
+// is http. A handler whose answer depends on X-Forwarded-Proto or
+// X-Forwarded-Host names it in Policy.Vary.
 //
 // # Where it stands in a chain
 //

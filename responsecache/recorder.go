@@ -230,7 +230,7 @@ func (rec *recorder) Unwrap() http.ResponseWriter { return rec.w }
 // recorded returns the response, if it may be stored and is whole, after the
 // handler has returned.
 func (rec *recorder) recorded() (*stored, verdict, bool) {
-	if rec.status == 0 || !rec.keep || rec.isShort() {
+	if rec.status == 0 || !rec.keep || rec.isShort() || rec.hasTrailer() {
 		return nil, verdict{}, false
 	}
 	return &stored{
@@ -245,6 +245,16 @@ func (rec *recorder) recorded() (*stored, verdict, bool) {
 // isShort reports a handler that wrote less than it had declared.
 func (rec *recorder) isShort() bool {
 	return rec.length != "" && rec.length != strconv.FormatInt(rec.written, 10)
+}
+
+// hasTrailer reports a trailer that was not announced in the header.
+func (rec *recorder) hasTrailer() bool {
+	for name := range rec.w.Header() {
+		if strings.HasPrefix(name, http.TrailerPrefix) {
+			return true
+		}
+	}
+	return false
 }
 
 // notStored are the fields that belong to one connection or one delivery (RFC

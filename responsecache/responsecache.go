@@ -177,8 +177,10 @@ func (c *Cache) Handler(next http.Handler) http.Handler {
 
 // Purge removes the page at rawURL with all its variants, on all servers. A
 // computation of it that has begun is not stored any more. rawURL is the
-// absolute URL as clients request it: scheme, host and port, path and query.
-// The scheme is https for requests that reached this server by TLS, else http.
+// absolute URL as this server sees it: behind a proxy that ends TLS, that is
+// http:// and the Host that the proxy sends on, not what the browser shows.
+// Spelling counts: a port, the order of a query, percent-encoding as the clients
+// write them. A URL under which nothing is stored is no error.
 func (c *Cache) Purge(ctx context.Context, rawURL string) error {
 	key, err := parsePage(rawURL)
 	if err != nil {

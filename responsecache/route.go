@@ -37,6 +37,13 @@ func (rt *Route) Handler(next http.Handler) http.Handler {
 			return
 		}
 		x.page = pageKey(r)
+		if outer, ok := r.Context().Value(leading{}).(*exchange); ok && outer.engine == x.engine && outer.page == x.page {
+			// The same Cache computes the same page around this handler, and
+			// would wait for itself. The inner policy is the more special one.
+			outer.route = rt
+			next.ServeHTTP(w, r)
+			return
+		}
 		if r.Method == http.MethodHead || hasCredentials(r) && !rt.policy.Public {
 			x.fromStoreOnly(r.Context())
 			return
@@ -79,6 +86,9 @@ func hasCredentials(r *http.Request) bool {
 	return len(r.Header["Cookie"]) > 0 || len(r.Header["Authorization"]) > 0 ||
 		r.TLS != nil && len(r.TLS.PeerCertificates) > 0
 }
+
+// leading is the context key of the exchange that computes a page.
+type leading struct{}
 
 // exchange is one request on its way through the cache.
 type exchange struct {
@@ -195,7 +205,7 @@ func (x *exchange) load(index varyIndex, reason string) cache.Load {
 		x.served = true
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		r := x.r.WithContext(ctx)
+		r := x.r.WithContext(context.WithValue(ctx, leading{}, x))
 		// The response must be the whole page, whatever this client has.
 		r.Header = r.Header.Clone()
 		r.Header.Del("If-None-Match")
@@ -264,9 +274,10 @@ func (x *exchange) entry(ctx context.Context, l *cache.Loading, rec *recorder, i
 var failed = cache.Entry{Kind: cache.Uncacheable, TTL: failureForMiss}
 
 // notShared is the outcome for those who wait for a response of that status that
-// turned out not to be for sharing.
+// turned out not to be for sharing. An error, of the client's too, says something
+// about that one request and little about the page.
 func notShared(status int) cache.Entry {
-	if status == 0 || status >= 500 {
+	if status == 0 || status >= 400 {
 		return failed
 	}
 	return cache.Entry{Kind: cache.Uncacheable, TTL: hitForMiss}

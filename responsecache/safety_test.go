@@ -373,6 +373,43 @@ func TestServersWithoutALockerDoNotStall(t *testing.T) {
 	assert.Less(t, time.Since(began), time.Second)
 }
 
+// The whole site under a cache, and a route in it under the same cache with a
+// policy of its own.
+func TestACacheInsideOfItself(t *testing.T) {
+	c := newCache(t, memoryStores(t), responsecache.Options{})
+	mux := http.NewServeMux()
+	mux.Handle("/page", c.With(responsecache.Policy{TTL: time.Minute}).Handler(counting(nil)))
+	s := newServer(t, c.Handler(mux))
+	began := time.Now()
+	require.Equal(t, "run 1", s.get(t, "/page").body)
+	assert.Less(t, time.Since(began), 5*time.Second, "it must not wait for itself")
+	assert.Equal(t, "run 1", s.get(t, "/page").body)
+}
+
+// One client's bad request must not let a herd loose on the page.
+func TestAnErrorOfOneClientIsSoonForgotten(t *testing.T) {
+	s := serve(t, memoryStores(t), responsecache.Policy{TTL: time.Minute}, counting(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("X-Odd") != "" {
+			w.WriteHeader(http.StatusBadRequest)
+		}
+	}))
+	require.Equal(t, http.StatusBadRequest, s.get(t, "/page", "X-Odd", "1").status)
+	began := time.Now()
+	await(t, "the page is stored", func() bool { return strings.Contains(s.get(t, "/page").cacheStatus(), "hit") })
+	assert.Less(t, time.Since(began), 5*time.Second)
+}
+
+func TestATrailerThatWasNotAnnounced(t *testing.T) {
+	runs := counting(nil)
+	s := serve(t, memoryStores(t), responsecache.Policy{TTL: time.Minute}, func(w http.ResponseWriter, r *http.Request) {
+		runs(w, r)
+		_ = http.NewResponseController(w).Flush()
+		w.Header().Set(http.TrailerPrefix+"Sum", "1")
+	})
+	require.Equal(t, "run 1", s.get(t, "/page").body)
+	assert.Equal(t, "run 2", s.get(t, "/page").body)
+}
+
 // failing is a store that can be made to refuse fills.
 type failing struct {
 	cache.Store

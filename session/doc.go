@@ -39,9 +39,10 @@
 // The store holds a keyed digest of the secret and never the secret, so that who
 // reads the store gains no cookie. The values are neither encrypted nor signed:
 // who can write to the store can change them, and the user, of a session whose
-// cookie he has; Options.Key stops him from making sessions up. A token that this server cannot have made costs no round trip (without
-// Options.Key: unless somebody computes its checksum), and a token that the store
-// does not know is never adopted, so that no visitor is made to use a session
+// cookie he has; Options.Key stops him from making sessions up. A token that
+// this server cannot have made costs no round trip (without Options.Key: unless
+// somebody computes its checksum), and a token that the store does not know is
+// never adopted, so that no visitor is made to use a session
 // that somebody else has planted. Login and Renew give a session a new
 // secret, and refuse the old one at once.
 //

@@ -16,6 +16,7 @@ const (
 	defaultAbsoluteTimeout = 24 * time.Hour
 	defaultSlideEvery      = 0.1
 	defaultMaxBytes        = 64 << 10
+	defaultStoreTimeout    = time.Second
 	defaultCookieName      = "__Host-session"
 	defaultHTTPCookieName  = "session"
 
@@ -44,7 +45,8 @@ type Options struct {
 	// All servers need the same Key; a new one ends every session.
 	Key []byte
 	// CookieName names the cookie. Default "__Host-session", or "session" with
-	// DangerouslyAllowHTTP.
+	// DangerouslyAllowHTTP. Two Managers that one browser meets on one host
+	// need two names. FromContext finds the session of the innermost one.
 	CookieName string
 	// DangerouslyAllowHTTP leaves out the cookie's Secure attribute and the
 	// __Host- prefix, for development on plain http. With it, everybody on the
@@ -56,6 +58,10 @@ type Options struct {
 	// MaxBytes bounds the names and encoded values of one session, together.
 	// Default 64 KiB.
 	MaxBytes int
+	// StoreTimeout bounds each step that a request takes in the store, if the
+	// store obeys a context's deadline; a go-redis client does with
+	// ContextTimeoutEnabled. Default 1 second.
+	StoreTimeout time.Duration
 	// ErrorHandler answers, in place of the handler, a request whose session
 	// could not be saved. What the handler did to the headers is undone before.
 	// If it writes nothing, or is nil, the answer is 401 for ErrGone, 500 for
@@ -91,7 +97,7 @@ func New(store Store, o *Options) (*Manager, error) {
 	}
 	opts.setDefaults()
 	return &Manager{
-		store:  store,
+		store:  budgeted{store, opts.StoreTimeout},
 		tokens: tokens{opts.Key},
 		cookie: http.Cookie{
 			Name:     opts.CookieName,
@@ -120,6 +126,7 @@ func (o *Options) faults() (faults []error) {
 	fault(absolute > 0 && o.IdleTimeout > absolute,
 		"IdleTimeout (%v) is longer than AbsoluteTimeout (%v); set both", o.IdleTimeout, absolute)
 	fault(!(o.SlideEvery >= 0 && o.SlideEvery < 1), "SlideEvery is %v; it must be between 0 and 1", o.SlideEvery)
+	fault(o.StoreTimeout < 0, "StoreTimeout is negative (%v)", o.StoreTimeout)
 	fault(o.MaxBytes < 0, "MaxBytes is negative (%d)", o.MaxBytes)
 	fault(o.Key != nil && len(o.Key) < minKeyBytes,
 		"Key has %d bytes; use at least %d random ones, the same on every server", len(o.Key), minKeyBytes)
@@ -158,6 +165,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.MaxBytes == 0 {
 		o.MaxBytes = defaultMaxBytes
+	}
+	if o.StoreTimeout == 0 {
+		o.StoreTimeout = defaultStoreTimeout
 	}
 	if o.SameSite == 0 {
 		o.SameSite = http.SameSiteLaxMode

@@ -23,8 +23,8 @@ type KeyFunc func(*http.Request) (string, error)
 // the defaults.
 type Options struct {
 	// Name separates limiters that share a store: each counts on its own.
-	// Limiters with one name and one limit count together, also in different
-	// processes. It is a part of the keys in the store, and the client reads it
+	// Limiters with one name count together, also in different processes, so
+	// they must have the same limit: two limits need two names. It is a part of the keys in the store, and the client reads it
 	// in the answer to a denied request. It may hold letters, digits and any
 	// of "-_./". The default is made from the limit, such as "100/1m0s".
 	Name string

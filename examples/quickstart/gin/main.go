@@ -43,9 +43,15 @@ func report(c *gin.Context) {
 }
 
 func hello(c *gin.Context) {
-	s, visits := ginadapter.Session(c), 0
-	must(s.Get(c.Request.Context(), "visits", &visits))
-	must(visits, s.Set(c.Request.Context(), "visits", visits+1))
+	ctx, s, visits := c.Request.Context(), ginadapter.Session(c), 0
+	_, err := s.Get(ctx, "visits", &visits)
+	if err == nil {
+		err = s.Set(ctx, "visits", visits+1)
+	}
+	if err != nil {
+		c.AbortWithStatus(http.StatusServiceUnavailable)
+		return
+	}
 	c.JSON(http.StatusOK, gin.H{"visits": visits + 1})
 }
 

@@ -43,9 +43,15 @@ func report(w http.ResponseWriter, _ *http.Request) {
 var visits = session.NewKey[int]("visits")
 
 func hello(w http.ResponseWriter, r *http.Request) {
-	n := must(visits.Get(r.Context())) + 1
-	must(n, visits.Set(r.Context(), n))
-	fmt.Fprintln(w, "visit number", n)
+	n, err := visits.Get(r.Context())
+	if err == nil {
+		err = visits.Set(r.Context(), n+1)
+	}
+	if err != nil {
+		http.Error(w, "try again in a moment", http.StatusServiceUnavailable)
+		return
+	}
+	fmt.Fprintln(w, "visit number", n+1)
 }
 
 func must[T any](v T, err error) T {
