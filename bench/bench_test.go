@@ -61,10 +61,7 @@ func BenchmarkCachedPage(b *testing.B) {
 	}
 	b.Run("plain handler", func(b *testing.B) { serveInLoop(b, http.HandlerFunc(page), nil) })
 	b.Run("herdless in process", func(b *testing.B) {
-		store, err := cache.NewMemoryStore(nil)
-		if err != nil {
-			b.Fatal(err)
-		}
+		store := cache.NewMemoryStore(nil)
 		serveInLoop(b, cached(store), nil)
 	})
 	rdb := redistest.Standalone(b).Client(b)

@@ -68,15 +68,15 @@ const (
 	leaseMargin = 5 * time.Millisecond
 )
 
-// NewEngine returns an Engine on store. Nil options mean the defaults. All that
+// New returns an Engine on store. Nil options mean the defaults. All that
 // is wrong with the arguments is reported in one error.
-func NewEngine(store Store, o *Options) (*Engine, error) {
+func New(store Store, o *Options) (*Engine, error) {
 	if o == nil {
 		o = &Options{}
 	}
 	var faults []error
 	if store == nil {
-		faults = append(faults, errors.New("cache: the store is nil"))
+		faults = append(faults, errors.New("cache: the store is nil; pass NewMemoryStore(nil) or rediscache.New(client, nil)"))
 	}
 	e := &Engine{
 		store:        store,

@@ -30,7 +30,7 @@ func newEngines(t testing.TB, n int, store cache.Store, o cache.Options) []*cach
 		if o.Logger == nil {
 			o.Logger = quiet
 		}
-		engines[i], err = cache.NewEngine(store, &o)
+		engines[i], err = cache.New(store, &o)
 		require.NoError(t, err)
 	}
 	return engines
@@ -360,7 +360,7 @@ func TestWithoutTheLockerNothingIsLost(t *testing.T) {
 	broken := lockerFunc(func(context.Context, func(context.Context, uint64) error) error {
 		return errors.New("connection refused")
 	})
-	e, err := cache.NewEngine(newMemoryStore(t), &cache.Options{Locker: broken, Logger: quiet})
+	e, err := cache.New(newMemoryStore(t), &cache.Options{Locker: broken, Logger: quiet})
 	require.NoError(t, err)
 	res, err := e.Do(t.Context(), "key", func(context.Context, *cache.Loading) (cache.Entry, error) { return value("data", time.Minute), nil })
 	require.NoError(t, err)
@@ -374,7 +374,7 @@ func TestALockerThatHangsIsGivenUpAfterStoreTimeout(t *testing.T) {
 			<-ctx.Done()
 			return context.Cause(ctx)
 		})
-		e, err := cache.NewEngine(newMemoryStore(t), &cache.Options{Locker: hung, Logger: quiet, StoreTimeout: 300 * time.Millisecond})
+		e, err := cache.New(newMemoryStore(t), &cache.Options{Locker: hung, Logger: quiet, StoreTimeout: 300 * time.Millisecond})
 		require.NoError(t, err)
 		began := time.Now()
 		_, err = e.Do(t.Context(), "key", func(ctx context.Context, _ *cache.Loading) (cache.Entry, error) {
@@ -391,7 +391,7 @@ func TestEnginesWithoutALockerStillShareTheStore(t *testing.T) {
 		var loads atomic.Int32
 		var wg sync.WaitGroup
 		for range 2 {
-			e, err := cache.NewEngine(store, &cache.Options{Logger: quiet})
+			e, err := cache.New(store, &cache.Options{Logger: quiet})
 			require.NoError(t, err)
 			for range 50 {
 				wg.Go(func() {
@@ -420,8 +420,8 @@ func TestPutDoesNotReplace(t *testing.T) {
 	assert.Equal(t, "first", string(entry.Data))
 }
 
-func TestNewEngineReportsAllFaultsAtOnce(t *testing.T) {
-	_, err := cache.NewEngine(nil, &cache.Options{LeaseTTL: time.Millisecond, WaitTimeout: -1, StoreTimeout: -1})
+func TestNewReportsAllFaultsAtOnce(t *testing.T) {
+	_, err := cache.New(nil, &cache.Options{LeaseTTL: time.Millisecond, WaitTimeout: -1, StoreTimeout: -1})
 	for _, part := range []string{"store is nil", "LeaseTTL", "WaitTimeout", "StoreTimeout"} {
 		require.ErrorContains(t, err, part)
 	}

@@ -12,15 +12,12 @@ import (
 
 func ExampleEngine_Do() {
 	// In a cluster: rediscache.New(rdb, nil) and redislock.New(rdb, nil).
-	store, err := cache.NewMemoryStore(nil)
-	if err != nil {
-		log.Fatal(err)
-	}
+	store := cache.NewMemoryStore(nil)
 	locker, err := lock.New(lock.NewMemoryStore(), nil)
 	if err != nil {
 		log.Fatal(err)
 	}
-	engine, err := cache.NewEngine(store, &cache.Options{Locker: locker})
+	engine, err := cache.New(store, &cache.Options{Locker: locker})
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -77,9 +77,9 @@ func TestAnOvertakenFillIsRefused(t *testing.T) {
 	store := newMemoryStore(t)
 	var tokens atomic.Uint64
 	locker := lockerFunc(func(ctx context.Context, fn func(context.Context, uint64) error) error { return fn(ctx, tokens.Add(1)) })
-	paused, err := cache.NewEngine(store, &cache.Options{Locker: locker, Logger: quiet})
+	paused, err := cache.New(store, &cache.Options{Locker: locker, Logger: quiet})
 	require.NoError(t, err)
-	successor, err := cache.NewEngine(store, &cache.Options{Locker: locker, Logger: quiet})
+	successor, err := cache.New(store, &cache.Options{Locker: locker, Logger: quiet})
 	require.NoError(t, err)
 
 	res, err := paused.Do(t.Context(), "key", func(ctx context.Context, _ *cache.Loading) (cache.Entry, error) {
@@ -105,7 +105,7 @@ func TestWhoAsksAfterAPurgeSharesNothingOlder(t *testing.T) {
 			time.Sleep(100 * time.Millisecond) // a slow release
 			return err
 		})
-		e, err := cache.NewEngine(store, &cache.Options{Locker: locker, Logger: quiet})
+		e, err := cache.New(store, &cache.Options{Locker: locker, Logger: quiet})
 		require.NoError(t, err)
 		var source atomic.Value
 		source.Store("old")
@@ -126,10 +126,10 @@ func TestWhoAsksAfterAPurgeSharesNothingOlder(t *testing.T) {
 func TestWithoutALockerNobodyStalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := newMemoryStore(t)
-		older, err := cache.NewEngine(store, &cache.Options{Logger: quiet})
+		older, err := cache.New(store, &cache.Options{Logger: quiet})
 		require.NoError(t, err)
 		time.Sleep(time.Second)
-		younger, err := cache.NewEngine(store, &cache.Options{Logger: quiet})
+		younger, err := cache.New(store, &cache.Options{Logger: quiet})
 		require.NoError(t, err)
 		load := func(context.Context, *cache.Loading) (cache.Entry, error) { return value("data", time.Second), nil }
 		_, err = younger.Do(t.Context(), "key", load)
@@ -145,9 +145,8 @@ func TestWithoutALockerNobodyStalls(t *testing.T) {
 
 func TestKeysCountForTheBoundOfTheMemoryStore(t *testing.T) {
 	const bound = 1 << 20
-	s, err := cache.NewMemoryStore(&cache.MemoryOptions{MaxBytes: bound})
-	require.NoError(t, err)
-	e, err := cache.NewEngine(s, &cache.Options{Logger: quiet})
+	s := cache.NewMemoryStore(&cache.MemoryOptions{MaxBytes: bound})
+	e, err := cache.New(s, &cache.Options{Logger: quiet})
 	require.NoError(t, err)
 	var before, after runtime.MemStats
 	runtime.GC()

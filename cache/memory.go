@@ -44,8 +44,9 @@ type memoryEntry struct {
 	stored time.Time
 }
 
-// NewMemoryStore returns an empty store. Nil options mean the defaults.
-func NewMemoryStore(o *MemoryOptions) (*MemoryStore, error) {
+// NewMemoryStore returns an empty store. Nil options mean the defaults. It panics
+// if they are invalid, which is a mistake in the program.
+func NewMemoryStore(o *MemoryOptions) *MemoryStore {
 	if o == nil {
 		o = &MemoryOptions{}
 	}
@@ -54,9 +55,9 @@ func NewMemoryStore(o *MemoryOptions) (*MemoryStore, error) {
 		maxBytes = defaultMaxBytes
 	}
 	if maxBytes < 0 {
-		return nil, fmt.Errorf("cache: MemoryOptions.MaxBytes is %d, it must not be negative", maxBytes)
+		panic(fmt.Sprintf("cache: MemoryOptions.MaxBytes is %d, it must not be negative", maxBytes))
 	}
-	entries, err := otter.New(&otter.Options[string, memoryEntry]{
+	entries := otter.Must(&otter.Options[string, memoryEntry]{
 		MaximumWeight: uint64(maxBytes),
 		Weigher: func(key string, e memoryEntry) uint32 {
 			return uint32(min(len(key)+len(e.Data)+entryOverhead, math.MaxUint32))
@@ -64,14 +65,11 @@ func NewMemoryStore(o *MemoryOptions) (*MemoryStore, error) {
 		// In place: a caller sees the bound kept when its call returns.
 		Executor: func(fn func()) { fn() },
 	})
-	if err != nil {
-		return nil, fmt.Errorf("cache: %w", err)
-	}
 	return &MemoryStore{
 		entries:  entries,
 		fills:    ttlmap.New[string, uint64](),
 		watchers: make(map[string]map[chan struct{}]struct{}),
-	}, nil
+	}
 }
 
 // Get implements Store.

@@ -15,10 +15,7 @@ import (
 
 func Example() {
 	// In a cluster: rediscache.New(rdb, nil) and redislock.New(rdb, nil).
-	store, err := cache.NewMemoryStore(nil)
-	if err != nil {
-		log.Fatal(err)
-	}
+	store := cache.NewMemoryStore(nil)
 	locker, err := lock.New(lock.NewMemoryStore(), nil)
 	if err != nil {
 		log.Fatal(err)

@@ -82,7 +82,7 @@ func New(store cache.Store, o *Options) (*Cache, error) {
 		faults = append(faults, fmt.Errorf("responsecache: Options.MaxBody is %d, it must not be negative", c.maxBody))
 	}
 	var err error
-	c.engine, err = cache.NewEngine(store, &cache.Options{
+	c.engine, err = cache.New(store, &cache.Options{
 		Locker:       o.Locker,
 		LeaseTTL:     o.LeaseTTL,
 		WaitTimeout:  o.WaitTimeout,

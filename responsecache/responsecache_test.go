@@ -31,9 +31,7 @@ type stores struct {
 
 func memoryStores(t testing.TB) stores {
 	t.Helper()
-	c, err := cache.NewMemoryStore(nil)
-	require.NoError(t, err)
-	return stores{cache: c, lock: lock.NewMemoryStore()}
+	return stores{cache: cache.NewMemoryStore(nil), lock: lock.NewMemoryStore()}
 }
 
 func redisStores(t testing.TB, rdb redis.UniversalClient) stores {

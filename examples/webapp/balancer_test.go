@@ -108,11 +108,7 @@ func TestBalancerNeverRepeats(t *testing.T) {
 }
 
 func TestEdge(t *testing.T) {
-	stores, err := inProcess()
-	if err != nil {
-		t.Fatal(err)
-	}
-	n, err := newNode(nodeConfig{name: "n"}, stores, slog.New(slog.DiscardHandler))
+	n, err := newNode(nodeConfig{name: "n"}, inProcess(), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -130,7 +130,7 @@ func (a *app) openStores(ctx context.Context) (s *stores, err error) {
 	if a.redis != "" {
 		s, err = onRedis(ctx, a.redis)
 	} else {
-		s, err = inProcess()
+		s = inProcess()
 	}
 	if err == nil {
 		a.stores = append(a.stores, s)

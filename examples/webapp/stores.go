@@ -37,19 +37,15 @@ type stores struct {
 }
 
 // inProcess returns stores in the memory of this process.
-func inProcess() (*stores, error) {
-	pages, err := cache.NewMemoryStore(nil)
-	if err != nil {
-		return nil, err
-	}
+func inProcess() *stores {
 	return &stores{
 		sessions: session.NewMemoryStore(),
-		pages:    pages,
+		pages:    cache.NewMemoryStore(nil),
 		locks:    lock.NewMemoryStore(),
 		limits:   ratelimit.NewMemoryStore(),
 		ping:     func(context.Context) error { return nil },
 		close:    func() error { return nil },
-	}, nil
+	}
 }
 
 // onRedis returns stores on Redis, over a client of their own.
