@@ -69,9 +69,9 @@ else
   -- A rotation whose answer was lost arrives again with the old digest.
   local accepted = d and (d == digest or rotate == d or (p == digest and g and now < g))
   -- Without a TTL, or with metadata that this script did not write, it is no
-  -- session.
+  -- session. In its last millisecond a key has 0 left and is still there.
   if not accepted or not (n and c and idle and absolute and size and number(fields[9]))
-    or redis.call('PTTL', key) <= 0 then
+    or redis.call('PTTL', key) < 0 then
     return GONE
   end
 end

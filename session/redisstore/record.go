@@ -25,7 +25,8 @@ const (
 )
 
 // parseRecord makes a Record of a hash and the time that its key has left, or
-// the zero Record, for State Missing, if commit.lua did not write it so.
+// the zero Record, for State Missing, if commit.lua did not write it so. In its
+// last millisecond a key has 0 left and is still there, for every command.
 func parseRecord(fields map[string]string, left time.Duration, state session.State) session.Record {
 	var bad bool
 	number := func(field string) int64 {
@@ -37,7 +38,7 @@ func parseRecord(fields map[string]string, left time.Duration, state session.Sta
 	version, created, expires := number(fieldVersion), number(fieldCreated), number(fieldExpires)
 	idle, absolute := number(fieldIdle), number(fieldAbsolute)
 	_ = number(fieldSize)
-	if bad || left <= 0 {
+	if bad || left < 0 {
 		return session.Record{}
 	}
 
