@@ -168,7 +168,7 @@ func (s *Store) Purge(ctx context.Context, key string) error {
 
 // Watch implements cache.Store.
 func (s *Store) Watch(ctx context.Context, key string) (<-chan struct{}, func(), error) {
-	changed, stop, err := s.hub.Watch(ctx, s.names(key).channel)
+	changed, stop, err := s.hub.Watch(ctx, s.names(key).channel, "")
 	if err != nil {
 		return nil, nil, fault(ctx, "watch", err)
 	}

@@ -42,13 +42,13 @@ func TestASubscriptionThatFailsToBeSentIsSentAgain(t *testing.T) {
 	defer rdb.Close()
 	h := push.New(rdb)
 	p := redistest.Prefix(t)
-	_, stop, err := h.Watch(t.Context(), p+"first")
+	_, stop, err := h.Watch(t.Context(), p+"first", "")
 	require.NoError(t, err)
 	defer stop()
 	fail.Store(true)
 	for range 3 {
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
-		_, stop2, err := h.Watch(ctx, p+"second")
+		_, stop2, err := h.Watch(ctx, p+"second", "")
 		cancel()
 		if err != nil {
 			t.Errorf("Watch: %v", err)

@@ -49,13 +49,16 @@ func New(client Subscriber) *Hub {
 
 // Watch subscribes to channel and returns once the server has confirmed it, so
 // that no message published after that is missed while the connection stands.
+// An empty message is for all watchers of the channel, any other one for those
+// whose name it is.
+//
 // woken has room for one value; several messages may come as one. stop ends the
 // watch and may be called more than once. ctx bounds the call only: with Redis
 // away, Watch waits for it until ctx ends.
-func (h *Hub) Watch(ctx context.Context, channel string) (woken <-chan struct{}, stop func(), err error) {
+func (h *Hub) Watch(ctx context.Context, channel, name string) (woken <-chan struct{}, stop func(), err error) {
 	wake := make(chan struct{}, 1)
-	c, t := h.join(channel, wake) //nolint:contextcheck // the connection outlives the call that opens it
-	stop = sync.OnceFunc(func() { h.leave(t, wake) })
+	c, t := h.join(channel, name, wake) //nolint:contextcheck // the connection outlives the call that opens it
+	stop = sync.OnceFunc(func() { h.leave(t, name, wake) })
 	select {
 	case <-t.confirmed:
 		return wake, stop, nil
@@ -68,7 +71,7 @@ func (h *Hub) Watch(ctx context.Context, channel string) (woken <-chan struct{},
 	return nil, nil, fmt.Errorf("push: subscribe: %w", err)
 }
 
-func (h *Hub) join(channel string, wake chan struct{}) (*conn, *topic) {
+func (h *Hub) join(channel, name string, wake chan struct{}) (*conn, *topic) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	c := h.conn
@@ -86,18 +89,24 @@ func (h *Hub) join(channel string, wake chan struct{}) (*conn, *topic) {
 	}
 	t := c.topics[channel]
 	if t == nil {
-		t = &topic{watchers: make(map[chan struct{}]struct{}), confirmed: make(chan struct{})}
+		t = &topic{watchers: make(map[string]map[chan struct{}]struct{}), confirmed: make(chan struct{})}
 		c.topics[channel] = t
 		wakeUp(c.kick)
 	}
-	t.watchers[wake] = struct{}{}
+	if t.watchers[name] == nil {
+		t.watchers[name] = make(map[chan struct{}]struct{})
+	}
+	t.watchers[name][wake] = struct{}{}
 	return c, t
 }
 
-func (h *Hub) leave(t *topic, wake chan struct{}) {
+func (h *Hub) leave(t *topic, name string, wake chan struct{}) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	delete(t.watchers, wake)
+	delete(t.watchers[name], wake)
+	if len(t.watchers[name]) == 0 {
+		delete(t.watchers, name)
+	}
 	if len(t.watchers) == 0 {
 		t.idleSince = time.Now()
 	}
@@ -116,7 +125,7 @@ type conn struct {
 
 // topic is one channel of Redis and those who watch it.
 type topic struct {
-	watchers  map[chan struct{}]struct{}
+	watchers  map[string]map[chan struct{}]struct{} // by name
 	asked     bool          // a SUBSCRIBE for it was sent
 	confirmed chan struct{} // closed when the server has confirmed it
 	idleSince time.Time     // valid without watchers
@@ -132,7 +141,13 @@ func (t *topic) isConfirmed() bool {
 }
 
 func (t *topic) wakeAll() {
-	for w := range t.watchers {
+	for name := range t.watchers {
+		t.wake(name)
+	}
+}
+
+func (t *topic) wake(name string) {
+	for w := range t.watchers[name] {
 		wakeUp(w)
 	}
 }
@@ -151,8 +166,12 @@ func (c *conn) listen() {
 		c.hub.mu.Lock()
 		switch e := event.(type) {
 		case *redis.Message:
-			if t := c.topics[e.Channel]; t != nil {
+			switch t := c.topics[e.Channel]; {
+			case t == nil:
+			case e.Payload == "":
 				t.wakeAll()
+			default:
+				t.wake(e.Payload)
 			}
 		case *redis.Subscription:
 			t := c.topics[e.Channel]

@@ -34,7 +34,7 @@ func watch(t *testing.T, h *push.Hub, channel string) (<-chan struct{}, func()) 
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	woken, stop, err := h.Watch(ctx, channel)
+	woken, stop, err := h.Watch(ctx, channel, "")
 	require.NoError(t, err)
 	t.Cleanup(stop)
 	return woken, stop
@@ -52,6 +52,36 @@ func TestEveryWatcherOfAChannelIsWokenAndNoOther(t *testing.T) {
 		awaitWake(t, a1)
 		awaitWake(t, a2)
 		assert.Empty(t, b, "a message on one channel must not wake watchers of another")
+	})
+}
+
+func TestAMessageWakesThoseOfItsNameAndAnEmptyOneAll(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+		channel := redistest.Prefix(t) + "c"
+		h := push.New(rdb)
+		named := func(name string) <-chan struct{} {
+			woken, stop, err := h.Watch(t.Context(), channel, name)
+			require.NoError(t, err)
+			t.Cleanup(stop)
+			return woken
+		}
+		a1, a2, b, none := named("a"), named("a"), named("b\x00 \xff"), named("")
+		publish := func(message string) {
+			t.Helper()
+			require.NoError(t, rdb.Publish(t.Context(), channel, message).Err())
+		}
+		publish("a")
+		awaitWake(t, a1)
+		awaitWake(t, a2)
+		publish("b\x00 \xff")
+		awaitWake(t, b)
+		for _, w := range []<-chan struct{}{a1, a2, none} {
+			assert.Empty(t, w, "a message for others")
+		}
+		publish("")
+		for _, w := range []<-chan struct{}{a1, a2, b, none} {
+			awaitWake(t, w)
+		}
 	})
 }
 
@@ -109,7 +139,7 @@ func TestWatchEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	began := time.Now()
-	_, _, err := push.New(rdb).Watch(ctx, "c")
+	_, _, err := push.New(rdb).Watch(ctx, "c", "")
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	assert.Less(t, time.Since(began), patience)
 	server.Continue(t)
@@ -137,7 +167,7 @@ func TestClosingTheClientEndsTheHub(t *testing.T) {
 	awaitWake(t, woken)
 	goleak.VerifyNone(t, before)
 
-	_, _, err := h.Watch(t.Context(), "c")
+	_, _, err := h.Watch(t.Context(), "c", "")
 	require.ErrorContains(t, err, "closed")
 	goleak.VerifyNone(t, before)
 }
