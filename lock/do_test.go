@@ -58,7 +58,7 @@ func TestDoRunsUnderTheLease(t *testing.T) {
 
 func TestDoSaysThatTheLeaseWasLost(t *testing.T) {
 	eachDo(t, func(t *testing.T, store *faulty, locker *lock.Locker, do doer) {
-		store.extend = func(context.Context, string, string, time.Duration) (bool, error) { return false, errDown }
+		store.extend = func(context.Context, lock.Request) (bool, error) { return false, errDown }
 		err := do(t.Context(), "n", time.Second, func(ctx context.Context, _ uint64) error {
 			<-ctx.Done()
 			assert.ErrorIs(t, context.Cause(ctx), lock.ErrLost)
@@ -114,7 +114,7 @@ func TestDoKeepsTheLeaseUntilFnReturns(t *testing.T) {
 
 func TestDoDoesNotWaitForAStoreThatHangs(t *testing.T) {
 	eachDo(t, func(t *testing.T, store *faulty, _ *lock.Locker, do doer) {
-		store.release = func(ctx context.Context, _, _ string) (bool, error) { <-ctx.Done(); return false, ctx.Err() }
+		store.release = func(ctx context.Context, _ lock.Request) (bool, error) { <-ctx.Done(); return false, ctx.Err() }
 		began := time.Now()
 		err := do(t.Context(), "n", time.Hour, func(context.Context, uint64) error { return nil })
 		require.NoError(t, err, "the work was done under the lease, which ends by itself")

@@ -14,6 +14,26 @@
 // it until the work is done. It is how long everybody else waits after a holder
 // died. A few seconds to a minute are usual.
 //
+// # Kinds of leases
+//
+// The leases of a [Locker] are exclusive. [Locker.Shared] returns one for those
+// who only read: their leases exclude the exclusive ones, and not one another.
+// [Locker.Semaphore] returns one of whose leases n can be held at a time. Each
+// lease has its own TTL: the permit of a holder that died comes back by itself.
+//
+// # Waiting
+//
+// Whoever waits has a place in the store's queue and is woken when its turn comes.
+// Nobody polls, and a release wakes only the one whose turn it is. Those who wait
+// for the same lease in the same process, from the same Locker and with the same
+// TTL, stand in line there: one of them asks the store, and a lease that is
+// released is handed on to the next in line without the store, for 20 ms at most,
+// before others have their turn. [Locker.Fair] gives that up for the order in
+// which the store heard of each.
+//
+// A waiter whose context ends leaves the queue. One that dies keeps its place for
+// 1.9 s, and delays those behind it for so long at most.
+//
 // # What a lease promises
 //
 // As long as the store keeps its data and no process is paused, no two hold the
@@ -27,9 +47,10 @@
 //   - A lease that is gone from the store is reported at the next renewal, and
 //     never taken again behind the holder's back.
 //   - Fencing tokens grow from lease to lease, also when the store has lost its
-//     data in between.
+//     data in between. Those of permits that are held at the same time differ too,
+//     but do not fence: an earlier holder of one may be a rightful one.
 //   - A holder that dies keeps others out for its TTL at most. A waiter learns of
-//     a release by a push; if the push is lost, it asks again after 2 s, or when
+//     a release by a push; if the push is lost, it asks again after 0.9 s, or when
 //     the lease of the holder ends, if that is sooner.
 //
 // Only the store's clock decides when a lease ends there, and only differences of

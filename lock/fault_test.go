@@ -3,6 +3,7 @@ package lock_test
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,38 +17,58 @@ var errDown = errors.New("the store is down")
 // the store beneath.
 type faulty struct {
 	lock.Store
+	steps
+
+	mu sync.Mutex // guards steps once others use the store
+}
+
+type steps struct {
 	try     func(context.Context, lock.Request) (lock.Grant, error)
-	extend  func(ctx context.Context, name, owner string, ttl time.Duration) (bool, error)
-	release func(ctx context.Context, name, owner string) (bool, error)
-	watch   func(ctx context.Context, name string) (<-chan struct{}, func(), error)
+	extend  func(context.Context, lock.Request) (bool, error)
+	release func(context.Context, lock.Request) (bool, error)
+	watch   func(ctx context.Context, name, owner string) (<-chan struct{}, func(), error)
+}
+
+// change changes steps while others use the store.
+func (f *faulty) change(to func(*steps)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	to(&f.steps)
+}
+
+// now returns what step is at present.
+func now[F any](f *faulty, step *F) F {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return *step
 }
 
 func (f *faulty) TryAcquire(ctx context.Context, req lock.Request) (lock.Grant, error) {
-	if f.try != nil {
-		return f.try(ctx, req)
+	if try := now(f, &f.try); try != nil {
+		return try(ctx, req)
 	}
 	return f.Store.TryAcquire(ctx, req)
 }
 
-func (f *faulty) Extend(ctx context.Context, name, owner string, ttl time.Duration) (bool, error) {
-	if f.extend != nil {
-		return f.extend(ctx, name, owner, ttl)
+func (f *faulty) Extend(ctx context.Context, req lock.Request) (bool, error) {
+	if extend := now(f, &f.extend); extend != nil {
+		return extend(ctx, req)
 	}
-	return f.Store.Extend(ctx, name, owner, ttl)
+	return f.Store.Extend(ctx, req)
 }
 
-func (f *faulty) Release(ctx context.Context, name, owner string) (bool, error) {
-	if f.release != nil {
-		return f.release(ctx, name, owner)
+func (f *faulty) Release(ctx context.Context, req lock.Request) (bool, error) {
+	if release := now(f, &f.release); release != nil {
+		return release(ctx, req)
 	}
-	return f.Store.Release(ctx, name, owner)
+	return f.Store.Release(ctx, req)
 }
 
-func (f *faulty) Watch(ctx context.Context, name string) (<-chan struct{}, func(), error) {
-	if f.watch != nil {
-		return f.watch(ctx, name)
+func (f *faulty) Watch(ctx context.Context, name, owner string) (<-chan struct{}, func(), error) {
+	if watch := now(f, &f.watch); watch != nil {
+		return watch(ctx, name, owner)
 	}
-	return f.Store.Watch(ctx, name)
+	return f.Store.Watch(ctx, name, owner)
 }
 
 func newFaulty(t *testing.T) (*faulty, *lock.Locker) {

@@ -3,119 +3,227 @@ package lock
 import (
 	"context"
 	"math/rand/v2"
+	"sync"
 	"time"
 )
 
-// keep starts the timers of a lease. No goroutine runs for it between renewals.
+const (
+	// maxHandedOn is how many times a hold is handed on within the process
+	// before it goes back to the store, and how many tokens are asked for that.
+	maxHandedOn = 63
+	// handOnFor is for how long after it was acquired a hold is handed on
+	// within the process. Others wait in the store meanwhile.
+	handOnFor = 20 * time.Millisecond
+)
+
+// A hold is a lease in the store and the keeping of it. It belongs to one Lease
+// at a time: to the one that acquired it, and then to those to whom it is handed
+// on within the process.
+type hold struct {
+	locker  *Locker
+	req     Request
+	line    lineKey
+	granted time.Time // when the store's answer was there
+
+	mu       sync.Mutex
+	state    state
+	lease    *Lease             // whose it is
+	handedOn uint64             // how many times
+	inLine   bool               // it may be handed on to those who wait in the line
+	baton    bool               // it has the baton of the line
+	deadline time.Time          // up to which the store has confirmed the hold
+	loss     *time.Timer        // fires at deadline
+	renewal  *time.Timer        // fires when it is time to renew
+	renewing chan struct{}      // closed when the renewal under way ends; nil without one
+	cancel   context.CancelFunc // of the renewal under way
+}
+
+type state uint8
+
+const (
+	live     state = iota
+	passedOn       // another Lease has the hold now
+	released       // by its holder
+	lost           // not confirmed in time; the store may still hold it
+	gone           // the store says that it is not ours any more
+)
+
+// keep starts the timers of a hold. No goroutine runs for it between renewals.
 // The loss has a timer of its own, so that it comes on time whatever a renewal
 // waits for.
-func (l *Lease) keep() {
-	l.mu.Lock() // a timer that fires at once must find both
-	defer l.mu.Unlock()
-	l.loss = time.AfterFunc(time.Until(l.deadline), l.expire)
-	l.renewal = time.AfterFunc(l.untilRenewal(), l.renew)
+func (h *hold) keep() {
+	h.mu.Lock() // a timer that fires at once must find both
+	defer h.mu.Unlock()
+	h.loss = time.AfterFunc(time.Until(h.deadline), h.expire)
+	h.renewal = time.AfterFunc(h.untilRenewal(), h.renew)
 }
 
 // untilRenewal returns a bit less than a third of the TTL, differently long each
 // time, so that leases that were acquired together are not renewed together.
-func (l *Lease) untilRenewal() time.Duration {
-	third := l.req.TTL / 3
+func (h *hold) untilRenewal() time.Duration {
+	third := h.req.TTL / 3
 	return third - rand.N(third/5+1)
 }
 
-// untilRetry is short enough for several tries before the lease is lost, and
-// long enough not to hammer a store that is in trouble.
-func (l *Lease) untilRetry() time.Duration {
-	return l.req.TTL/30 + rand.N(l.req.TTL/30+1)
+// untilRetry is short enough for several tries before the hold is lost, and long
+// enough not to hammer a store that is in trouble.
+func (h *hold) untilRetry() time.Duration {
+	return h.req.TTL/30 + rand.N(h.req.TTL/30+1)
 }
 
-// expire ends a lease that has not been confirmed in time.
-func (l *Lease) expire() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.state != live {
+// expire ends a hold that has not been confirmed in time.
+func (h *hold) expire() {
+	h.mu.Lock()
+	lease := h.lease
+	if h.state != live {
+		h.mu.Unlock()
 		return
 	}
-	if left := time.Until(l.deadline); left > 0 { // confirmed just now
-		l.loss.Reset(left)
+	if left := time.Until(h.deadline); left > 0 { // confirmed just now
+		h.loss.Reset(left)
+		h.mu.Unlock()
 		return
 	}
-	l.end(lost)
+	h.end(lost)
+	h.mu.Unlock()
+	lease.observe(Lost, nil)
 }
 
-// renew asks the store once to extend the lease, and sets the timer for the next
-// time. There is never more than one renewal of a lease under way.
-func (l *Lease) renew() {
-	l.mu.Lock()
+// renew asks the store once to extend the hold, and sets the timer for the next
+// time. There is never more than one renewal of a hold under way.
+func (h *hold) renew() {
+	h.mu.Lock()
 	asked := time.Now()
-	if l.state != live || !asked.Before(l.deadline) { // the latter is expire's to say
-		l.mu.Unlock()
+	if h.state != live || !asked.Before(h.deadline) { // the latter is expire's to say
+		h.mu.Unlock()
 		return
 	}
 	// A request that is lost must leave time for others before the deadline.
-	until := asked.Add(l.req.TTL / 3)
-	if l.deadline.Before(until) {
-		until = l.deadline
+	until := asked.Add(h.req.TTL / 3)
+	if h.deadline.Before(until) {
+		until = h.deadline
 	}
+	lease := h.lease
+	ctx, cancel := context.WithDeadline(lease.values, until)
 	done := make(chan struct{})
-	l.renewing = done
-	l.mu.Unlock()
+	h.renewing, h.cancel = done, cancel
+	h.mu.Unlock()
 
-	ctx, cancel := context.WithDeadline(l.requests, until)
-	ours, err := l.locker.store.Extend(ctx, l.req.Name, l.req.Owner, l.req.TTL)
+	ours, err := h.locker.store.Extend(ctx, h.req)
 	cancel()
 
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.renewing = nil
+	answered := time.Now()
+	h.mu.Lock()
+	h.renewing, h.cancel = nil, nil
 	close(done)
-	switch now := time.Now(); {
-	case l.state != live:
-	case !now.Before(l.deadline):
-		l.end(lost) // expire is late; the answer does not bring the lease back
+	before := h.state
+	switch {
+	case h.state != live:
+	case !answered.Before(h.deadline):
+		h.end(lost) // expire is late; the answer does not bring the hold back
 	case err != nil:
 		// It may have been extended, but only what is confirmed counts.
-		l.renewal.Reset(l.untilRetry())
+		h.renewal.Reset(h.untilRetry())
 	case !ours:
-		l.end(gone)
+		h.end(gone)
 	default:
-		l.deadline = asked.Add(l.locker.reliable(l.req.TTL))
-		l.loss.Reset(time.Until(l.deadline))
-		l.renewal.Reset(l.untilRenewal())
+		h.deadline = asked.Add(h.locker.reliable(h.req.TTL))
+		h.loss.Reset(time.Until(h.deadline))
+		h.renewal.Reset(h.untilRenewal())
+	}
+	after, lease := h.state, h.lease
+	h.mu.Unlock()
+
+	switch {
+	case before != live: // it was released meanwhile
+	case after != live:
+		lease.observe(Lost, err)
+	default:
+		h.locker.event(lease.values, Event{Kind: Renewed, Name: h.req.Name, Token: lease.token, Took: answered.Sub(asked), Err: err})
 	}
 }
 
-// stop ends the keeping of the lease for its release. It returns what state it
-// was in, and the channel of a renewal that is under way.
-func (l *Lease) stop() (was state, renewing <-chan struct{}) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.state == live && !time.Now().Before(l.deadline) {
-		l.end(lost) // expire is late
+// stop ends what l has of the hold: it is handed on within the process, or no
+// longer kept, and to be released in the store. stop returns what state it was
+// in, and the channel of a renewal that is under way.
+func (h *hold) stop(l *Lease) (was state, renewing <-chan struct{}) {
+	h.mu.Lock()
+	if h.lease != l {
+		h.mu.Unlock()
+		return passedOn, nil
 	}
-	was = l.state
+	overdue := h.state == live && !time.Now().Before(h.deadline)
+	if overdue {
+		h.end(lost) // expire is late
+	}
+	was, renewing = h.state, h.renewing
 	if was == live {
-		l.end(released)
+		if h.handOn() {
+			h.mu.Unlock()
+			l.end(nil)
+			return passedOn, nil
+		}
+		h.end(released)
 	}
-	return was, l.renewing
+	h.mu.Unlock()
+	if overdue {
+		l.observe(Lost, nil)
+	}
+	return was, renewing
 }
 
-// left returns for how long the lease is confirmed.
-func (l *Lease) left() time.Duration {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return time.Until(l.deadline)
+// handOn gives the hold to the next in line, if there is one and the hold may
+// stay in this process. It is called with mu held.
+//
+// The tokens that were asked for are enough. They are given out no faster than
+// the store's clock goes, in microseconds: if the store loses its data, what it
+// gives out next, by its clock, is larger all the same.
+func (h *hold) handOn() bool {
+	held := time.Since(h.granted)
+	if !h.inLine || h.handedOn >= maxHandedOn || held >= handOnFor || h.handedOn >= uint64(held.Microseconds()) {
+		return false
+	}
+	return h.locker.lines.handOn(h.line, func(parent context.Context) *Lease {
+		h.handedOn++
+		h.lease = newLease(h, parent, h.lease.token+1)
+		return h.lease
+	})
 }
 
-// end is called with mu held, once.
-func (l *Lease) end(next state) {
-	l.state = next
-	l.loss.Stop()
-	l.renewal.Stop()
+// passBaton says that the next in line may ask the store, if that is up to this
+// hold.
+func (h *hold) passBaton() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.baton {
+		h.baton = false
+		h.locker.lines.next(h.line)
+	}
+}
+
+// left returns for how long the hold is confirmed.
+func (h *hold) left() time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return time.Until(h.deadline)
+}
+
+// end is called with mu held, once. A hold that was released keeps the baton
+// until the store knows of it, so that the next one need not ask twice.
+func (h *hold) end(next state) {
+	h.state = next
+	h.loss.Stop()
+	h.renewal.Stop()
+	if h.cancel != nil {
+		h.cancel()
+	}
 	if next == released {
-		l.endCtx(nil)
-	} else {
-		l.endCtx(ErrLost)
+		h.lease.end(nil)
+		return
 	}
-	l.endRequests(nil)
+	h.lease.end(ErrLost)
+	if h.baton {
+		h.baton = false
+		h.locker.lines.next(h.line)
+	}
 }

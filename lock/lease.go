@@ -4,57 +4,37 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 )
 
-// A Lease is a lock that is held for as long as it is renewed, which the Lease
-// does by itself every third of its TTL. Whoever got one must call Release.
+// A Lease is a lock that is held for as long as it is renewed, which happens by
+// itself every third of its TTL. Whoever got one must call Release.
 //
 // A Lease is safe for concurrent use.
 type Lease struct {
-	locker *Locker
-	req    Request
-	token  uint64
+	hold  *hold
+	token uint64
+	since time.Time
 
-	// ctx is what the holder works under. requests is for the renewals: it
-	// carries the same values and ends with the lease, but not with the
-	// holder's own context.
-	ctx, requests       context.Context
-	endCtx, endRequests context.CancelCauseFunc
-
-	mu       sync.Mutex
-	state    state
-	deadline time.Time     // up to which the store has confirmed the lease
-	loss     *time.Timer   // fires at deadline
-	renewal  *time.Timer   // fires when it is time to renew
-	renewing chan struct{} // closed when the renewal under way ends; nil without one
+	// ctx is what the holder works under. values carries the same values, and
+	// does not end.
+	ctx, values context.Context
+	end         context.CancelCauseFunc
 
 	releasing chan struct{} // guards what follows; a mutex to wait for with a context
 	settled   bool          // Release has its final answer,
 	result    error         // which is this
 }
 
-type state uint8
-
-const (
-	live     state = iota
-	released       // by its holder
-	lost           // not confirmed in time; the store may still hold it
-	gone           // the store says that it is not ours any more
-)
-
-func newLease(parent context.Context, locker *Locker, req Request, token uint64, deadline time.Time) *Lease {
+func newLease(h *hold, parent context.Context, token uint64) *Lease {
 	l := &Lease{
-		locker:    locker,
-		req:       req,
+		hold:      h,
 		token:     token,
-		deadline:  deadline,
+		since:     time.Now(),
+		values:    context.WithoutCancel(parent),
 		releasing: make(chan struct{}, 1),
 	}
-	l.ctx, l.endCtx = context.WithCancelCause(parent)
-	l.requests, l.endRequests = context.WithCancelCause(context.WithoutCancel(parent))
-	l.keep()
+	l.ctx, l.end = context.WithCancelCause(parent)
 	return l
 }
 
@@ -68,7 +48,7 @@ func (l *Lease) Context() context.Context { return l.ctx }
 // of the name.
 func (l *Lease) Token() uint64 { return l.token }
 
-// Release ends the lease and its context and wakes those who wait for it. It
+// Release ends the lease and its context and lets those in who wait for it. It
 // returns nil if the lease was held until now, and an error that matches
 // [ErrLost] if it was gone before. Calling it again changes nothing and returns
 // the same.
@@ -78,21 +58,25 @@ func (l *Lease) Token() uint64 { return l.token }
 // bounds the call. It should not be one that has ended: the lease is then
 // released in the background, and the error is ctx's.
 func (l *Lease) Release(ctx context.Context) error {
-	was, renewing := l.stop()
+	was, renewing := l.hold.stop(l)
 	select {
 	case l.releasing <- struct{}{}:
 	default: // another Release is under way
 		select {
 		case l.releasing <- struct{}{}:
 		case <-ctx.Done():
-			return fmt.Errorf("lock: release %.64q: %w", l.req.Name, ctx.Err())
+			return fmt.Errorf("lock: release %.64q: %w", l.hold.req.Name, ctx.Err())
 		}
 	}
 	defer func() { <-l.releasing }()
 	if l.settled {
 		return l.result
 	}
-	err := l.release(ctx, was)
+	var err error
+	if was != passedOn {
+		defer l.hold.passBaton()
+		err = l.release(ctx, was)
+	}
 	if err == nil || errors.Is(err, ErrLost) {
 		l.settled, l.result = true, err
 	}
@@ -105,30 +89,32 @@ func (l *Lease) Release(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}
+	l.observe(Released, err)
 	return err
 }
 
 func (l *Lease) release(ctx context.Context, was state) error {
+	req := l.hold.req
 	if was == gone {
-		return fmt.Errorf("lock: release %.64q: %w", l.req.Name, ErrLost)
+		return fmt.Errorf("lock: release %.64q: %w", req.Name, ErrLost)
 	}
 	// A lease that was not confirmed in time may still stand in the store, and
 	// others would wait for it: it is released like any other.
 	var held bool
 	err := ended(ctx)
 	if err != nil {
-		l.locker.abandon(ctx, l.req)
+		l.hold.locker.abandon(ctx, req)
 	} else {
-		held, err = l.locker.store.Release(ctx, l.req.Name, l.req.Owner)
+		held, err = l.hold.locker.store.Release(ctx, req)
 		if e := ended(ctx); err != nil && e != nil && !errors.Is(err, e) {
 			err = errors.Join(e, err)
 		}
 	}
 	switch {
 	case was == lost || err == nil && !held:
-		return fmt.Errorf("lock: release %.64q: %w", l.req.Name, errors.Join(ErrLost, err))
+		return fmt.Errorf("lock: release %.64q: %w", req.Name, errors.Join(ErrLost, err))
 	case err != nil:
-		return fmt.Errorf("lock: release %.64q, which ends by itself within %v: %w", l.req.Name, l.req.TTL, err)
+		return fmt.Errorf("lock: release %.64q, which ends by itself within %v: %w", req.Name, req.TTL, err)
 	}
 	return nil
 }
@@ -136,11 +122,23 @@ func (l *Lease) release(ctx context.Context, was state) error {
 // run runs fn under the lease and releases it, also if fn panics or ctx has ended.
 func (l *Lease) run(ctx context.Context, fn func(ctx context.Context, token uint64) error) (err error) {
 	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(cleanUp, l.left()))
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(cleanUp, l.hold.left()))
 		defer cancel()
 		if e := l.Release(ctx); errors.Is(e, ErrLost) && !errors.Is(err, ErrLost) {
 			err = errors.Join(err, e)
 		}
 	}()
 	return fn(l.ctx, l.token) //nolint:contextcheck // l.ctx is a child of ctx
+}
+
+// discard releases a lease that came too late for the one who asked for it.
+func (l *Lease) discard(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, cleanUp)
+	defer cancel()
+	_ = l.Release(ctx) // it ends by itself if that fails
+}
+
+// observe tells of an event of which Took is how long the lease was held.
+func (l *Lease) observe(kind EventKind, err error) {
+	l.hold.locker.event(l.values, Event{Kind: kind, Name: l.hold.req.Name, Token: l.token, Took: time.Since(l.since), Err: err})
 }

@@ -41,14 +41,14 @@ func TestTheContextEndsAtTheConfirmedDeadlineIfTheStoreNeverAnswers(t *testing.T
 		hung := make(chan struct{})
 		var confirmed time.Time // when the last renewal that was answered was asked for
 		renewals := 0
-		store.extend = func(ctx context.Context, name, owner string, ttl time.Duration) (bool, error) {
+		store.extend = func(ctx context.Context, req lock.Request) (bool, error) {
 			if renewals++; renewals > 3 {
 				<-hung // not even when its context ends
 				return true, nil
 			}
 			confirmed = time.Now()
 			time.Sleep(100 * time.Millisecond) // the answer is slow, and does not count from its coming
-			return store.Store.Extend(ctx, name, owner, ttl)
+			return store.Store.Extend(ctx, req)
 		}
 		lease, err := locker.TryAcquire(t.Context(), "n", time.Second)
 		require.NoError(t, err)
@@ -68,12 +68,12 @@ func TestARenewalThatIsNotAnsweredLeavesTimeForOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store, locker := newFaulty(t)
 		renewals := 0
-		store.extend = func(ctx context.Context, name, owner string, ttl time.Duration) (bool, error) {
+		store.extend = func(ctx context.Context, req lock.Request) (bool, error) {
 			if renewals++; renewals%2 == 1 {
 				<-ctx.Done() // lost on the way
 				return false, ctx.Err()
 			}
-			return store.Store.Extend(ctx, name, owner, ttl)
+			return store.Store.Extend(ctx, req)
 		}
 		lease, err := locker.TryAcquire(t.Context(), "n", time.Second)
 		require.NoError(t, err)
@@ -88,11 +88,11 @@ func TestTransientErrorsAreRetriedUntilTheDeadline(t *testing.T) {
 		store, locker := newFaulty(t)
 		asked := 0
 		healthy := time.Now().Add(900 * time.Millisecond)
-		store.extend = func(ctx context.Context, name, owner string, ttl time.Duration) (bool, error) {
+		store.extend = func(ctx context.Context, req lock.Request) (bool, error) {
 			if asked++; time.Now().Before(healthy) {
 				return false, errDown
 			}
-			return store.Store.Extend(ctx, name, owner, ttl)
+			return store.Store.Extend(ctx, req)
 		}
 		lease, err := locker.TryAcquire(t.Context(), "n", time.Second)
 		require.NoError(t, err)
@@ -114,7 +114,7 @@ func TestALostLeaseIsNeverTakenAgain(t *testing.T) {
 		}
 		lease, err := locker.TryAcquire(t.Context(), "n", time.Minute)
 		require.NoError(t, err)
-		_, err = store.Store.Release(t.Context(), "n", owner) // as FLUSHALL does, or a failover
+		_, err = store.Store.Release(t.Context(), lock.Request{Name: "n", Owner: owner}) // as FLUSHALL does, or a failover
 		require.NoError(t, err)
 
 		lost := time.Now()
@@ -131,7 +131,7 @@ func TestALostLeaseIsNeverTakenAgain(t *testing.T) {
 func TestReleaseSaysWhetherTheLeaseWasGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store, locker := newFaulty(t)
-		store.extend = func(context.Context, string, string, time.Duration) (bool, error) { return false, errDown }
+		store.extend = func(context.Context, lock.Request) (bool, error) { return false, errDown }
 		lease, err := locker.TryAcquire(t.Context(), "n", time.Second)
 		require.NoError(t, err)
 		time.Sleep(2 * time.Second)
@@ -148,10 +148,10 @@ func TestReleaseMayBeCalledAtOnceAndAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store, locker := newFaulty(t)
 		releases := 0
-		store.release = func(ctx context.Context, name, owner string) (bool, error) {
+		store.release = func(ctx context.Context, req lock.Request) (bool, error) {
 			releases++
 			time.Sleep(time.Millisecond)
-			return store.Store.Release(ctx, name, owner)
+			return store.Store.Release(ctx, req)
 		}
 		lease, err := locker.TryAcquire(t.Context(), "n", time.Second)
 		require.NoError(t, err)
@@ -170,7 +170,7 @@ func TestAReleaseThatFailedCanBeRepeated(t *testing.T) {
 		store, locker := newFaulty(t)
 		lease, err := locker.TryAcquire(t.Context(), "n", time.Minute)
 		require.NoError(t, err)
-		store.release = func(context.Context, string, string) (bool, error) { return false, errDown }
+		store.release = func(context.Context, lock.Request) (bool, error) { return false, errDown }
 		err = lease.Release(t.Context())
 		require.ErrorIs(t, err, errDown)
 		require.NotErrorIs(t, err, lock.ErrLost)
@@ -202,7 +202,7 @@ func TestReleaseWithAContextThatHasEnded(t *testing.T) {
 func TestReleaseDoesNotWaitForARenewalThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store, locker := newFaulty(t)
-		store.extend = func(ctx context.Context, _, _ string, _ time.Duration) (bool, error) {
+		store.extend = func(ctx context.Context, _ lock.Request) (bool, error) {
 			<-ctx.Done()
 			return false, ctx.Err()
 		}

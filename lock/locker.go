@@ -1,6 +1,7 @@
 package lock
 
 import (
+	"container/list"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -36,14 +37,29 @@ type Options struct {
 	// before it ends in the store. At least 0 and below 0.5; 0 means the
 	// default of 0.01. Another 2 ms are always taken off.
 	DriftFactor float64
+
+	// Observe is told of every [Event], for logs and metrics. It is called from
+	// the goroutine in which it happens, several at a time, and holds that up
+	// until it returns. The context carries the values of the one that the lease
+	// was asked for with, and does not end. Nil means nobody, and costs nothing.
+	Observe func(context.Context, Event)
 }
 
 // Locker gives out leases. It holds no lease itself and starts no goroutine of
 // its own: it needs no closing. A Locker is safe for concurrent use.
+//
+// The leases of a Locker that [New] returns are exclusive. [Locker.Shared],
+// [Locker.Semaphore] and [Locker.Fair] return Lockers of other kinds.
 type Locker struct {
 	store     Store
 	drift     float64
+	observe   func(context.Context, Event)
 	abandoned chan struct{} // one value for each release in the background
+	lines     *lines
+
+	shared bool
+	limit  int // of shared leases; 0 for none
+	fair   bool
 }
 
 // New returns a Locker on store. All processes that are to exclude one another
@@ -62,17 +78,63 @@ func New(store Store, o *Options) (*Locker, error) {
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
 	}
-	l := &Locker{store: store, drift: o.DriftFactor, abandoned: make(chan struct{}, maxAbandoned)}
+	l := &Locker{
+		store:     store,
+		drift:     o.DriftFactor,
+		observe:   o.Observe,
+		abandoned: make(chan struct{}, maxAbandoned),
+		lines:     &lines{m: make(map[lineKey]*list.List)},
+	}
 	if l.drift == 0 {
 		l.drift = defaultDrift
 	}
 	return l, nil
 }
 
-// TryAcquire takes the lease called name if nobody holds it, and answers at
-// once either way. name has 1 to 512 bytes, whatever they are; ttl is 10 ms or
-// more. The lease is renewed until it is released, so ttl is not how long the
-// work may take, but how long others wait after this process died.
+// Shared returns a Locker whose leases exclude only those of l, and not one
+// another: l and Shared together are a read/write lock, l for those who write and
+// Shared for those who read. Whoever waits is served in the order of coming, so
+// that readers who come all the time do not keep a writer out.
+func (l *Locker) Shared() *Locker {
+	s := *l
+	s.shared, s.limit = true, 0
+	return &s
+}
+
+// Semaphore returns a Locker of which n leases of a name can be held at a time.
+// Each has its own TTL: the permit of a holder that died is free again when that
+// is over. All who use a name must agree on n. An exclusive lease of the same
+// name takes all permits at once. It panics if n is not positive.
+//
+// Tokens tell which permit was given out later. They do not fence: an earlier
+// holder may be a rightful one.
+func (l *Locker) Semaphore(n int) *Locker {
+	if n < 1 {
+		panic(fmt.Sprintf("lock: Semaphore(%d): at least one permit is needed", n))
+	}
+	s := *l
+	s.shared, s.limit = true, n
+	return &s
+}
+
+// Fair returns a Locker like l that serves all who wait, in all processes, in the
+// order in which the store heard of them.
+//
+// Without it, only processes are served in that order. Those who wait within one
+// process hand a lease on among themselves for up to 20 ms, which costs the store
+// nothing. That is faster where many wait, and less fair by those 20 ms.
+//
+// Either way, whoever waits and dies delays those behind by 2 s at most.
+func (l *Locker) Fair() *Locker {
+	f := *l
+	f.fair = true
+	return &f
+}
+
+// TryAcquire takes the lease called name if nobody holds it and nobody waits for
+// it, and answers at once either way. name has 1 to 512 bytes, whatever they are;
+// ttl is 10 ms or more. The lease is renewed until it is released, so ttl is not
+// how long the work may take, but how long others wait after this process died.
 //
 // ctx bounds the call only. The lease's context carries ctx's values, but does
 // not end with it.
@@ -81,22 +143,14 @@ func New(store Store, o *Options) (*Locker, error) {
 // [ErrNotAcquired]. Every other error is a fault of the arguments, of ctx or of
 // the store.
 func (l *Locker) TryAcquire(ctx context.Context, name string, ttl time.Duration) (*Lease, error) {
-	if err := check(name, ttl); err != nil {
-		return nil, err
-	}
-	return l.try(ctx, context.WithoutCancel(ctx), Request{Name: name, Owner: rand.Text(), TTL: ttl})
+	return l.tryAcquire(ctx, context.WithoutCancel(ctx), name, ttl)
 }
 
 // Acquire is like [Locker.TryAcquire], but waits while somebody else holds the
 // lease until ctx ends. The error matches [ErrNotAcquired] and ctx's error then.
 // A fault of the store ends the waiting too, with an error that says so.
-//
-// Waiters are not served in the order in which they came.
 func (l *Locker) Acquire(ctx context.Context, name string, ttl time.Duration) (*Lease, error) {
-	if err := check(name, ttl); err != nil {
-		return nil, err
-	}
-	return l.await(ctx, context.WithoutCancel(ctx), Request{Name: name, Owner: rand.Text(), TTL: ttl})
+	return l.acquire(ctx, context.WithoutCancel(ctx), name, ttl)
 }
 
 // Do acquires the lease like [Locker.Acquire], runs fn and releases the lease.
@@ -109,12 +163,10 @@ func (l *Locker) Acquire(ctx context.Context, name string, ttl time.Duration) (*
 // before that. token is the fencing token; see the package documentation.
 //
 // The release is given one second, or what is left of the lease if that is less.
-// If it fails, the lease ends by itself within ttl; that is no error of Do's.
+// If it fails, the lease ends by itself within ttl; that is no error of Do's, but
+// [Options.Observe] is told.
 func (l *Locker) Do(ctx context.Context, name string, ttl time.Duration, fn func(ctx context.Context, token uint64) error) error {
-	if err := check(name, ttl); err != nil {
-		return err
-	}
-	lease, err := l.await(ctx, ctx, Request{Name: name, Owner: rand.Text(), TTL: ttl})
+	lease, err := l.acquire(ctx, ctx, name, ttl)
 	if err != nil {
 		return err
 	}
@@ -123,10 +175,7 @@ func (l *Locker) Do(ctx context.Context, name string, ttl time.Duration, fn func
 
 // TryDo is like [Locker.Do], but acquires the lease like [Locker.TryAcquire].
 func (l *Locker) TryDo(ctx context.Context, name string, ttl time.Duration, fn func(ctx context.Context, token uint64) error) error {
-	if err := check(name, ttl); err != nil {
-		return err
-	}
-	lease, err := l.try(ctx, ctx, Request{Name: name, Owner: rand.Text(), TTL: ttl})
+	lease, err := l.tryAcquire(ctx, ctx, name, ttl)
 	if err != nil {
 		return err
 	}
@@ -147,35 +196,71 @@ func check(name string, ttl time.Duration) error {
 	return errors.Join(errs...)
 }
 
-// try asks the store once. The context of the lease is a child of parent.
-func (l *Locker) try(ctx, parent context.Context, req Request) (*Lease, error) {
+// ask is one call of a Locker's method that wants a lease.
+type ask struct {
+	parent context.Context // of the lease's
+	req    Request
+	began  time.Time
+	line   lineKey // where it stands in line,
+	inLine bool    // if it does
+	placed bool    // it may have a place in the store's queue
+}
+
+func (l *Locker) ask(parent context.Context, name string, ttl time.Duration) (*ask, error) {
+	if err := check(name, ttl); err != nil {
+		return nil, err
+	}
+	return &ask{
+		parent: parent,
+		req:    Request{Name: name, Owner: rand.Text(), TTL: ttl, Shared: l.shared, Limit: l.limit},
+		began:  time.Now(),
+	}, nil
+}
+
+func (l *Locker) tryAcquire(ctx, parent context.Context, name string, ttl time.Duration) (*Lease, error) {
+	a, err := l.ask(parent, name, ttl)
+	if err != nil {
+		return nil, err
+	}
+	lease, err := l.try(ctx, a)
+	if err == nil {
+		l.acquired(a, lease)
+	}
+	return lease, err
+}
+
+// try asks the store once.
+func (l *Locker) try(ctx context.Context, a *ask) (*Lease, error) {
 	if err := ended(ctx); err != nil {
-		return nil, fmt.Errorf("lock: acquire %.64q: %w", req.Name, err)
+		return nil, fmt.Errorf("lock: acquire %.64q: %w", a.req.Name, err)
 	}
 	// The lease lasts from some instant between the request and its answer.
 	// Only the earlier end of that span is safe to count from. time.Now is on
 	// the monotonic clock, so setting the wall clock changes nothing.
 	asked := time.Now()
-	deadline := asked.Add(l.reliable(req.TTL))
-	reqCtx, cancel := context.WithDeadline(ctx, deadline)
-	defer cancel()
-	grant, err := l.store.TryAcquire(reqCtx, req)
+	deadline := asked.Add(l.reliable(a.req.TTL))
+	grant, err := l.store.TryAcquire(ctx, a.req)
+	answered := time.Now()
 	switch {
 	case err != nil:
-		// The store may have given the lease out, or may do so when it gets to
-		// the request.
-		l.abandon(ctx, req)
+		// The request may have arrived, and only its answer be lost.
+		l.abandon(ctx, a.req)
 		if e := ended(ctx); e != nil && !errors.Is(err, e) {
 			err = errors.Join(e, err)
 		}
-		return nil, fmt.Errorf("lock: acquire %.64q: %w", req.Name, err)
+		return nil, fmt.Errorf("lock: acquire %.64q: %w", a.req.Name, err)
 	case !grant.Acquired:
-		return nil, &HeldError{Name: req.Name, HeldFor: grant.HeldFor}
-	case !time.Now().Before(deadline):
-		l.abandon(ctx, req)
-		return nil, fmt.Errorf("lock: acquire %.64q: the store answered when the lease of %v was over already: use a longer TTL", req.Name, req.TTL)
+		a.placed = a.req.Place > 0
+		return nil, &HeldError{Name: a.req.Name, HeldFor: grant.HeldFor}
+	case !answered.Before(deadline):
+		l.abandon(ctx, a.req)
+		return nil, fmt.Errorf("lock: acquire %.64q: the store answered when the lease of %v was over already: use a longer TTL", a.req.Name, a.req.TTL)
 	}
-	return newLease(parent, l, req, grant.Token, deadline), nil
+	h := &hold{locker: l, req: a.req, line: a.line, granted: answered, inLine: a.inLine, baton: a.inLine && !l.shared, deadline: deadline}
+	h.lease = newLease(h, a.parent, grant.Token) //nolint:contextcheck // the lease outlives ctx
+	lease := h.lease                             // it may be another one's as soon as the timers run
+	h.keep()
+	return lease, nil
 }
 
 // reliable returns what is left of ttl when the most that clocks may drift apart
@@ -184,19 +269,24 @@ func (l *Locker) reliable(ttl time.Duration) time.Duration {
 	return ttl - time.Duration(l.drift*float64(ttl)) - driftFloor
 }
 
-// abandon releases in the background a lease that may have been acquired, so
-// that others need not wait for its end. ctx gives its values only: it may be
-// why the lease was not acquired.
-func (l *Locker) abandon(ctx context.Context, req Request) {
+// abandon releases in the background a lease that may have been acquired, or a
+// place in the queue, so that others need not wait for its end. ctx gives its
+// values only: it may be why the lease was not acquired. The channel that abandon
+// returns is closed when it is done.
+func (l *Locker) abandon(ctx context.Context, req Request) <-chan struct{} {
+	done := make(chan struct{})
 	select {
 	case l.abandoned <- struct{}{}:
-	default:
-		return // many wait for a hung store already; the lease ends by itself
+	default: // many wait for a hung store already; it ends by itself
+		close(done)
+		return done
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(cleanUp, req.TTL))
 	go func() {
+		defer close(done)
 		defer func() { <-l.abandoned }()
 		defer cancel()
-		_, _ = l.store.Release(ctx, req.Name, req.Owner) // the lease ends by itself if that fails
+		_, _ = l.store.Release(ctx, req) // it ends by itself if that fails
 	}()
+	return done
 }

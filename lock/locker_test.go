@@ -135,7 +135,7 @@ func TestReleasesInTheBackgroundAreBounded(t *testing.T) {
 		store, locker := newFaulty(t)
 		store.try = func(context.Context, lock.Request) (lock.Grant, error) { return lock.Grant{}, errDown }
 		var hung atomic.Int32
-		store.release = func(ctx context.Context, _, _ string) (bool, error) {
+		store.release = func(ctx context.Context, _ lock.Request) (bool, error) {
 			hung.Add(1)
 			<-ctx.Done()
 			return false, ctx.Err()

@@ -2,6 +2,7 @@ package lock
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -13,23 +14,38 @@ import (
 // starts no goroutine and is safe for concurrent use.
 type MemoryStore struct {
 	mu       sync.Mutex
-	leases   *ttlmap.Map[string, memoryLease]
-	watchers map[string]map[chan struct{}]struct{}
+	locks    *ttlmap.Map[string, *memoryLock]
+	watchers map[watcher]map[chan struct{}]struct{}
 	// last is the last token given out. One for all names does, and costs no
 	// memory for names that are not held.
 	last uint64
 }
 
-type memoryLease struct {
-	owner string
-	token uint64
+// memoryLock is all that there is of a name: its leases, each with its end, and
+// its queue.
+type memoryLock struct {
+	holders map[string]memoryLease // by owner
+	queue   []place
 }
+
+type memoryLease struct {
+	end    time.Time
+	shared bool
+}
+
+// place is one in the queue.
+type place struct {
+	req  Request
+	kept time.Time // until when
+}
+
+type watcher struct{ name, owner string }
 
 // NewMemoryStore returns an empty MemoryStore.
 func NewMemoryStore() *MemoryStore {
 	return &MemoryStore{
-		leases:   ttlmap.New[string, memoryLease](),
-		watchers: make(map[string]map[chan struct{}]struct{}),
+		locks:    ttlmap.New[string, *memoryLock](),
+		watchers: make(map[watcher]map[chan struct{}]struct{}),
 	}
 }
 
@@ -40,75 +56,179 @@ func (s *MemoryStore) TryAcquire(ctx context.Context, req Request) (Grant, error
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	lease, left, ok := s.leases.Get(req.Name)
-	if ok && lease.owner != req.Owner {
-		return Grant{HeldFor: left}, nil
+	l := s.lock(req.Name)
+	defer s.keep(req.Name, l)
+	now := time.Now()
+	if _, repeat := l.holders[req.Owner]; !repeat {
+		if until := l.room(req, now); until.After(now) {
+			l.enter(req, now)
+			return Grant{HeldFor: until.Sub(now)}, nil
+		}
 	}
-	if !ok {
-		// The clock lets tokens grow across a restart of the process, for
-		// resources that outlive it.
-		s.last = max(s.last+1, uint64(time.Now().UnixMicro()))
-		lease = memoryLease{owner: req.Owner, token: s.last}
-	}
-	s.leases.Set(req.Name, lease, req.TTL)
-	return Grant{Acquired: true, Token: lease.token}, nil
+	l.leave(req.Owner)
+	l.holders[req.Owner] = memoryLease{end: now.Add(req.TTL), shared: req.Shared}
+	// The clock lets tokens grow across a restart of the process, for resources
+	// that outlive it.
+	token := max(s.last+1, uint64(now.UnixMicro()))
+	s.last = token + uint64(max(req.Tokens, 1)) - 1
+	return Grant{Acquired: true, Token: token}, nil
 }
 
 // Extend implements [Store].
-func (s *MemoryStore) Extend(ctx context.Context, name, owner string, ttl time.Duration) (bool, error) {
+func (s *MemoryStore) Extend(ctx context.Context, req Request) (bool, error) {
 	if err := ctx.Err(); err != nil {
 		return false, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	lease, _, ok := s.leases.Get(name)
-	if !ok || lease.owner != owner {
+	l := s.lock(req.Name)
+	defer s.keep(req.Name, l)
+	if _, ok := l.holders[req.Owner]; !ok {
 		return false, nil
 	}
-	s.leases.Set(name, lease, ttl)
+	l.holders[req.Owner] = memoryLease{end: time.Now().Add(req.TTL), shared: req.Shared}
 	return true, nil
 }
 
 // Release implements [Store].
-func (s *MemoryStore) Release(ctx context.Context, name, owner string) (bool, error) {
+func (s *MemoryStore) Release(ctx context.Context, req Request) (bool, error) {
 	if err := ctx.Err(); err != nil {
 		return false, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if lease, _, ok := s.leases.Get(name); !ok || lease.owner != owner {
-		return false, nil
-	}
-	s.leases.Delete(name)
-	for w := range s.watchers[name] {
-		select {
-		case w <- struct{}{}:
-		default: // it has a value waiting, which says the same
+	l := s.lock(req.Name)
+	defer s.keep(req.Name, l)
+	_, held := l.holders[req.Owner]
+	delete(l.holders, req.Owner)
+	l.leave(req.Owner)
+	now := time.Now()
+	for _, p := range l.queue {
+		if l.room(p.req, now).After(now) {
+			break // it is in the way of those behind it
+		}
+		for w := range s.watchers[watcher{req.Name, p.req.Owner}] {
+			select {
+			case w <- struct{}{}:
+			default: // it has a value waiting, which says the same
+			}
 		}
 	}
-	return true, nil
+	return held, nil
 }
 
 // Watch implements [Store].
-func (s *MemoryStore) Watch(ctx context.Context, name string) (released <-chan struct{}, stop func(), err error) {
+func (s *MemoryStore) Watch(ctx context.Context, name, owner string) (turn <-chan struct{}, stop func(), err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, nil, err
 	}
-	w := make(chan struct{}, 1)
+	key, w := watcher{name, owner}, make(chan struct{}, 1)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.watchers[name] == nil {
-		s.watchers[name] = make(map[chan struct{}]struct{})
+	if s.watchers[key] == nil {
+		s.watchers[key] = make(map[chan struct{}]struct{})
 	}
-	s.watchers[name][w] = struct{}{}
-	return w, func() { s.unwatch(name, w) }, nil
+	s.watchers[key][w] = struct{}{}
+	return w, func() { s.unwatch(key, w) }, nil
 }
 
-func (s *MemoryStore) unwatch(name string, w chan struct{}) {
+func (s *MemoryStore) unwatch(key watcher, w chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.watchers[name], w)
-	if len(s.watchers[name]) == 0 {
-		delete(s.watchers, name)
+	delete(s.watchers[key], w)
+	if len(s.watchers[key]) == 0 {
+		delete(s.watchers, key)
 	}
+}
+
+// lock returns what there is of name, without what is over.
+func (s *MemoryStore) lock(name string) *memoryLock {
+	l, _, ok := s.locks.Get(name)
+	if !ok {
+		return &memoryLock{holders: make(map[string]memoryLease)}
+	}
+	now := time.Now()
+	for owner, lease := range l.holders {
+		if !lease.end.After(now) {
+			delete(l.holders, owner)
+		}
+	}
+	l.queue = slices.DeleteFunc(l.queue, func(p place) bool { return !p.kept.After(now) })
+	return l
+}
+
+// keep stores l for as long as anything in it lasts.
+func (s *MemoryStore) keep(name string, l *memoryLock) {
+	var last time.Time
+	for _, lease := range l.holders {
+		if lease.end.After(last) {
+			last = lease.end
+		}
+	}
+	for _, p := range l.queue {
+		if p.kept.After(last) {
+			last = p.kept
+		}
+	}
+	s.locks.Set(name, l, time.Until(last))
+}
+
+// room returns until when there is no room for req at most, or the zero time.
+func (l *memoryLock) room(req Request, now time.Time) time.Time {
+	exclusive := !req.Shared
+	var first, last time.Time
+	for _, lease := range l.holders {
+		exclusive = exclusive || !lease.shared
+		if first.IsZero() || lease.end.Before(first) {
+			first = lease.end
+		}
+		if lease.end.After(last) {
+			last = lease.end
+		}
+	}
+	var until time.Time
+	switch {
+	case exclusive:
+		until = last
+	case req.Limit > 0 && len(l.holders) >= req.Limit:
+		until = first
+	}
+	for i, p := range l.queue {
+		if p.req.Owner == req.Owner {
+			break
+		}
+		// Shared leases for which there is room together do not wait for one
+		// another. What is said is for how long the first one may still come.
+		if !req.Shared || !p.req.Shared || req.Limit > 0 && len(l.holders)+i+1 >= req.Limit {
+			if kept := l.queue[0].kept; kept.After(until) {
+				until = kept
+			}
+			break
+		}
+	}
+	return until
+}
+
+// enter gives req a place in the queue, or keeps the one that it has.
+func (l *memoryLock) enter(req Request, now time.Time) {
+	if req.Place <= 0 {
+		return
+	}
+	p := place{req: req, kept: now.Add(req.Place)}
+	if i := l.index(req.Owner); i >= 0 {
+		l.queue[i] = p
+		return
+	}
+	l.queue = append(l.queue, p)
+}
+
+// leave takes owner out of the queue.
+func (l *memoryLock) leave(owner string) {
+	if i := l.index(owner); i >= 0 {
+		l.queue = slices.Delete(l.queue, i, i+1)
+	}
+}
+
+func (l *memoryLock) index(owner string) int {
+	return slices.IndexFunc(l.queue, func(p place) bool { return p.req.Owner == owner })
 }

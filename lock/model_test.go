@@ -1,6 +1,7 @@
 package lock_test
 
 import (
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -9,56 +10,120 @@ import (
 	"pgregory.net/rapid"
 )
 
-// The memory store, step by step against the smallest model of a store.
+// model is the smallest that a store can be: the leases of one name, and those
+// who wait for one.
+type model struct {
+	leases []modelLease
+	queue  []modelLease
+	last   uint64
+}
+
+type modelLease struct {
+	req lock.Request
+	end time.Time
+}
+
+// expire forgets what is over.
+func (m *model) expire() {
+	over := func(l modelLease) bool { return !time.Now().Before(l.end) }
+	m.leases = slices.DeleteFunc(m.leases, over)
+	m.queue = slices.DeleteFunc(m.queue, over)
+}
+
+func find(leases []modelLease, owner string) int {
+	return slices.IndexFunc(leases, func(l modelLease) bool { return l.req.Owner == owner })
+}
+
+// fits reports whether a lease for req can be held together with those of with.
+func fits(req lock.Request, with []modelLease) bool {
+	for _, l := range with {
+		if !l.req.Shared || !req.Shared {
+			return false
+		}
+	}
+	return !req.Shared || req.Limit == 0 || len(with) < req.Limit
+}
+
+// admits reports whether the owner of req holds a lease, or is given one now: it
+// must fit together with all that there are, and all that are ahead.
+func (m *model) admits(req lock.Request) bool {
+	ahead := m.queue
+	if i := find(m.queue, req.Owner); i >= 0 {
+		ahead = m.queue[:i]
+	}
+	return find(m.leases, req.Owner) >= 0 || fits(req, append(slices.Clone(m.leases), ahead...))
+}
+
+// The memory store, step by step against the model.
 func TestMemoryStoreAgainstAModel(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
 		synctest.Test(t, func(t *testing.T) {
-			type lease struct {
-				owner string
-				ends  time.Time
+			store, m := lock.NewMemoryStore(), new(model)
+			// An owner asks for one kind of lease only.
+			requests := []lock.Request{
+				{Owner: "x1"},
+				{Owner: "x2"},
+				{Owner: "x3"},
+				{Owner: "r1", Shared: true},
+				{Owner: "r2", Shared: true},
+				{Owner: "p1", Shared: true, Limit: 2},
+				{Owner: "p2", Shared: true, Limit: 2},
+				{Owner: "p3", Shared: true, Limit: 2},
 			}
-			store, model, last := lock.NewMemoryStore(), map[string]lease{}, map[string]uint64{}
-			holds := func(name, owner string) bool {
-				l, ok := model[name]
-				return ok && time.Now().Before(l.ends) && (owner == "" || l.owner == owner)
-			}
-			name, owner := rapid.SampledFrom([]string{"m", "n"}), rapid.SampledFrom([]string{"a", "b", "c"})
-			ttl := rapid.Custom(func(r *rapid.T) time.Duration { return time.Duration(rapid.IntRange(1, 9).Draw(r, "s")) * time.Second })
-			for range rapid.IntRange(1, 50).Draw(r, "steps") {
-				n, o, d := name.Draw(r, "name"), owner.Draw(r, "owner"), ttl.Draw(r, "ttl")
-				switch rapid.SampledFrom([]string{"try", "extend", "release", "wait"}).Draw(r, "step") {
+			seconds := rapid.Custom(func(r *rapid.T) time.Duration { return time.Duration(rapid.IntRange(1, 9).Draw(r, "s")) * time.Second })
+			for range rapid.IntRange(1, 80).Draw(r, "steps") {
+				req := rapid.SampledFrom(requests).Draw(r, "request")
+				req.Name, req.TTL = "n", seconds.Draw(r, "ttl")
+				m.expire()
+				held := find(m.leases, req.Owner)
+				switch rapid.SampledFrom([]string{"try", "wait for it", "extend", "release", "time"}).Draw(r, "step") {
+				case "wait for it":
+					req.Place = seconds.Draw(r, "place")
+					fallthrough
 				case "try":
-					grant, err := store.TryAcquire(t.Context(), lock.Request{Name: n, Owner: o, TTL: d})
-					repeat := holds(n, o)
-					want := repeat || !holds(n, "")
+					req.Tokens = rapid.IntRange(0, 3).Draw(r, "tokens")
+					grant, err := store.TryAcquire(t.Context(), req)
+					want, place := m.admits(req), find(m.queue, req.Owner)
 					switch {
 					case err != nil || grant.Acquired != want:
-						r.Fatalf("TryAcquire(%s, %s) = %+v, %v, want acquired: %v", n, o, grant, err, want)
-					case !want && grant.HeldFor != time.Until(model[n].ends):
-						r.Fatalf("HeldFor is %v, want %v", grant.HeldFor, time.Until(model[n].ends))
-					case repeat && grant.Token != last[n], want && !repeat && grant.Token <= last[n]:
-						r.Fatalf("token %d follows %d, for a repeat: %v", grant.Token, last[n], repeat)
+						r.Fatalf("TryAcquire(%+v) = %+v, %v, want acquired: %v\nof %+v", req, grant, err, want, m)
+					case want && grant.Token <= m.last:
+						r.Fatalf("token %d follows %d", grant.Token, m.last)
+					case !want && grant.HeldFor <= 0:
+						r.Fatalf("the refusal %+v does not say for how long", grant)
 					case want:
-						model[n], last[n] = lease{o, time.Now().Add(d)}, grant.Token
+						m.last = grant.Token + uint64(max(req.Tokens, 1)) - 1
+						if place >= 0 {
+							m.queue = slices.Delete(m.queue, place, place+1)
+						}
+						if held >= 0 {
+							m.leases = slices.Delete(m.leases, held, held+1)
+						}
+						m.leases = append(m.leases, modelLease{req, time.Now().Add(req.TTL)})
+					case req.Place > 0 && place >= 0:
+						m.queue[place].end = time.Now().Add(req.Place)
+					case req.Place > 0:
+						m.queue = append(m.queue, modelLease{req, time.Now().Add(req.Place)})
 					}
 				case "extend":
-					want := holds(n, o)
-					if got, err := store.Extend(t.Context(), n, o, d); err != nil || got != want {
-						r.Fatalf("Extend(%s, %s) = %v, %v, want %v", n, o, got, err, want)
+					if got, err := store.Extend(t.Context(), req); err != nil || got != (held >= 0) {
+						r.Fatalf("Extend(%+v) = %v, %v, of %+v", req, got, err, m)
 					}
-					if want {
-						model[n] = lease{o, time.Now().Add(d)}
+					if held >= 0 {
+						m.leases[held].end = time.Now().Add(req.TTL)
 					}
 				case "release":
-					want := holds(n, o)
-					if got, err := store.Release(t.Context(), n, o); err != nil || got != want {
-						r.Fatalf("Release(%s, %s) = %v, %v, want %v", n, o, got, err, want)
+					if got, err := store.Release(t.Context(), req); err != nil || got != (held >= 0) {
+						r.Fatalf("Release(%+v) = %v, %v, of %+v", req, got, err, m)
 					}
-					if want {
-						delete(model, n)
+					if held >= 0 {
+						m.leases = slices.Delete(m.leases, held, held+1)
 					}
-				case "wait":
-					time.Sleep(d)
+					if place := find(m.queue, req.Owner); place >= 0 {
+						m.queue = slices.Delete(m.queue, place, place+1)
+					}
+				case "time":
+					time.Sleep(req.TTL)
 				}
 			}
 		})

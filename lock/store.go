@@ -5,40 +5,50 @@ import (
 	"time"
 )
 
-// A Store keeps leases. Every method is one atomic step in it, and only its own
-// clock decides when a lease ends.
+// A Store keeps leases, and those who wait for them in a queue. Every method is
+// one atomic step in it, and only its own clock decides when a lease or a place
+// in the queue ends.
 //
 // Errors are for system faults only; "somebody else holds it" is a result.
 // After an error the caller must assume that the step may or may not have
 // happened. Implementations must be safe for concurrent use. The suite in
 // package locktest states these rules as tests.
 type Store interface {
-	// TryAcquire takes the lease called req.Name for req.Owner if nobody
-	// holds it, and answers at once either way.
+	// TryAcquire takes the lease called req.Name for req.Owner if there is
+	// room for it and nobody is ahead in the queue, and answers at once either
+	// way.
 	//
-	// The token of a grant is larger than that of every earlier grant of the
+	// There is room for an exclusive lease if nobody holds any, and for a
+	// shared one if nobody holds an exclusive one and fewer than req.Limit
+	// hold a shared one. Whoever entered the queue earlier is ahead, except
+	// that shared leases for which there is room together do not wait for one
+	// another.
+	//
+	// The tokens of a grant are larger than those of every earlier grant of the
 	// same name, also if the store lost its data in between. An owner that
-	// holds the lease already is granted it again under the same token, so that
-	// a request may be sent twice.
+	// holds the lease already is granted it again, under the same or a larger
+	// token, so that a request may be sent twice.
 	TryAcquire(ctx context.Context, req Request) (Grant, error)
 
-	// Extend lets the lease end ttl from now if owner still holds it, and
-	// reports whether it does. It never takes a lease that has ended.
-	Extend(ctx context.Context, name, owner string, ttl time.Duration) (bool, error)
+	// Extend lets the lease end req.TTL from now if req.Owner still holds it,
+	// and reports whether it does. It never takes a lease that has ended. req
+	// is that of TryAcquire.
+	Extend(ctx context.Context, req Request) (bool, error)
 
-	// Release ends the lease if owner still holds it, wakes the watchers of
-	// name in the same step, and reports whether owner did hold it. A Release
-	// repeated for an owner may report what the first did.
-	Release(ctx context.Context, name, owner string) (bool, error)
+	// Release ends what req.Owner has: its lease, or its place in the queue. In
+	// the same step it wakes the watchers for whom there is room now. It
+	// reports whether the owner did hold the lease. A Release repeated for an
+	// owner may report what the first did. req is that of TryAcquire.
+	Release(ctx context.Context, req Request) (bool, error)
 
-	// Watch returns a channel that receives a value soon after each release
-	// of name that follows Watch's return. Several releases may come as one
-	// value, and a value may come without a release (after a reconnection,
-	// say): whoever is woken asks again. No value comes for a lease that
-	// merely ends; Grant.HeldFor says when to ask for that. stop ends the
-	// watch, must be called, and may be called more than once. ctx bounds
-	// only the call itself.
-	Watch(ctx context.Context, name string) (released <-chan struct{}, stop func(), err error)
+	// Watch returns a channel that receives a value soon after each Release of
+	// name, following Watch's return, that makes room for owner, who waits in
+	// the queue. Several may come as one value, and a value may come without
+	// one (after a reconnection, say): whoever is woken asks again. No value
+	// comes for a lease that merely ends; Grant.HeldFor says when to ask for
+	// that. stop ends the watch, must be called, and may be called more than
+	// once. ctx bounds only the call itself.
+	Watch(ctx context.Context, name, owner string) (turn <-chan struct{}, stop func(), err error)
 }
 
 // Request asks for a lease.
@@ -50,15 +60,33 @@ type Request struct {
 	Owner string
 	// TTL is how long the lease lasts unless it is extended, at least 1 ms.
 	TTL time.Duration
+
+	// Shared asks for a lease that others can hold at the same time, if theirs
+	// are shared as well.
+	Shared bool
+	// Limit is how many may hold a shared lease of the name at a time. 0 means
+	// any number.
+	Limit int
+
+	// Tokens is how many consecutive tokens the lease gets, for a holder that
+	// passes it on by itself. 0 means 1.
+	Tokens int
+
+	// Place is for how long the asker's place in the queue is kept if the lease
+	// is not acquired. Asking again before that keeps the place. 0 means that
+	// the asker does not wait and gets no place.
+	Place time.Duration
 }
 
 // Grant is the answer to a Request.
 type Grant struct {
 	// Acquired reports whether the lease is the asker's now.
 	Acquired bool
-	// Token is the fencing token of the lease, if it was acquired.
+	// Token is the fencing token of the lease, if it was acquired, and the
+	// first one if more were asked for.
 	Token uint64
-	// HeldFor is how long the present holder's lease has left at most, if it
-	// was not acquired.
+	// HeldFor is after how long, at most, there is room if nobody renews or
+	// acquires a lease meanwhile, if it was not acquired: how long the holders
+	// have left, or the place of whoever is ahead.
 	HeldFor time.Duration
 }

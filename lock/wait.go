@@ -8,62 +8,190 @@ import (
 	"time"
 )
 
-// longestWait is how long a waiter waits for a push before it asks all the same.
-// A push can be lost: when the connection that carries it breaks, or when Redis
-// fails over between the release and the push.
-const longestWait = 2 * time.Second
+const (
+	// placeTTL is for how long a place in the queue is kept for a waiter who
+	// does not ask: a dead one delays those behind it by that much.
+	placeTTL = 1900 * time.Millisecond
+	// longestWait is how long a waiter waits for a push before it asks all the
+	// same. That keeps its place, and makes up for a push that was lost: when
+	// the connection that carries it breaks, or when Redis fails over between
+	// the release and the push.
+	longestWait = 900 * time.Millisecond
+	// leaveTime is how long a waiter who gives up waits for the store to hear
+	// of it.
+	leaveTime = 10 * time.Millisecond
+)
 
-// await asks until the lease is free or ctx ends.
+// acquire asks until there is a lease or ctx ends. Those of one process who want
+// the same stand in line, and one of them asks the store. Shared leases do not
+// exclude one another, so a line would only hold them up, and a fair queue needs
+// to know of everybody.
+func (l *Locker) acquire(ctx, parent context.Context, name string, ttl time.Duration) (*Lease, error) {
+	a, err := l.ask(parent, name, ttl)
+	if err != nil {
+		return nil, err
+	}
+	if l.fair || l.shared && l.limit == 0 {
+		return l.await(ctx, a, false)
+	}
+	a.line, a.inLine = lineKey{name: name, ttl: ttl, limit: l.limit}, true
+	a.req.Tokens = maxHandedOn + 1
+	w := l.lines.enter(a.line, parent)
+	if w != nil {
+		lease, err := l.standInLine(ctx, a, w)
+		if lease != nil || err != nil {
+			return lease, err
+		}
+	}
+	return l.carryBaton(ctx, a, w != nil)
+}
+
+// standInLine waits for w's turn. It returns neither a lease nor an error if
+// that is to ask the store.
+func (l *Locker) standInLine(ctx context.Context, a *ask, w *waiter) (*Lease, error) {
+	var t turn
+	select {
+	case t = <-w.turn:
+	case <-ctx.Done():
+		if l.lines.leave(a.line, w) {
+			err := notInTime(ctx, a.req.Name, nil)
+			l.waited(ctx, a, err)
+			return nil, err
+		}
+		t = <-w.turn
+	}
+	late := ended(ctx) != nil
+	switch {
+	case t.err != nil:
+		l.waited(ctx, a, t.err)
+		return nil, t.err
+	case late:
+		if t.lease != nil {
+			go t.lease.discard(context.WithoutCancel(ctx))
+		} else {
+			l.lines.next(a.line)
+		}
+		err := notInTime(ctx, a.req.Name, nil)
+		l.waited(ctx, a, err)
+		return nil, err
+	case t.lease != nil:
+		l.waited(ctx, a, nil)
+		l.acquired(a, t.lease)
+	}
+	return t.lease, nil
+}
+
+// carryBaton asks the store, and sees to it that the next in line comes to ask.
+func (l *Locker) carryBaton(ctx context.Context, a *ask, contended bool) (lease *Lease, err error) {
+	over := false
+	defer func() {
+		switch {
+		case lease != nil && !l.shared: // when the lease ends
+		case lease == nil && over && !errors.Is(err, ErrNotAcquired) && ended(ctx) == nil:
+			l.lines.fail(a.line, err)
+		default:
+			l.lines.next(a.line)
+		}
+	}()
+	lease, err = l.await(ctx, a, contended)
+	over = true
+	return lease, err
+}
+
+// await asks the store until there is a lease or ctx ends.
 //
 // The order is: ask, watch, ask again, wait. Without the second time the waiter
 // would miss a release that comes before it watches:
 //
-//	waiter: asks, "held for 30 s"
-//	holder:                        releases, nobody is watching
-//	waiter:                                                     watches, waits
-func (l *Locker) await(ctx, parent context.Context, req Request) (*Lease, error) {
-	var released <-chan struct{} // nil until a watch stands
+//	waiter: asks, gets its place in the queue
+//	holder:                                   releases, nobody is watching
+//	waiter:                                                        watches, waits
+//
+// If it is known that others wait, it watches first, and asks once.
+func (l *Locker) await(ctx context.Context, a *ask, contended bool) (*Lease, error) {
+	a.req.Place = placeTTL
+	var turn <-chan struct{} // nil until a watch stands
+	if contended {
+		if watch, stop, err := l.watch(ctx, a, longestWait); err == nil {
+			defer stop()
+			turn = watch
+		}
+	}
+	waited := contended
 	for {
-		lease, err := l.try(ctx, parent, req)
+		lease, err := l.try(ctx, a)
 		var held *HeldError
 		switch {
 		case err == nil:
+			if waited {
+				l.waited(ctx, a, nil)
+			}
+			l.acquired(a, lease)
 			return lease, nil
 		case ended(ctx) != nil:
-			return nil, notInTime(ctx, req.Name, err)
+			return nil, l.giveUp(ctx, a, err)
 		case !errors.As(err, &held):
+			if waited {
+				l.waited(ctx, a, err)
+			}
 			return nil, err
 		}
+		waited = true
 		wait := time.NewTimer(min(held.HeldFor+afterEnd(), longestWait))
-		if released == nil {
+		if turn == nil {
 			// A watch that cannot be had is no reason to fail: the timer is
 			// there. The next round tries to watch again.
-			watch, stop, err := l.watch(ctx, req.Name, held.HeldFor)
+			watch, stop, err := l.watch(ctx, a, held.HeldFor)
 			if err == nil {
 				defer stop()
-				released = watch
+				turn = watch
 				wait.Stop()
 				continue
 			}
 		}
 		select {
-		case <-released:
+		case <-turn:
 		case <-wait.C:
 		case <-ctx.Done():
 		}
 		wait.Stop()
 		if ended(ctx) != nil {
-			return nil, notInTime(ctx, req.Name, nil)
+			return nil, l.giveUp(ctx, a, nil)
 		}
 	}
 }
 
+// giveUp ends the waiting of a, whose ctx has ended. err is that of its last try,
+// or nil.
+func (l *Locker) giveUp(ctx context.Context, a *ask, err error) error {
+	if a.placed {
+		// Whoever asks right after this should not find the place still kept. A
+		// healthy store needs no millisecond, and a hung one is not waited for.
+		select {
+		case <-l.abandon(ctx, a.req):
+		case <-time.After(leaveTime):
+		}
+	}
+	err = notInTime(ctx, a.req.Name, err)
+	l.waited(ctx, a, err)
+	return err
+}
+
+// waited and acquired tell of these events.
+func (l *Locker) waited(ctx context.Context, a *ask, err error) {
+	l.event(context.WithoutCancel(ctx), Event{Kind: Waited, Name: a.req.Name, Took: time.Since(a.began), Err: err})
+}
+
+func (l *Locker) acquired(a *ask, lease *Lease) {
+	l.event(lease.values, Event{Kind: Acquired, Name: a.req.Name, Token: lease.token, Took: lease.since.Sub(a.began)})
+}
+
 // watch is the store's, but does not take longer than there is to wait: while
 // the connection that carries the pushes hangs, leases still end.
-func (l *Locker) watch(ctx context.Context, name string, heldFor time.Duration) (<-chan struct{}, func(), error) {
+func (l *Locker) watch(ctx context.Context, a *ask, heldFor time.Duration) (<-chan struct{}, func(), error) {
 	ctx, cancel := context.WithTimeout(ctx, min(heldFor+afterEnd(), longestWait))
 	defer cancel()
-	return l.store.Watch(ctx, name)
+	return l.store.Watch(ctx, a.req.Name, a.req.Owner)
 }
 
 // afterEnd returns how long after the end of a lease to ask for it: surely after

@@ -51,13 +51,68 @@ type tester struct {
 	store lock.Store
 }
 
-func (t tester) try(name, owner string, ttl time.Duration) lock.Grant {
+func (t tester) ask(req lock.Request) lock.Grant {
 	t.Helper()
-	grant, err := t.store.TryAcquire(t.Context(), lock.Request{Name: name, Owner: owner, TTL: ttl})
+	grant, err := t.store.TryAcquire(t.Context(), req)
 	if err != nil {
-		t.Fatalf("TryAcquire(%.40q, %q, %v): %v", name, owner, ttl, err)
+		t.Fatalf("TryAcquire(%.200q): %v", fmt.Sprint(req), err)
 	}
 	return grant
+}
+
+func (t tester) try(name, owner string, ttl time.Duration) lock.Grant {
+	t.Helper()
+	return t.ask(lock.Request{Name: name, Owner: owner, TTL: ttl})
+}
+
+// waits asks for a lease that cannot be had yet, with a place in the queue.
+func (t tester) waits(name, owner string) {
+	t.Helper()
+	if grant := t.ask(lock.Request{Name: name, Owner: owner, TTL: long, Place: long}); grant.Acquired || grant.HeldFor <= 0 {
+		t.Fatalf("TryAcquire(%.40q, %q) = %+v, want it refused", name, owner, grant)
+	}
+}
+
+// share acquires a shared lease.
+func (t tester) share(name, owner string, limit int, ttl time.Duration) uint64 {
+	t.Helper()
+	grant := t.ask(lock.Request{Name: name, Owner: owner, TTL: ttl, Shared: true, Limit: limit})
+	if !grant.Acquired || grant.Token == 0 {
+		t.Fatalf("a shared lease for %q, of at most %d: %+v, want it acquired, with a token", owner, limit, grant)
+	}
+	return grant.Token
+}
+
+func (t tester) notShared(name, owner string, limit int) lock.Grant {
+	t.Helper()
+	grant := t.ask(lock.Request{Name: name, Owner: owner, TTL: long, Shared: true, Limit: limit})
+	if grant.Acquired {
+		t.Fatalf("a shared lease for %q, of at most %d: %+v, want it refused", owner, limit, grant)
+	}
+	return grant
+}
+
+func (t tester) waitsShared(name, owner string, limit int) {
+	t.Helper()
+	if grant := t.ask(lock.Request{Name: name, Owner: owner, TTL: long, Shared: true, Limit: limit, Place: long}); grant.Acquired || grant.HeldFor <= 0 {
+		t.Fatalf("a shared lease for %q, of at most %d: %+v, want it refused", owner, limit, grant)
+	}
+}
+
+func (t tester) extendShared(name, owner string, limit int, ttl time.Duration, want bool) {
+	t.Helper()
+	got, err := t.store.Extend(t.Context(), lock.Request{Name: name, Owner: owner, TTL: ttl, Shared: true, Limit: limit})
+	if err != nil || got != want {
+		t.Fatalf("Extend the shared lease of %q by %v: %v, %v, want %v", owner, ttl, got, err, want)
+	}
+}
+
+func (t tester) releaseShared(name, owner string, limit int, want bool) {
+	t.Helper()
+	got, err := t.store.Release(t.Context(), lock.Request{Name: name, Owner: owner, TTL: long, Shared: true, Limit: limit})
+	if err != nil || got != want {
+		t.Fatalf("Release the shared lease of %q: %v, %v, want %v", owner, got, err, want)
+	}
 }
 
 func (t tester) acquire(name, owner string, ttl time.Duration) uint64 {
@@ -95,7 +150,7 @@ func (t tester) outlast(name, owner string) uint64 {
 
 func (t tester) extend(name, owner string, ttl time.Duration, want bool) {
 	t.Helper()
-	got, err := t.store.Extend(t.Context(), name, owner, ttl)
+	got, err := t.store.Extend(t.Context(), lock.Request{Name: name, Owner: owner, TTL: ttl})
 	if err != nil || got != want {
 		t.Fatalf("Extend(%.40q, %q, %v) = %v, %v, want %v", name, owner, ttl, got, err, want)
 	}
@@ -103,28 +158,28 @@ func (t tester) extend(name, owner string, ttl time.Duration, want bool) {
 
 func (t tester) release(name, owner string, want bool) {
 	t.Helper()
-	got, err := t.store.Release(t.Context(), name, owner)
+	got, err := t.store.Release(t.Context(), lock.Request{Name: name, Owner: owner, TTL: long})
 	if err != nil || got != want {
 		t.Fatalf("Release(%.40q, %q) = %v, %v, want %v", name, owner, got, err, want)
 	}
 }
 
-func (t tester) watch(name string) (<-chan struct{}, func()) {
+func (t tester) watch(name, owner string) (<-chan struct{}, func()) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	released, stop, err := t.store.Watch(ctx, name)
+	turn, stop, err := t.store.Watch(ctx, name, owner)
 	if err != nil {
-		t.Fatalf("Watch(%.40q): %v", name, err)
+		t.Fatalf("Watch(%.40q, %q): %v", name, owner, err)
 	}
 	t.Cleanup(stop)
-	return released, stop
+	return turn, stop
 }
 
-func (t tester) woken(released <-chan struct{}) {
+func (t tester) woken(turn <-chan struct{}) {
 	t.Helper()
 	select {
-	case <-released:
+	case <-turn:
 	case <-time.After(patience):
 		t.Fatalf("the watcher was not woken within %v", patience)
 	}
@@ -204,9 +259,10 @@ var rules = []rule{
 		grows(t.acquire("n", "a", short))
 		grows(t.outlast("n", "b"))
 	}},
-	{"a repeat is the same grant", "an owner that holds the lease is granted it again under the same token", func(t tester) {
+	{"a repeat is granted", "an owner that holds the lease is granted it again, under the same or a larger token", func(t tester) {
 		token := t.acquire("n", "a", short)
-		if again := t.acquire("n", "a", long); again != token {
+		t.waits("n", "b")
+		if again := t.acquire("n", "a", long); again < token {
 			t.Errorf("the repeat has token %d, the first had %d", again, token)
 		}
 		if grant := t.refused("n", "b"); grant.HeldFor <= short {
@@ -244,58 +300,261 @@ var rules = []rule{
 		t.acquire("n", "b", long)
 		t.release("n", "b", true)
 		t.acquire("n", "c", long)
-		if _, err := t.store.Release(t.Context(), "n", "b"); err != nil {
+		if _, err := t.store.Release(t.Context(), lock.Request{Name: "n", Owner: "b", TTL: long}); err != nil {
 			t.Errorf("Release once more: %v", err)
 		}
 		t.refused("n", "d")
 	}},
-	{"release wakes the watchers", "Release wakes the watchers of the name, all of them, each time", func(t tester) {
-		w1, _ := t.watch("n")
-		w2, _ := t.watch("n")
-		for range 20 {
-			owner := rand.Text()
-			t.acquire("n", owner, long)
-			t.release("n", owner, true)
-			t.woken(w1)
-			t.woken(w2)
+	{"release wakes the first in the queue", "Release wakes the watchers for whom there is room, and nobody else", func(t tester) {
+		t.acquire("n", "a", long)
+		turnB, _ := t.watch("n", "b")
+		turnC, _ := t.watch("n", "c")
+		t.waits("n", "b")
+		t.waits("n", "c")
+		t.release("n", "a", true)
+		t.woken(turnB)
+		t.acquire("n", "b", long)
+		t.release("n", "b", true)
+		t.woken(turnC)
+		select {
+		case <-turnB:
+			t.Error("a release woke somebody who does not wait")
+		default:
 		}
 	}},
 	{"hostile names can be watched", "the watchers of a name hear of its releases, whatever bytes it has", func(t tester) {
 		for _, name := range hostileNames {
-			released, stop := t.watch(name)
 			t.acquire(name, "a", long)
+			turn, stop := t.watch(name, "b")
+			t.waits(name, "b")
 			t.release(name, "a", true)
-			t.woken(released)
+			t.woken(turn)
+			stop()
+		}
+	}},
+	{"hostile owners can watch", "the watcher of an owner is woken, whatever bytes it has", func(t tester) {
+		for _, owner := range []string{"b", "b\x00", " ", "b c", "x0:b", "-b", "\xff", strings.Repeat("b", 1000)} {
+			t.acquire("n", "a"+owner, long)
+			turn, stop := t.watch("n", owner)
+			t.waits("n", owner)
+			t.release("n", "a"+owner, true)
+			t.woken(turn)
+			t.acquire("n", owner, long)
+			t.release("n", owner, true)
 			stop()
 		}
 	}},
 	{"a stopped watch does not hinder", "stop ends the watch, and may be called more than once", func(t tester) {
-		_, stop := t.watch("n")
-		other, _ := t.watch("n")
-		stop()
-		stop()
 		t.acquire("n", "a", long)
+		_, stop := t.watch("n", "b")
+		other, _ := t.watch("n", "b")
+		t.waits("n", "b")
+		stop()
+		stop()
 		t.release("n", "a", true)
 		t.woken(other)
 	}},
 	{"a watch outlives its context", "ctx bounds only the call of Watch itself", func(t tester) {
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
-		released, stop, err := t.store.Watch(ctx, "n")
+		turn, stop, err := t.store.Watch(ctx, "n", "b")
 		cancel()
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer stop()
 		t.acquire("n", "a", long)
+		t.waits("n", "b")
 		t.release("n", "a", true)
-		t.woken(released)
+		t.woken(turn)
+	}},
+	{"the queue is served in its order", "whoever entered the queue earlier is ahead", func(t tester) {
+		t.acquire("n", "holder", long)
+		const waiters = 20
+		for i := range waiters {
+			t.waits("n", fmt.Sprint("w", i))
+		}
+		for i := range waiters {
+			t.waits("n", fmt.Sprint("w", waiters-1-i)) // asking again keeps the place
+		}
+		t.release("n", "holder", true)
+		for i := range waiters {
+			for j := range waiters {
+				if i < j {
+					t.waits("n", fmt.Sprint("w", j))
+				}
+			}
+			t.refused("n", "who does not wait")
+			t.acquire("n", fmt.Sprint("w", i), long)
+			t.release("n", fmt.Sprint("w", i), true)
+		}
+		t.acquire("n", "who does not wait", long)
+	}},
+	{"who does not wait has no place", "a place of 0 means that the asker does not wait", func(t tester) {
+		t.acquire("n", "a", long)
+		t.refused("n", "b")
+		t.release("n", "a", true)
+		t.acquire("n", "c", long)
+	}},
+	{"release gives the place up", "Release ends a place in the queue, and wakes those behind it", func(t tester) {
+		t.acquire("n", "a", long)
+		turn, _ := t.watch("n", "c")
+		t.waits("n", "b")
+		t.waits("n", "c")
+		t.release("n", "a", true)
+		t.waits("n", "c")
+		t.release("n", "b", false)
+		t.woken(turn)
+		t.acquire("n", "c", long)
+	}},
+	{"a place ends", "a place is kept for as long as was asked for, and not longer", func(t tester) {
+		t.acquire("n", "a", long)
+		if grant := t.ask(lock.Request{Name: "n", Owner: "dead", TTL: long, Place: 2 * short}); grant.Acquired {
+			t.Fatal("a lease that is held was granted")
+		}
+		t.waits("n", "b")
+		t.release("n", "a", true)
+		if grant := t.refused("n", "c"); grant.HeldFor <= 0 || grant.HeldFor > 2*short {
+			t.Errorf("the place ahead is kept for %v, and the store says %v", 2*short, grant.HeldFor)
+		}
+		time.Sleep(3 * short)
+		t.refused("n", "c")
+		t.acquire("n", "b", long)
+	}},
+	{"tokens are given in blocks", "Tokens is how many consecutive tokens the lease gets", func(t tester) {
+		grant := t.ask(lock.Request{Name: "n", Owner: "a", TTL: long, Tokens: 1_000_000_000})
+		if !grant.Acquired {
+			t.Fatal("a lease that nobody holds was refused")
+		}
+		t.release("n", "a", true)
+		if next := t.acquire("n", "b", long); next < grant.Token+1_000_000_000 {
+			t.Errorf("token %d follows %d and the next 999,999,999", next, grant.Token)
+		}
+	}},
+	{"shared leases do not exclude one another", "a shared lease can be held with others that are shared, and excludes exclusive ones", func(t tester) {
+		last := uint64(0)
+		for i := range 10 {
+			token := t.share("n", fmt.Sprint("r", i), 0, long)
+			if token <= last {
+				t.Errorf("token %d follows token %d", token, last)
+			}
+			last = token
+		}
+		for i := range 10 {
+			if grant := t.refused("n", "w"); grant.HeldFor <= 0 || grant.HeldFor > long {
+				t.Errorf("the refusal is %+v, want HeldFor within (0, %v]", grant, long)
+			}
+			t.extendShared("n", fmt.Sprint("r", i), 0, long, true)
+			t.releaseShared("n", fmt.Sprint("r", i), 0, true)
+			t.extendShared("n", fmt.Sprint("r", i), 0, long, false)
+		}
+		if token := t.acquire("n", "w", long); token <= last {
+			t.Errorf("token %d follows token %d", token, last)
+		}
+		t.notShared("n", "r", 0)
+		t.release("n", "w", true)
+		t.share("n", "r", 0, long)
+	}},
+	{"shared leases end one by one", "each shared lease has its own end, which extend moves", func(t tester) {
+		t.share("n", "a", 0, short)
+		t.share("n", "b", 0, 2*short)
+		t.extendShared("n", "b", 0, long, true)
+		time.Sleep(2 * short)
+		t.extendShared("n", "a", 0, long, false)
+		t.releaseShared("n", "a", 0, false)
+		t.refused("n", "w")
+		t.extendShared("n", "b", 0, short, true)
+		t.outlast("n", "w")
+	}},
+	{"there are as many permits as the limit", "fewer than Limit hold a shared lease for there to be room", func(t tester) {
+		for i := range 3 {
+			t.share("n", fmt.Sprint("p", i), 3, long)
+		}
+		if grant := t.notShared("n", "p", 3); grant.HeldFor <= 0 || grant.HeldFor > long {
+			t.Errorf("the refusal is %+v, want HeldFor within (0, %v]", grant, long)
+		}
+		t.share("n", "p0", 3, long) // a repeat
+		t.notShared("n", "p", 3)
+		t.releaseShared("n", "p1", 3, true)
+		t.share("n", "p3", 3, short)
+		t.notShared("n", "p", 3)
+		time.Sleep(2 * short)
+		t.extendShared("n", "p3", 3, long, false)
+		t.share("n", "p", 3, long)
+	}},
+	{"permits are one of many", "each method is one atomic step, for shared leases too", func(t tester) {
+		var wg sync.WaitGroup
+		granted := make(chan struct{}, 32)
+		for i := range cap(granted) {
+			wg.Go(func() {
+				grant, err := t.store.TryAcquire(t.Context(), lock.Request{Name: "n", Owner: fmt.Sprint(i), TTL: long, Shared: true, Limit: 5})
+				if err != nil {
+					t.Error(err)
+				}
+				if grant.Acquired {
+					granted <- struct{}{}
+				}
+			})
+		}
+		wg.Wait()
+		if len(granted) != 5 {
+			t.Errorf("%d of %d got one of 5 permits", len(granted), cap(granted))
+		}
+	}},
+	{"readers do not overtake a writer", "whoever entered the queue earlier is ahead, whether its lease is shared or not", func(t tester) {
+		t.share("n", "r1", 0, long)
+		turn, _ := t.watch("n", "w")
+		t.waits("n", "w")
+		t.notShared("n", "r2", 0)
+		t.waitsShared("n", "r2", 0)
+		t.releaseShared("n", "r1", 0, true)
+		t.woken(turn)
+		t.notShared("n", "r2", 0)
+		t.acquire("n", "w", long)
+		t.release("n", "w", true)
+		t.share("n", "r2", 0, long)
+	}},
+	{"readers come together", "shared leases for which there is room together do not wait for one another", func(t tester) {
+		t.acquire("n", "w1", long)
+		var turns []<-chan struct{}
+		for i := range 5 {
+			turn, _ := t.watch("n", fmt.Sprint("r", i))
+			turns = append(turns, turn)
+			t.waitsShared("n", fmt.Sprint("r", i), 0)
+		}
+		t.waits("n", "w2")
+		t.waitsShared("n", "late", 0)
+		t.release("n", "w1", true)
+		for i, turn := range turns {
+			t.woken(turn)
+			t.share("n", fmt.Sprint("r", len(turns)-1-i), 0, long)
+		}
+		t.notShared("n", "late", 0)
+		t.refused("n", "w2")
+	}},
+	{"permits come as there is room", "a release wakes as many as there is room for", func(t tester) {
+		t.acquire("n", "x", long)
+		for i := range 4 {
+			t.waitsShared("n", fmt.Sprint("p", i), 2)
+		}
+		turn, _ := t.watch("n", "p1")
+		third, _ := t.watch("n", "p2")
+		t.release("n", "x", true)
+		t.woken(turn)
+		t.share("n", "p1", 2, long)
+		t.notShared("n", "p2", 2)
+		t.share("n", "p0", 2, long)
+		t.notShared("n", "p2", 2)
+		t.releaseShared("n", "p1", 2, true)
+		t.woken(third)
+		t.notShared("n", "p3", 2)
+		t.share("n", "p2", 2, long)
 	}},
 	{"errors carry the context's", "the error of a call whose context has ended matches the context's own", func(t tester) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		_, tryErr := t.store.TryAcquire(ctx, lock.Request{Name: "n", Owner: "a", TTL: short})
-		_, extendErr := t.store.Extend(ctx, "n", "a", short)
-		_, releaseErr := t.store.Release(ctx, "n", "a")
+		_, extendErr := t.store.Extend(ctx, lock.Request{Name: "n", Owner: "a", TTL: short})
+		_, releaseErr := t.store.Release(ctx, lock.Request{Name: "n", Owner: "a", TTL: short})
 		for step, err := range map[string]error{"TryAcquire": tryErr, "Extend": extendErr, "Release": releaseErr} {
 			if !errors.Is(err, context.Canceled) {
 				t.Errorf("%s with a cancelled context returns %v, want context.Canceled", step, err)

@@ -1,15 +1,26 @@
--- Takes a lease if nobody holds it, and gives out its fencing token.
+-- Takes a lease if there is room and nobody is ahead, and gives out its fencing
+-- token. Whoever has to wait may take a place in the queue.
 --
--- KEYS[1]  the lease: a string, its holder's owner
--- KEYS[2]  the fence: a hash, "token" the last token given out, "ended" the
---          owner whose release came last, after "+" if it held the lease then
---          and "-" if it did not
+-- KEYS[1]  the lease: a string, the owner who holds it for itself
+-- KEYS[2]  the fence: a string, the last token given out, and after a blank the
+--          owner whose release came last, with "+" before it if it held a lease
+--          then and "-" if it did not
+-- KEYS[3]  the shared leases: a sorted set, owner -> end in ms of the server's clock
+-- KEYS[4]  the queue: a sorted set, member -> when it came, in us of that clock
+-- KEYS[5]  the same members -> until when the place is kept, in ms of that clock
 -- ARGV[1]  owner
--- ARGV[2]  TTL of the lease in milliseconds
--- ARGV[3]  TTL of the fence in milliseconds, longer than that of the lease
+-- ARGV[2]  "x" for a lease that excludes all others, "s" for a shared one
+-- ARGV[3]  how many shared leases there may be at a time; 0 for any number
+-- ARGV[4]  TTL of the lease in milliseconds
+-- ARGV[5]  TTL of the fence in milliseconds, longer than that of the lease
+-- ARGV[6]  how many consecutive tokens are asked for
+-- ARGV[7]  for how long a place in the queue is kept, in milliseconds; 0 for none
 --
--- Returns  {1, token}         the lease is the owner's
---          {0, milliseconds}  somebody else holds it for so long at most
+-- A member of the queue is ARGV[2] .. ARGV[3] .. ":" .. owner.
+--
+-- Returns  {1, token}         the lease is the owner's, under this token and the
+--                             next ARGV[6] - 1
+--          {0, milliseconds}  not yet; there may be room after so long
 --          {-1, 0}            the owner has released already
 --
 -- Atomic because the token must be given out in the order of the leases. With
@@ -17,37 +28,122 @@
 --   A: takes the lease                   ... its lease ends ...
 --   B:                 takes the lease, gets token 7
 --   A:                                                   gets token 8
--- and A, whose lease is over, would overrule B.
+-- and A, whose lease is over, would overrule B. And because whoever is refused
+-- must stand in the queue before the next release looks into it:
+--   A: is refused                          enters the queue, waits
+--   B:             releases, wakes nobody
 --
 -- The same command can arrive twice, because clients send again what was not
 -- answered, and it can arrive late, after its sender gave up and released:
---   A: acquire (answer lost), acquire again  -> finds itself: the same token
+--   A: acquire (answer lost), acquire again  -> finds itself: a new token, as
+--      nobody has seen the first one
 --   A: acquire (stuck), release, acquire arrives -> must not take the lease,
 --      which nobody would release
-local holder = redis.call('GET', KEYS[1])
-if holder and holder ~= ARGV[1] then
-  local left = redis.call('PTTL', KEYS[1])
-  if left < 0 then
-    return redis.error_reply('ERR the key of the lease has no TTL, so no lease is in it: somebody else writes under this prefix')
-  end
-  return {0, left}
-end
+local lease, fence, shared, queue, places = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local owner, kind, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local me = kind .. ARGV[3] .. ':' .. owner
 
-local fence = redis.call('HMGET', KEYS[2], 'token', 'ended')
-local ended = fence[2]
-if not holder and ended and string.sub(ended, 2) == ARGV[1] then
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000) -- ms
+local micros = tonumber(time[1]) * 1000000 + tonumber(time[2])
+
+local record = redis.call('GET', fence) or '0'
+local last, outcome, ended = string.match(record, '^(%d+) ?([+-]?)(.*)$')
+if not last then
+  return redis.error_reply('ERR the key of the fence has something else in it: somebody else writes under this prefix')
+end
+local holder = redis.call('GET', lease)
+if holder ~= owner and outcome ~= '' and ended == owner then
   return {-1, 0}
 end
 
-local token = tonumber(fence[1] or 0)
-if not holder or token == 0 then
-  -- The clock makes tokens grow across the loss of the fence: its expiry,
-  -- FLUSHALL, a restart without persistence. The last token makes them grow
-  -- when the clock is set back. Microseconds fit a double until 2255.
-  local now = redis.call('TIME')
-  token = math.max(token + 1, tonumber(now[1]) * 1000000 + tonumber(now[2]))
-  redis.call('HSET', KEYS[2], 'token', string.format('%.0f', token))
+-- Both are rare: nobody shares, nobody waits.
+local others = redis.call('EXISTS', shared, queue) > 0
+
+-- A repeat: the lease is the owner's already.
+local mine = holder == owner
+if others and kind == 's' and not holder then
+  mine = tonumber(redis.call('ZSCORE', shared, owner) or 0) > now
 end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-redis.call('PEXPIRE', KEYS[2], ARGV[3])
+
+-- For how long there is no room, at most, and how many shared leases there are.
+local full, sharing = 0, 0
+if holder and not mine then
+  full = redis.call('PTTL', lease)
+  if full < 0 then
+    return redis.error_reply('ERR the key of the lease has no TTL, so no lease is in it: somebody else writes under this prefix')
+  end
+  full = math.max(full, 1) -- in its last millisecond a key has 0 left
+elseif others and not mine then
+  redis.call('ZREMRANGEBYSCORE', shared, '-inf', now)
+  sharing = redis.call('ZCARD', shared)
+  local ends = {}
+  if kind == 'x' then
+    ends = redis.call('ZRANGE', shared, -1, -1, 'WITHSCORES')
+  elseif limit > 0 and sharing >= limit then
+    ends = redis.call('ZRANGE', shared, 0, 0, 'WITHSCORES')
+  end
+  full = ends[2] and ends[2] - now or 0
+end
+
+-- For how long somebody who is ahead may still come, at most.
+local ahead = 0
+if others and not mine then
+  -- Whoever has not asked for as long as its place is kept is dead, or as good.
+  for _, dead in ipairs(redis.call('ZRANGEBYSCORE', places, '-inf', now, 'LIMIT', 0, 1000)) do
+    redis.call('ZREM', queue, dead)
+    redis.call('ZREM', places, dead)
+  end
+  local rank = redis.call('ZRANK', queue, me) or redis.call('ZCARD', queue)
+  if rank > 0 then
+    -- Shared leases come together: those ahead do not hinder as long as there is
+    -- room for them too. 128 bounds the work.
+    local before = redis.call('ZRANGE', queue, 0, math.min(rank, 128) - 1)
+    local hindered = kind == 'x' or rank > 128 or limit > 0 and sharing + rank >= limit
+    for i = 1, hindered and 0 or #before do
+      hindered = hindered or string.sub(before[i], 1, 1) == 'x'
+    end
+    if hindered then
+      ahead = math.max((redis.call('ZSCORE', places, before[1]) or 0) - now, 1)
+    end
+  end
+end
+
+if full > 0 or ahead > 0 then
+  local place = tonumber(ARGV[7])
+  if place > 0 then
+    if not redis.call('ZSCORE', queue, me) then
+      -- In the order of coming, also if the clock is set back, and if two come
+      -- within a microsecond.
+      local back = redis.call('ZRANGE', queue, -1, -1, 'WITHSCORES')
+      redis.call('ZADD', queue, string.format('%.0f', math.max(micros, (back[2] or 0) + 1)), me)
+    end
+    redis.call('ZADD', places, now + place, me)
+    local latest = redis.call('ZRANGE', places, -1, -1, 'WITHSCORES')
+    redis.call('PEXPIRE', queue, latest[2] - now)
+    redis.call('PEXPIRE', places, latest[2] - now)
+  end
+  return {0, math.max(full, ahead)}
+end
+
+if others then
+  redis.call('ZREM', queue, me)
+  redis.call('ZREM', places, me)
+end
+-- The clock makes tokens grow across the loss of the fence: its expiry, FLUSHALL,
+-- a restart without persistence. The last token makes them grow when the clock is
+-- set back. Microseconds fit a double until 2255.
+local token = math.max(last + 1, micros)
+record = string.format('%.0f', token + tonumber(ARGV[6]) - 1)
+if outcome ~= '' then
+  record = record .. ' ' .. outcome .. ended
+end
+redis.call('SET', fence, record, 'PX', ARGV[5])
+if kind == 'x' then
+  redis.call('SET', lease, owner, 'PX', ARGV[4])
+else
+  redis.call('ZADD', shared, now + tonumber(ARGV[4]), owner)
+  local latest = redis.call('ZRANGE', shared, -1, -1, 'WITHSCORES')
+  redis.call('PEXPIRE', shared, latest[2] - now)
+end
 return {1, token}

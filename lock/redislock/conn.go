@@ -5,9 +5,11 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	redsyncredis "github.com/go-redsync/redsync/v4/redis"
+	"github.com/herdless/herdless/lock"
 	"github.com/redis/go-redis/v9"
 )
 
@@ -24,53 +26,57 @@ var (
 	releaseScript = redis.NewScript(releaseSource)
 )
 
-// lateness is for how long after a release a command of the same owner may still
-// arrive, and be known.
-const lateness = time.Minute
-
 // fenceTTL is for how long the last token is remembered after the lease's TTL.
 // After that the server's clock alone makes tokens grow, and it must not have
-// been set back by more than this.
+// been set back by more than this. It is also for how long after a release a
+// command of the same owner may still arrive, and be known.
 const fenceTTL = 24 * time.Hour
 
-// call is one call of a Store's method: what redsync has no words for on its way
-// to the scripts and back.
-type call struct {
-	store *Store
-	ctx   context.Context // the method's; redsync hands on ones with less time
-	lease string          // key
-	owner string
+// step is one step of a Store on one server: what redsync has no words for on its
+// way to the scripts and back. It is redsync's pool of connections to that
+// server.
+type step struct {
+	client redis.Scripter
+	req    lock.Request
+	keys   keys
+	wake   string // release.lua's ARGV[6]
 
-	acquiring bool
-	err       error // what Redis or a context said, if anything
-	refused   bool  // extend, release: the owner does not hold the lease
+	acquiring bool // set before redsync gets the step
 
-	taken   bool // acquire: somebody else holds the lease
+	mu sync.Mutex // redsync may go on without the last servers of a quorum
+	outcome
+}
+
+// outcome is what came of a step.
+type outcome struct {
+	answered bool  // the server has said something,
+	err      error // or Redis or a context said this
+
+	refused bool // extend, release: the owner does not hold the lease
+
+	taken   bool // acquire: there is no room for the lease
 	heldFor time.Duration
 	token   uint64
 }
 
-func (s *Store) call(ctx context.Context, name, owner string) *call {
-	return &call{store: s, ctx: ctx, lease: s.leaseKey(name), owner: owner}
+func (s *step) set(o outcome) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o.answered = o.err == nil
+	s.outcome = o
 }
 
-// explain returns the error of a step that failed. redsync's own, err, says less
-// than what Redis said, and nothing of a context.
-func (c *call) explain(step string, err error) error {
-	if c.err != nil {
-		err = c.err
-	}
-	if e := ended(c.ctx); e != nil && !errors.Is(err, e) {
-		err = errors.Join(e, err)
-	}
-	return fmt.Errorf("redislock: %s: %w", step, err)
+func (s *step) result() outcome {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.outcome
 }
 
 // run runs a script on the keys of the lease. It does not outlast ctx: a client
 // without ContextTimeoutEnabled waits for an answer for as long as its own
 // timeouts say, and none stops waiting when a context is cancelled. The client's
 // timeouts bound what is left behind then.
-func (c *call) run(ctx context.Context, script *redis.Script, args ...any) (any, error) {
+func (s *step) run(ctx context.Context, script *redis.Script, args ...any) (any, error) {
 	if err := ended(ctx); err != nil {
 		return nil, err
 	}
@@ -80,7 +86,7 @@ func (c *call) run(ctx context.Context, script *redis.Script, args ...any) (any,
 	}
 	answered := make(chan answer, 1)
 	go func() {
-		value, err := script.Run(ctx, c.store.client, []string{c.lease, c.lease + ":fence"}, args...).Result()
+		value, err := script.Run(ctx, s.client, s.keys.all(), args...).Result()
 		answered <- answer{value, err}
 	}()
 	select {
@@ -92,6 +98,14 @@ func (c *call) run(ctx context.Context, script *redis.Script, args ...any) (any,
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+}
+
+// kind is what the scripts call the kind of a lease.
+func (s *step) kind() string {
+	if s.req.Shared {
+		return "s"
+	}
+	return "x"
 }
 
 // ended returns why ctx is over, or nil. A network timeout that was set from
@@ -106,42 +120,36 @@ func ended(ctx context.Context) error {
 	return nil
 }
 
-// pool is redsync's way to a call's conn.
-type pool struct{ *call }
-
 // Get implements redsync's Pool.
-func (p pool) Get(ctx context.Context) (redsyncredis.Conn, error) { return conn{p.call, ctx}, nil }
+func (s *step) Get(ctx context.Context) (redsyncredis.Conn, error) { return conn{s, ctx}, nil }
 
 // conn makes redsync's commands the scripts of this package. It belongs to one
-// call, and redsync uses it from one goroutine at a time.
+// step, and redsync uses it from one goroutine at a time.
 type conn struct {
-	*call
+	*step
 	ctx context.Context
 }
 
 // SetNX is redsync's command to acquire.
 func (c conn) SetNX(_, owner string, ttl time.Duration) (bool, error) {
-	c.acquiring = true
+	reply, err := c.run(c.ctx, acquireScript, owner, c.kind(), c.req.Limit, ttl.Milliseconds(), (ttl + fenceTTL).Milliseconds(),
+		max(c.req.Tokens, 1), milliseconds(c.req.Place))
 	var status, value int64
-	reply, err := c.run(c.ctx, acquireScript, owner, ttl.Milliseconds(), (ttl + fenceTTL).Milliseconds())
 	if err == nil {
 		status, value, err = pair(reply)
 	}
-	if err != nil {
-		c.err = err
-		return false, err
+	if err == nil && status < 0 {
+		err = errors.New("the owner has released the lease already: an owner is for one lease only")
 	}
-	switch status {
-	case 1:
-		c.token = uint64(value)
-		return true, nil
-	case 0:
-		c.taken, c.heldFor = true, time.Duration(value)*time.Millisecond
-		return false, nil
+	switch {
+	case err != nil:
+		c.set(outcome{err: err})
+	case status == 1:
+		c.set(outcome{token: uint64(value)})
 	default:
-		c.err = errors.New("the owner has released the lease already: an owner is for one lease only")
-		return false, c.err
+		c.set(outcome{taken: true, heldFor: time.Duration(value) * time.Millisecond})
 	}
+	return status == 1, err
 }
 
 // Eval is redsync's command to release, with the owner, and to extend, with the
@@ -159,15 +167,14 @@ func (c conn) Eval(_ *redsyncredis.Script, keyAndArgs ...any) (any, error) {
 	var err error
 	switch len(keyAndArgs) {
 	case 2:
-		reply, err = c.run(c.ctx, releaseScript, owner, lateness.Milliseconds())
+		reply, err = c.run(c.ctx, releaseScript, owner, c.kind(), c.req.Limit, fenceTTL.Milliseconds(), c.keys.channel(), c.wake)
 	case 3:
-		milliseconds := int64(keyAndArgs[2].(int))
-		reply, err = c.run(c.ctx, extendScript, owner, milliseconds, milliseconds+fenceTTL.Milliseconds())
+		ttl := int64(keyAndArgs[2].(int))
+		reply, err = c.run(c.ctx, extendScript, owner, c.kind(), ttl, ttl+fenceTTL.Milliseconds())
 	default:
 		err = fmt.Errorf("redsync ran a script with %d arguments", len(keyAndArgs)-1)
 	}
-	c.err = err
-	c.refused = err == nil && reply == int64(0)
+	c.set(outcome{err: err, refused: err == nil && reply == int64(0)})
 	return reply, err
 }
 
@@ -200,4 +207,9 @@ func pair(reply any) (first, second int64, err error) {
 		}
 	}
 	return 0, 0, fmt.Errorf("the script answered %v", reply)
+}
+
+// milliseconds returns d rounded up.
+func milliseconds(d time.Duration) int64 {
+	return int64((d + time.Millisecond - 1) / time.Millisecond)
 }

@@ -2,9 +2,11 @@
 --
 -- KEYS[1]  the lease
 -- KEYS[2]  the fence
+-- KEYS[3]  the shared leases
 -- ARGV[1]  owner
--- ARGV[2]  TTL of the lease in milliseconds
--- ARGV[3]  TTL of the fence in milliseconds
+-- ARGV[2]  "x" for a lease that excludes all others, "s" for a shared one
+-- ARGV[3]  TTL of the lease in milliseconds
+-- ARGV[4]  TTL of the fence in milliseconds
 --
 -- Returns  1 if the owner holds it, 0 if not
 --
@@ -14,9 +16,21 @@
 --   A:                                              PEXPIRE prolongs B's lease
 -- It never sets the key: a lease that has ended may have had another holder
 -- since, and A must hear of it.
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then
-  return 0
+local lease, fence, shared = KEYS[1], KEYS[2], KEYS[3]
+if ARGV[2] == 'x' then
+  if redis.call('GET', lease) ~= ARGV[1] then
+    return 0
+  end
+  redis.call('PEXPIRE', lease, ARGV[3])
+else
+  local time = redis.call('TIME')
+  local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  if tonumber(redis.call('ZSCORE', shared, ARGV[1]) or 0) <= now then
+    return 0
+  end
+  redis.call('ZADD', shared, now + tonumber(ARGV[3]), ARGV[1])
+  local latest = redis.call('ZRANGE', shared, -1, -1, 'WITHSCORES')
+  redis.call('PEXPIRE', shared, latest[2] - now)
 end
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
-redis.call('PEXPIRE', KEYS[2], ARGV[3]) -- the fence outlives a lease of days
+redis.call('PEXPIRE', fence, ARGV[4]) -- the fence outlives a lease of days
 return 1

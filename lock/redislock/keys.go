@@ -13,10 +13,21 @@ const (
 	digestMark = "sha256:"
 )
 
-// leaseKey returns the key of a lease. Every other key of the lease is the same
-// with a suffix, and so in the same slot: a Cluster hashes what is between the
-// first { and the first } after it.
-func (s *Store) leaseKey(name string) string { return s.prefix + "{" + tag(name) + "}" }
+// keys is the key of a lease. Every other key of the lease is the same with a
+// suffix, and so in the same slot: a Cluster hashes what is between the first {
+// and the first } after it.
+type keys string
+
+func keysOf(prefix, name string) keys { return keys(prefix + "{" + tag(name) + "}") }
+
+// all returns the keys in the order in which the scripts take them.
+func (k keys) all() []string {
+	lease := string(k)
+	return []string{lease, lease + ":fence", lease + ":shared", lease + ":queue", lease + ":places"}
+}
+
+// channel returns the Pub/Sub channel on which those who wait are woken.
+func (k keys) channel() string { return string(k) + ":turn" }
 
 // tag returns name as it can stand in a key, differently for every name. A name
 // with braces would end the hash tag early or, like the empty name, be none at

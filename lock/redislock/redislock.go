@@ -4,10 +4,12 @@ package redislock
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/go-redsync/redsync/v4"
+	redsyncredis "github.com/go-redsync/redsync/v4/redis"
 	"github.com/herdless/herdless/internal/push"
 	"github.com/herdless/herdless/internal/rediskey"
 	"github.com/herdless/herdless/lock"
@@ -64,53 +66,61 @@ func New(client Client, o *Options) *Store {
 
 // TryAcquire implements [lock.Store].
 func (s *Store) TryAcquire(ctx context.Context, req lock.Request) (lock.Grant, error) {
-	c := s.call(ctx, req.Name, req.Owner)
-	if err := s.mutex(c, req.TTL).TryLockContext(ctx); err != nil {
-		if c.taken {
-			return lock.Grant{HeldFor: c.heldFor}, nil
-		}
-		return lock.Grant{}, c.explain("acquire", err)
+	c := s.step(req)
+	c.acquiring = true
+	err := mutex(req, c).TryLockContext(ctx)
+	o := c.result()
+	switch {
+	case err == nil:
+		return lock.Grant{Acquired: true, Token: o.token}, nil
+	case o.taken:
+		return lock.Grant{HeldFor: o.heldFor}, nil
+	default:
+		return lock.Grant{}, explain(ctx, "acquire", o.err, err)
 	}
-	return lock.Grant{Acquired: true, Token: c.token}, nil
 }
 
 // Extend implements [lock.Store].
-func (s *Store) Extend(ctx context.Context, name, owner string, ttl time.Duration) (bool, error) {
-	c := s.call(ctx, name, owner)
-	ok, err := s.mutex(c, ttl).ExtendContext(ctx)
-	if err != nil && !c.refused {
-		return false, c.explain("extend", err)
+func (s *Store) Extend(ctx context.Context, req lock.Request) (bool, error) {
+	c := s.step(req)
+	ok, err := mutex(req, c).ExtendContext(ctx)
+	if o := c.result(); err != nil && !o.refused {
+		return false, explain(ctx, "extend", o.err, err)
 	}
 	return ok, nil
 }
 
 // Release implements [lock.Store].
-func (s *Store) Release(ctx context.Context, name, owner string) (bool, error) {
-	c := s.call(ctx, name, owner)
-	ok, err := s.mutex(c, 0).UnlockContext(ctx)
-	if err != nil && !c.refused {
-		return false, c.explain("release", err)
+func (s *Store) Release(ctx context.Context, req lock.Request) (bool, error) {
+	c := s.step(req)
+	ok, err := mutex(req, c).UnlockContext(ctx)
+	if o := c.result(); err != nil && !o.refused {
+		return false, explain(ctx, "release", o.err, err)
 	}
 	return ok, nil
 }
 
 // Watch implements [lock.Store].
-func (s *Store) Watch(ctx context.Context, name string) (released <-chan struct{}, stop func(), err error) {
-	released, stop, err = s.hub.Watch(ctx, s.leaseKey(name)+":released")
+func (s *Store) Watch(ctx context.Context, name, owner string) (turn <-chan struct{}, stop func(), err error) {
+	turn, stop, err = s.hub.Watch(ctx, keysOf(s.prefix, name).channel(), owner)
 	if err != nil {
 		return nil, nil, fmt.Errorf("redislock: watch: %w", err)
 	}
-	return released, stop, nil
+	return turn, stop, nil
 }
 
-// mutex returns redsync's lock for one call. Nothing of it outlives the call: the
-// key and the owner are all that it would know.
-func (s *Store) mutex(c *call, ttl time.Duration) *redsync.Mutex {
-	return redsync.New(pool{c}).NewMutex(c.lease,
-		redsync.WithValue(c.owner),
-		redsync.WithGenValueFunc(func() (string, error) { return c.owner, nil }),
+func (s *Store) step(req lock.Request) *step {
+	return &step{client: s.client, req: req, keys: keysOf(s.prefix, req.Name)}
+}
+
+// mutex returns redsync's lock for one step on each server of a quorum. Nothing
+// of it outlives the step: the key and the owner are all that it would know.
+func mutex(req lock.Request, servers ...redsyncredis.Pool) *redsync.Mutex {
+	return redsync.New(servers...).NewMutex(req.Name,
+		redsync.WithValue(req.Owner),
+		redsync.WithGenValueFunc(func() (string, error) { return req.Owner, nil }),
 		// redsync cuts to milliseconds.
-		redsync.WithExpiry((ttl + time.Millisecond - 1).Truncate(time.Millisecond)),
+		redsync.WithExpiry(time.Duration(milliseconds(req.TTL))*time.Millisecond),
 		redsync.WithTries(1),
 		// The default gives a lease of a second 50 ms for its request. An
 		// answer is worth having until the lease would be over; the caller's
@@ -119,4 +129,16 @@ func (s *Store) mutex(c *call, ttl time.Duration) *redsync.Mutex {
 		// lock.Locker takes the drift off, for every store.
 		redsync.WithDriftFactor(0),
 	)
+}
+
+// explain returns the error of a step that failed. redsync's own, err, says less
+// than what Redis said, said, and nothing of a context.
+func explain(ctx context.Context, step string, said, err error) error {
+	if said != nil {
+		err = said
+	}
+	if e := ended(ctx); e != nil && !errors.Is(err, e) {
+		err = errors.Join(e, err)
+	}
+	return fmt.Errorf("redislock: %s: %w", step, err)
 }
