@@ -126,9 +126,9 @@ type conn struct {
 // topic is one channel of Redis and those who watch it.
 type topic struct {
 	watchers  map[string]map[chan struct{}]struct{} // by name
-	asked     bool          // a SUBSCRIBE for it was sent
-	confirmed chan struct{} // closed when the server has confirmed it
-	idleSince time.Time     // valid without watchers
+	asked     bool                                  // a SUBSCRIBE for it was sent
+	confirmed chan struct{}                         // closed when the server has confirmed it
+	idleSince time.Time                             // valid without watchers
 }
 
 func (t *topic) isConfirmed() bool {
