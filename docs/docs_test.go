@@ -19,6 +19,7 @@ import (
 	"github.com/herdless/herdless/cache/rediscache"
 	"github.com/herdless/herdless/internal/redistest"
 	"github.com/herdless/herdless/lock"
+	"github.com/herdless/herdless/lock/fence"
 	"github.com/herdless/herdless/lock/redislock"
 	"github.com/herdless/herdless/middleware/ratelimit"
 	"github.com/herdless/herdless/middleware/ratelimit/redislimit"
@@ -147,6 +148,12 @@ func exercise(t *testing.T, rdb *redis.Client) {
 	lease, err = locker.TryAcquire(ctx, "another report", time.Minute)
 	require.NoError(err)
 	t.Cleanup(func() { _ = lease.Release(context.WithoutCancel(ctx)) })
+	for _, ttl := range []time.Duration{0, time.Minute} { // the last leaves a TTL
+		require.NoError(redislock.FencedSet(ctx, rdb, "ledger", "text", lease.Token(), ttl))
+	}
+	require.ErrorIs(redislock.FencedSet(ctx, rdb, "ledger", "late", 1, time.Minute), fence.ErrStale)
+	_, _, err = redislock.FencedGet(ctx, rdb, "ledger")
+	require.NoError(err)
 
 	pages, err := responsecache.New(rediscache.New(rdb, nil), &responsecache.Options{Locker: locker})
 	require.NoError(err)

@@ -85,6 +85,7 @@ var rules = []rule{
 				return true
 			}
 			return isStoreOrSuite(from) && to == path.Dir(from) ||
+				from == "lock/redislock" && to == "lock/fence" || // a part of its own feature
 				from == "responsecache" && to == "cache"
 		},
 	},

@@ -55,10 +55,10 @@ func FencedSet(ctx context.Context, client redis.Scripter, key string, value any
 	return nil
 }
 
-// FencedGet returns what [FencedSet] has written at key, and the token of the
-// largest fence there. If there is nothing, the error matches redis.Nil (by
-// errors.Is), with the token 0, or with that of a [FencedScript] that ran on the
-// key without a FencedSet. A key with anything else in it is another error.
+// FencedGet returns what [FencedSet] has written at key, and the largest token
+// there. If there is nothing, the error matches redis.Nil (by errors.Is), with the
+// token 0, or with that of a [FencedScript] that ran on the key without a FencedSet.
+// A key with anything else in it is another error.
 //
 // It is one HMGET, and reads from a replica where the client does.
 func FencedGet(ctx context.Context, client redis.HashCmdable, key string) (value string, token uint64, err error) {
