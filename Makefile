@@ -65,7 +65,7 @@ soak: deps ## the tests over and over, for half an hour: SOAK=2h make soak
 
 .PHONY: conformance
 conformance: deps ## the public suites of every Store, on memory and on real Redis, printed rule by rule
-	@go test -count=1 -v -run '^Test(MemoryStore|Store|ServeMux)$$' ./session/... ./lock/... ./cache/... ./middleware/ratelimit/... ./adapters/adaptertest
+	@go test -count=1 -v -run '^Test(MemoryStore|Store|StoreQuorum|ServeMux)$$' ./session/... ./lock/... ./cache/... ./middleware/ratelimit/... ./adapters/adaptertest
 	@cd adapters/gin && go test -count=1 -v -run '^TestConformance$$' .
 
 .PHONY: clean

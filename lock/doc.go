@@ -101,6 +101,11 @@
 // last token lost and the clock set back, tokens can repeat. Keep the clocks of
 // the servers together with NTP, and do not use this for more than it can do.
 //
+// A redislock.Quorum has no failover that could lose a lease: it asks several
+// servers that know nothing of each other, and counts on a majority. It loses one
+// all the same if servers of that majority restart without their data while it is
+// held, and it does nothing against pauses. Tokens grow there too.
+//
 // Where two holders at a time must be impossible and the resource cannot check a
 // token (a payment, say, or a machine that moves), use a system that decides by
 // consensus: etcd, ZooKeeper or Consul for the lock, or better, a transaction in

@@ -104,7 +104,7 @@ func (h *hold) renew() {
 		until = h.deadline
 	}
 	lease := h.lease
-	ctx, cancel := context.WithDeadline(lease.values, until)
+	ctx, cancel := context.WithDeadline(lease.values(), until)
 	done := make(chan struct{})
 	h.renewing, h.cancel = done, cancel
 	h.mu.Unlock()
@@ -139,7 +139,7 @@ func (h *hold) renew() {
 	case after != live:
 		lease.observe(Lost, err)
 	default:
-		h.locker.event(lease.values, Event{Kind: Renewed, Name: h.req.Name, Token: lease.token, Took: answered.Sub(asked), Err: err})
+		h.locker.event(lease.ctx, Event{Kind: Renewed, Name: h.req.Name, Token: lease.token, Took: answered.Sub(asked), Err: err})
 	}
 }
 

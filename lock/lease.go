@@ -16,10 +16,8 @@ type Lease struct {
 	token uint64
 	since time.Time
 
-	// ctx is what the holder works under. values carries the same values, and
-	// does not end.
-	ctx, values context.Context
-	end         context.CancelCauseFunc
+	ctx context.Context // what the holder works under
+	end context.CancelCauseFunc
 
 	releasing chan struct{} // guards what follows; a mutex to wait for with a context
 	settled   bool          // Release has its final answer,
@@ -31,7 +29,6 @@ func newLease(h *hold, parent context.Context, token uint64) *Lease {
 		hold:      h,
 		token:     token,
 		since:     time.Now(),
-		values:    context.WithoutCancel(parent),
 		releasing: make(chan struct{}, 1),
 	}
 	l.ctx, l.end = context.WithCancelCause(parent)
@@ -138,7 +135,10 @@ func (l *Lease) discard(ctx context.Context) {
 	_ = l.Release(ctx) // it ends by itself if that fails
 }
 
+// values returns a context that carries the values of Context and does not end.
+func (l *Lease) values() context.Context { return context.WithoutCancel(l.ctx) }
+
 // observe tells of an event of which Took is how long the lease was held.
 func (l *Lease) observe(kind EventKind, err error) {
-	l.hold.locker.event(l.values, Event{Kind: kind, Name: l.hold.req.Name, Token: l.token, Took: time.Since(l.since), Err: err})
+	l.hold.locker.event(l.ctx, Event{Kind: kind, Name: l.hold.req.Name, Token: l.token, Took: time.Since(l.since), Err: err})
 }

@@ -212,7 +212,7 @@ func (l *Locker) ask(parent context.Context, name string, ttl time.Duration) (*a
 	}
 	return &ask{
 		parent: parent,
-		req:    Request{Name: name, Owner: rand.Text(), TTL: ttl, Shared: l.shared, Limit: l.limit},
+		req:    Request{Name: name, Owner: rand.Text(), TTL: ttl, Shared: l.shared, Limit: l.limit, Fair: l.fair},
 		began:  time.Now(),
 	}, nil
 }
@@ -250,7 +250,10 @@ func (l *Locker) try(ctx context.Context, a *ask) (*Lease, error) {
 		}
 		return nil, fmt.Errorf("lock: acquire %.64q: %w", a.req.Name, err)
 	case !grant.Acquired:
-		a.placed = a.req.Place > 0
+		a.placed = grant.Queued
+		if !a.placed {
+			a.req.Owner = rand.Text()
+		}
 		return nil, &HeldError{Name: a.req.Name, HeldFor: grant.HeldFor}
 	case !answered.Before(deadline):
 		l.abandon(ctx, a.req)

@@ -62,7 +62,7 @@ func (s *MemoryStore) TryAcquire(ctx context.Context, req Request) (Grant, error
 	if _, repeat := l.holders[req.Owner]; !repeat {
 		if until := l.room(req, now); until.After(now) {
 			l.enter(req, now)
-			return Grant{HeldFor: until.Sub(now)}, nil
+			return Grant{HeldFor: until.Sub(now), Queued: l.index(req.Owner) >= 0}, nil
 		}
 	}
 	l.leave(req.Owner)

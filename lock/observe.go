@@ -60,8 +60,9 @@ func (k EventKind) String() string {
 	}
 }
 
+// event tells of e. The context of e carries the values of ctx.
 func (l *Locker) event(ctx context.Context, e Event) {
 	if l.observe != nil {
-		l.observe(ctx, e)
+		l.observe(context.WithoutCancel(ctx), e)
 	}
 }

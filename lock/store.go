@@ -76,6 +76,10 @@ type Request struct {
 	// is not acquired. Asking again before that keeps the place. 0 means that
 	// the asker does not wait and gets no place.
 	Place time.Duration
+	// Fair says that the asker relies on the order of the queue. A store
+	// without a queue must refuse it then, with an error that matches
+	// [errors.ErrUnsupported], and wake all watchers at each Release otherwise.
+	Fair bool
 }
 
 // Grant is the answer to a Request.
@@ -89,4 +93,8 @@ type Grant struct {
 	// acquires a lease meanwhile, if it was not acquired: how long the holders
 	// have left, or the place of whoever is ahead.
 	HeldFor time.Duration
+	// Queued reports whether the asker has a place in the queue. One who asks
+	// again without a place must do so as another owner: what this one was
+	// given in part may still be taken back.
+	Queued bool
 }

@@ -179,11 +179,11 @@ func (l *Locker) giveUp(ctx context.Context, a *ask, err error) error {
 
 // waited and acquired tell of these events.
 func (l *Locker) waited(ctx context.Context, a *ask, err error) {
-	l.event(context.WithoutCancel(ctx), Event{Kind: Waited, Name: a.req.Name, Took: time.Since(a.began), Err: err})
+	l.event(ctx, Event{Kind: Waited, Name: a.req.Name, Took: time.Since(a.began), Err: err})
 }
 
 func (l *Locker) acquired(a *ask, lease *Lease) {
-	l.event(lease.values, Event{Kind: Acquired, Name: a.req.Name, Token: lease.token, Took: lease.since.Sub(a.began)})
+	l.event(lease.ctx, Event{Kind: Acquired, Name: a.req.Name, Token: lease.token, Took: lease.since.Sub(a.began)})
 }
 
 // watch is the store's, but does not take longer than there is to wait: while

@@ -57,18 +57,28 @@ func New(client Subscriber) *Hub {
 // away, Watch waits for it until ctx ends.
 func (h *Hub) Watch(ctx context.Context, channel, name string) (woken <-chan struct{}, stop func(), err error) {
 	wake := make(chan struct{}, 1)
+	stop, err = h.WatchWith(ctx, channel, name, wake)
+	if err != nil {
+		return nil, nil, err
+	}
+	return wake, stop, nil
+}
+
+// WatchWith is like Watch, but the caller brings the channel that is woken, which
+// must have room for one value. The watches of several hubs can share one.
+func (h *Hub) WatchWith(ctx context.Context, channel, name string, wake chan struct{}) (stop func(), err error) {
 	c, t := h.join(channel, name, wake) //nolint:contextcheck // the connection outlives the call that opens it
 	stop = sync.OnceFunc(func() { h.leave(t, name, wake) })
 	select {
 	case <-t.confirmed:
-		return wake, stop, nil
+		return stop, nil
 	case <-c.closed:
 		err = errClosed
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 	}
 	stop()
-	return nil, nil, fmt.Errorf("push: subscribe: %w", err)
+	return nil, fmt.Errorf("push: subscribe: %w", err)
 }
 
 func (h *Hub) join(channel, name string, wake chan struct{}) (*conn, *topic) {

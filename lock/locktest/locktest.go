@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,6 +28,20 @@ const (
 // Stores that share data must keep their names apart. It takes a second or two,
 // as leases must end by the store's own clock.
 func Run(t *testing.T, newStore func(t *testing.T) lock.Store) {
+	t.Helper()
+	run(t, newStore, rules)
+	run(t, newStore, queueRules)
+}
+
+// RunExclusive is Run for a store that has exclusive leases only, and no queue:
+// it must refuse what it does not have, and wake all watchers at each release.
+func RunExclusive(t *testing.T, newStore func(t *testing.T) lock.Store) {
+	t.Helper()
+	run(t, newStore, rules)
+	run(t, newStore, exclusiveRules)
+}
+
+func run(t *testing.T, newStore func(t *testing.T) lock.Store, rules []rule) {
 	t.Helper()
 	for _, r := range rules {
 		t.Run(r.name, func(t *testing.T) {
@@ -142,7 +157,7 @@ func (t tester) outlast(name, owner string) uint64 {
 		if grant.Acquired {
 			return grant.Token
 		}
-		time.Sleep(grant.HeldFor + time.Millisecond) // what a store says is to be believed
+		time.Sleep(min(grant.HeldFor+time.Millisecond, 2*short)) // it may be less
 	}
 	t.Fatalf("the lease of %q did not end within %v", name, patience)
 	return 0
@@ -185,6 +200,30 @@ func (t tester) woken(turn <-chan struct{}) {
 	}
 }
 
+// many asks for req by so many owners at the same time, and returns how many
+// acquired.
+func (t tester) many(req lock.Request) int {
+	var wg sync.WaitGroup
+	var acquired atomic.Int32
+	for i := range many {
+		wg.Go(func() {
+			req := req
+			req.Owner = fmt.Sprint("owner", i)
+			grant, err := t.store.TryAcquire(t.Context(), req)
+			if err != nil {
+				t.Error(err)
+			}
+			if grant.Acquired {
+				acquired.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	return int(acquired.Load())
+}
+
+const many = 32
+
 // hostileNames are names that have broken key schemes. A store must keep them
 // apart.
 var hostileNames = []string{
@@ -194,6 +233,7 @@ var hostileNames = []string{
 	strings.Repeat("{", 10_000),
 }
 
+// rules are for every store.
 var rules = []rule{
 	{"a held lease is refused", "TryAcquire takes the lease if nobody holds it, and says how long the holder has left at most", func(t tester) {
 		t.acquire("n", "a", long)
@@ -201,24 +241,9 @@ var rules = []rule{
 			t.Errorf("the refusal is %+v, want HeldFor within (0, %v] and no token", grant, long)
 		}
 	}},
-	{"one of many acquires", "each method is one atomic step", func(t tester) {
-		var wg sync.WaitGroup
-		granted := make(chan string, 32)
-		for i := range cap(granted) {
-			wg.Go(func() {
-				owner := fmt.Sprint("owner", i)
-				grant, err := t.store.TryAcquire(t.Context(), lock.Request{Name: "n", Owner: owner, TTL: long})
-				if err != nil {
-					t.Error(err)
-				}
-				if grant.Acquired {
-					granted <- owner
-				}
-			})
-		}
-		wg.Wait()
-		if len(granted) != 1 {
-			t.Errorf("%d of %d acquired the same lease", len(granted), cap(granted))
+	{"one of many acquires at most", "each method is one atomic step", func(t tester) {
+		if n := t.many(lock.Request{Name: "n", TTL: long}); n > 1 {
+			t.Errorf("%d of %d acquired the same lease", n, many)
 		}
 	}},
 	{"names are apart", "whatever bytes a name has, it is another lease than every other name", func(t tester) {
@@ -305,23 +330,6 @@ var rules = []rule{
 		}
 		t.refused("n", "d")
 	}},
-	{"release wakes the first in the queue", "Release wakes the watchers for whom there is room, and nobody else", func(t tester) {
-		t.acquire("n", "a", long)
-		turnB, _ := t.watch("n", "b")
-		turnC, _ := t.watch("n", "c")
-		t.waits("n", "b")
-		t.waits("n", "c")
-		t.release("n", "a", true)
-		t.woken(turnB)
-		t.acquire("n", "b", long)
-		t.release("n", "b", true)
-		t.woken(turnC)
-		select {
-		case <-turnB:
-			t.Error("a release woke somebody who does not wait")
-		default:
-		}
-	}},
 	{"hostile names can be watched", "the watchers of a name hear of its releases, whatever bytes it has", func(t tester) {
 		for _, name := range hostileNames {
 			t.acquire(name, "a", long)
@@ -367,6 +375,65 @@ var rules = []rule{
 		t.release("n", "a", true)
 		t.woken(turn)
 	}},
+	{"who does not wait has no place", "a place of 0 means that the asker does not wait", func(t tester) {
+		t.acquire("n", "a", long)
+		t.refused("n", "b")
+		t.release("n", "a", true)
+		t.acquire("n", "c", long)
+	}},
+	{"tokens are given in blocks", "Tokens is how many consecutive tokens the lease gets", func(t tester) {
+		grant := t.ask(lock.Request{Name: "n", Owner: "a", TTL: long, Tokens: 1_000_000_000})
+		if !grant.Acquired {
+			t.Fatal("a lease that nobody holds was refused")
+		}
+		t.release("n", "a", true)
+		if next := t.acquire("n", "b", long); next < grant.Token+1_000_000_000 {
+			t.Errorf("token %d follows %d and the next 999,999,999", next, grant.Token)
+		}
+	}},
+	{"errors carry the context's", "the error of a call whose context has ended matches the context's own", func(t tester) {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		_, tryErr := t.store.TryAcquire(ctx, lock.Request{Name: "n", Owner: "a", TTL: short})
+		_, extendErr := t.store.Extend(ctx, lock.Request{Name: "n", Owner: "a", TTL: short})
+		_, releaseErr := t.store.Release(ctx, lock.Request{Name: "n", Owner: "a", TTL: short})
+		for step, err := range map[string]error{"TryAcquire": tryErr, "Extend": extendErr, "Release": releaseErr} {
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("%s with a cancelled context returns %v, want context.Canceled", step, err)
+			}
+		}
+		ctx, cancel = context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
+		defer cancel()
+		if _, err := t.store.TryAcquire(ctx, lock.Request{Name: "n", Owner: "a", TTL: short}); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("TryAcquire past its deadline returns %v, want context.DeadlineExceeded", err)
+		}
+	}},
+}
+
+// queueRules are for stores with a queue and shared leases.
+var queueRules = []rule{
+	{"one of many acquires", "each method is one atomic step", func(t tester) {
+		if n := t.many(lock.Request{Name: "n", TTL: long}); n != 1 {
+			t.Errorf("%d of %d acquired the same lease", n, many)
+		}
+	}},
+	{"release wakes the first in the queue", "Release wakes the watchers for whom there is room, and nobody else", func(t tester) {
+		t.acquire("n", "a", long)
+		turnB, _ := t.watch("n", "b")
+		turnC, _ := t.watch("n", "c")
+		t.waits("n", "b")
+		t.waits("n", "c")
+		t.release("n", "a", true)
+		t.woken(turnB)
+		t.acquire("n", "b", long)
+		t.release("n", "b", true)
+		t.woken(turnC)
+		select {
+		case <-turnB:
+			t.Error("a release woke somebody who does not wait")
+		default:
+		}
+	}},
 	{"the queue is served in its order", "whoever entered the queue earlier is ahead", func(t tester) {
 		t.acquire("n", "holder", long)
 		const waiters = 20
@@ -388,12 +455,6 @@ var rules = []rule{
 			t.release("n", fmt.Sprint("w", i), true)
 		}
 		t.acquire("n", "who does not wait", long)
-	}},
-	{"who does not wait has no place", "a place of 0 means that the asker does not wait", func(t tester) {
-		t.acquire("n", "a", long)
-		t.refused("n", "b")
-		t.release("n", "a", true)
-		t.acquire("n", "c", long)
 	}},
 	{"release gives the place up", "Release ends a place in the queue, and wakes those behind it", func(t tester) {
 		t.acquire("n", "a", long)
@@ -419,16 +480,6 @@ var rules = []rule{
 		time.Sleep(3 * short)
 		t.refused("n", "c")
 		t.acquire("n", "b", long)
-	}},
-	{"tokens are given in blocks", "Tokens is how many consecutive tokens the lease gets", func(t tester) {
-		grant := t.ask(lock.Request{Name: "n", Owner: "a", TTL: long, Tokens: 1_000_000_000})
-		if !grant.Acquired {
-			t.Fatal("a lease that nobody holds was refused")
-		}
-		t.release("n", "a", true)
-		if next := t.acquire("n", "b", long); next < grant.Token+1_000_000_000 {
-			t.Errorf("token %d follows %d and the next 999,999,999", next, grant.Token)
-		}
 	}},
 	{"shared leases do not exclude one another", "a shared lease can be held with others that are shared, and excludes exclusive ones", func(t tester) {
 		last := uint64(0)
@@ -481,23 +532,9 @@ var rules = []rule{
 		t.extendShared("n", "p3", 3, long, false)
 		t.share("n", "p", 3, long)
 	}},
-	{"permits are one of many", "each method is one atomic step, for shared leases too", func(t tester) {
-		var wg sync.WaitGroup
-		granted := make(chan struct{}, 32)
-		for i := range cap(granted) {
-			wg.Go(func() {
-				grant, err := t.store.TryAcquire(t.Context(), lock.Request{Name: "n", Owner: fmt.Sprint(i), TTL: long, Shared: true, Limit: 5})
-				if err != nil {
-					t.Error(err)
-				}
-				if grant.Acquired {
-					granted <- struct{}{}
-				}
-			})
-		}
-		wg.Wait()
-		if len(granted) != 5 {
-			t.Errorf("%d of %d got one of 5 permits", len(granted), cap(granted))
+	{"permits are given out to so many", "each method is one atomic step, for shared leases too", func(t tester) {
+		if n := t.many(lock.Request{Name: "n", TTL: long, Shared: true, Limit: 5}); n != 5 {
+			t.Errorf("%d of %d got one of 5 permits", n, many)
 		}
 	}},
 	{"readers do not overtake a writer", "whoever entered the queue earlier is ahead, whether its lease is shared or not", func(t tester) {
@@ -549,21 +586,25 @@ var rules = []rule{
 		t.notShared("n", "p3", 2)
 		t.share("n", "p2", 2, long)
 	}},
-	{"errors carry the context's", "the error of a call whose context has ended matches the context's own", func(t tester) {
-		ctx, cancel := context.WithCancel(t.Context())
-		cancel()
-		_, tryErr := t.store.TryAcquire(ctx, lock.Request{Name: "n", Owner: "a", TTL: short})
-		_, extendErr := t.store.Extend(ctx, lock.Request{Name: "n", Owner: "a", TTL: short})
-		_, releaseErr := t.store.Release(ctx, lock.Request{Name: "n", Owner: "a", TTL: short})
-		for step, err := range map[string]error{"TryAcquire": tryErr, "Extend": extendErr, "Release": releaseErr} {
-			if !errors.Is(err, context.Canceled) {
-				t.Errorf("%s with a cancelled context returns %v, want context.Canceled", step, err)
+}
+
+// exclusiveRules are for stores without.
+var exclusiveRules = []rule{
+	{"what there is not is refused", "a store without a queue or shared leases refuses what relies on them, with errors.ErrUnsupported", func(t tester) {
+		for _, req := range []lock.Request{{Shared: true}, {Shared: true, Limit: 3}, {Fair: true, Place: long}} {
+			req.Name, req.Owner, req.TTL = "n", rand.Text(), long
+			if grant, err := t.store.TryAcquire(t.Context(), req); !errors.Is(err, errors.ErrUnsupported) {
+				t.Errorf("TryAcquire(%+v) = %+v, %v, want errors.ErrUnsupported", req, grant, err)
 			}
 		}
-		ctx, cancel = context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
-		defer cancel()
-		if _, err := t.store.TryAcquire(ctx, lock.Request{Name: "n", Owner: "a", TTL: short}); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("TryAcquire past its deadline returns %v, want context.DeadlineExceeded", err)
-		}
+		t.acquire("n", "a", long)
+	}},
+	{"a release wakes all", "without a queue a Release wakes all watchers of the name", func(t tester) {
+		t.acquire("n", "a", long)
+		b, _ := t.watch("n", "b")
+		c, _ := t.watch("n", "c")
+		t.release("n", "a", true)
+		t.woken(b)
+		t.woken(c)
 	}},
 }

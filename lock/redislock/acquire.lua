@@ -20,7 +20,9 @@
 --
 -- Returns  {1, token}         the lease is the owner's, under this token and the
 --                             next ARGV[6] - 1
---          {0, milliseconds}  not yet; there may be room after so long
+--          {0, milliseconds, owner}
+--                             not yet; there may be room after so long. The owner
+--                             is that of an exclusive lease, or empty
 --          {-1, 0}            the owner has released already
 --
 -- Atomic because the token must be given out in the order of the leases. With
@@ -123,7 +125,7 @@ if full > 0 or ahead > 0 then
     redis.call('PEXPIRE', queue, latest[2] - now)
     redis.call('PEXPIRE', places, latest[2] - now)
   end
-  return {0, math.max(full, ahead)}
+  return {0, math.max(full, ahead), holder or ''}
 end
 
 if others then

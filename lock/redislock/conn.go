@@ -37,14 +37,18 @@ const fenceTTL = 24 * time.Hour
 // server.
 type step struct {
 	client redis.Scripter
+	quorum *server // client's, if it is one of several
 	req    lock.Request
 	keys   keys
 	wake   string // release.lua's ARGV[6]
+	raise  uint64 // extend.lua's ARGV[5]
 
 	acquiring bool // set before redsync gets the step
 
-	mu sync.Mutex // redsync may go on without the last servers of a quorum
+	mu sync.Mutex // redsync goes on without the last servers of a quorum
 	outcome
+	granted  bool // acquire: the server gave the lease out, or may have, whether somebody waited for that or not
+	unwanted bool // acquire: what the server gives out is to be taken back
 }
 
 // outcome is what came of a step.
@@ -56,7 +60,8 @@ type outcome struct {
 
 	taken   bool // acquire: there is no room for the lease
 	heldFor time.Duration
-	token   uint64
+	holder  string // who has it, if that is one
+	token   uint64 // acquire: the lease was granted
 }
 
 func (s *step) set(o outcome) {
@@ -80,23 +85,47 @@ func (s *step) run(ctx context.Context, script *redis.Script, args ...any) (any,
 	if err := ended(ctx); err != nil {
 		return nil, err
 	}
+	requests, wait := ctx, ctx
+	done := func() {}
+	if s.quorum != nil {
+		if !s.quorum.enter() {
+			return nil, errHung
+		}
+		if s.acquiring {
+			s.quorum.begin(s)
+		}
+		// redsync cancels ctx when a quorum of servers has answered. The others
+		// are to hear of it all the same.
+		var cancelRequests, cancelWait context.CancelFunc
+		requests, cancelRequests = context.WithTimeout(context.WithoutCancel(ctx), s.quorum.timeout)
+		wait, cancelWait = context.WithTimeout(ctx, s.quorum.timeout)
+		defer cancelWait()
+		done = func() {
+			cancelRequests()
+			s.quorum.leave()
+		}
+	}
 	type answer struct {
 		value any
 		err   error
 	}
 	answered := make(chan answer, 1)
 	go func() {
-		value, err := script.Run(ctx, s.client, s.keys.all(), args...).Result()
+		value, err := script.Run(requests, s.client, s.keys.all(), args...).Result()
+		done()
+		if s.quorum != nil && s.acquiring {
+			s.ended(ctx, value, err)
+		}
 		answered <- answer{value, err}
 	}()
 	select {
 	case a := <-answered:
-		if e := ended(ctx); a.err != nil && e != nil && !errors.Is(a.err, e) {
+		if e := ended(wait); a.err != nil && e != nil && !errors.Is(a.err, e) {
 			a.err = errors.Join(e, a.err)
 		}
 		return a.value, a.err
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	case <-wait.Done():
+		return nil, wait.Err()
 	}
 }
 
@@ -135,8 +164,9 @@ func (c conn) SetNX(_, owner string, ttl time.Duration) (bool, error) {
 	reply, err := c.run(c.ctx, acquireScript, owner, c.kind(), c.req.Limit, ttl.Milliseconds(), (ttl + fenceTTL).Milliseconds(),
 		max(c.req.Tokens, 1), milliseconds(c.req.Place))
 	var status, value int64
+	var holder string
 	if err == nil {
-		status, value, err = pair(reply)
+		status, value, holder, err = parse(reply)
 	}
 	if err == nil && status < 0 {
 		err = errors.New("the owner has released the lease already: an owner is for one lease only")
@@ -147,9 +177,9 @@ func (c conn) SetNX(_, owner string, ttl time.Duration) (bool, error) {
 	case status == 1:
 		c.set(outcome{token: uint64(value)})
 	default:
-		c.set(outcome{taken: true, heldFor: time.Duration(value) * time.Millisecond})
+		c.set(outcome{taken: true, heldFor: time.Duration(value) * time.Millisecond, holder: holder})
 	}
-	return status == 1, err
+	return err == nil && status == 1, err
 }
 
 // Eval is redsync's command to release, with the owner, and to extend, with the
@@ -167,10 +197,14 @@ func (c conn) Eval(_ *redsyncredis.Script, keyAndArgs ...any) (any, error) {
 	var err error
 	switch len(keyAndArgs) {
 	case 2:
+		if c.quorum != nil && c.quorum.discard(c.ctx, c.req.Owner) {
+			err = errors.New("the acquire is still under way, and is taken back when it ends")
+			break
+		}
 		reply, err = c.run(c.ctx, releaseScript, owner, c.kind(), c.req.Limit, fenceTTL.Milliseconds(), c.keys.channel(), c.wake)
 	case 3:
 		ttl := int64(keyAndArgs[2].(int))
-		reply, err = c.run(c.ctx, extendScript, owner, c.kind(), ttl, ttl+fenceTTL.Milliseconds())
+		reply, err = c.run(c.ctx, extendScript, owner, c.kind(), ttl, ttl+fenceTTL.Milliseconds(), c.raise)
 	default:
 		err = fmt.Errorf("redsync ran a script with %d arguments", len(keyAndArgs)-1)
 	}
@@ -197,16 +231,23 @@ func (conn) PTTL(string) (time.Duration, error) { return 0, errUnused }
 // ScriptLoad implements redsync's Conn.
 func (conn) ScriptLoad(*redsyncredis.Script) error { return errUnused }
 
-// pair takes a reply of two integers apart.
-func pair(reply any) (first, second int64, err error) {
-	if values, ok := reply.([]any); ok && len(values) == 2 {
-		a, isInt := values[0].(int64)
-		b, areInts := values[1].(int64)
-		if isInt && areInts {
-			return a, b, nil
-		}
+// parse takes a reply of acquire.lua apart.
+func parse(reply any) (status, value int64, holder string, err error) {
+	values, _ := reply.([]any)
+	ok := len(values) >= 2
+	if ok {
+		status, ok = values[0].(int64)
 	}
-	return 0, 0, fmt.Errorf("the script answered %v", reply)
+	if ok {
+		value, ok = values[1].(int64)
+	}
+	if !ok {
+		return 0, 0, "", fmt.Errorf("the script answered %v", reply)
+	}
+	if len(values) > 2 {
+		holder, _ = values[2].(string)
+	}
+	return status, value, holder, nil
 }
 
 // milliseconds returns d rounded up.

@@ -1,4 +1,5 @@
--- Lets a lease end a TTL from now, if its owner still holds it.
+-- Lets a lease end a TTL from now, if its owner still holds it, and raises the
+-- fence to its token.
 --
 -- KEYS[1]  the lease
 -- KEYS[2]  the fence
@@ -7,6 +8,8 @@
 -- ARGV[2]  "x" for a lease that excludes all others, "s" for a shared one
 -- ARGV[3]  TTL of the lease in milliseconds
 -- ARGV[4]  TTL of the fence in milliseconds
+-- ARGV[5]  the token of the lease, if it may be larger than what this server has
+--          given out, as in a quorum; 0 if not
 --
 -- Returns  1 if the owner holds it, 0 if not
 --
@@ -31,6 +34,12 @@ else
   redis.call('ZADD', shared, now + tonumber(ARGV[3]), ARGV[1])
   local latest = redis.call('ZRANGE', shared, -1, -1, 'WITHSCORES')
   redis.call('PEXPIRE', shared, latest[2] - now)
+end
+if ARGV[5] ~= '0' then
+  local last, rest = string.match(redis.call('GET', fence) or '0', '^(%d+)(.*)$')
+  if last and tonumber(last) < tonumber(ARGV[5]) then
+    redis.call('SET', fence, ARGV[5] .. rest, 'PX', ARGV[4])
+  end
 end
 redis.call('PEXPIRE', fence, ARGV[4]) -- the fence outlives a lease of days
 return 1

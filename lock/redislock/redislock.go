@@ -74,7 +74,7 @@ func (s *Store) TryAcquire(ctx context.Context, req lock.Request) (lock.Grant, e
 	case err == nil:
 		return lock.Grant{Acquired: true, Token: o.token}, nil
 	case o.taken:
-		return lock.Grant{HeldFor: o.heldFor}, nil
+		return lock.Grant{HeldFor: o.heldFor, Queued: req.Place > 0}, nil
 	default:
 		return lock.Grant{}, explain(ctx, "acquire", o.err, err)
 	}
@@ -110,11 +110,12 @@ func (s *Store) Watch(ctx context.Context, name, owner string) (turn <-chan stru
 }
 
 func (s *Store) step(req lock.Request) *step {
-	return &step{client: s.client, req: req, keys: keysOf(s.prefix, req.Name)}
+	return &step{client: s.client, req: req, keys: keysOf(s.prefix, req.Name), wake: "turn"}
 }
 
-// mutex returns redsync's lock for one step on each server of a quorum. Nothing
-// of it outlives the step: the key and the owner are all that it would know.
+// mutex returns redsync's lock for one step, on one server or on each of several.
+// Nothing of it outlives the step: the key and the owner are all that it would
+// know.
 func mutex(req lock.Request, servers ...redsyncredis.Pool) *redsync.Mutex {
 	return redsync.New(servers...).NewMutex(req.Name,
 		redsync.WithValue(req.Owner),
@@ -128,6 +129,8 @@ func mutex(req lock.Request, servers ...redsyncredis.Pool) *redsync.Mutex {
 		redsync.WithTimeoutFactor(1),
 		// lock.Locker takes the drift off, for every store.
 		redsync.WithDriftFactor(0),
+		// The last servers of a quorum are not waited for.
+		redsync.WithFailFast(len(servers) > 1),
 	)
 }
 

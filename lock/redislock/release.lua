@@ -8,8 +8,10 @@
 -- ARGV[4]  TTL of the fence in milliseconds, so that it knows a late command of
 --          this owner
 -- ARGV[5]  the channel on which to wake them, with the owner as the message
--- ARGV[6]  "all" to wake everybody who listens, with an empty message, where
---          there is no queue
+-- ARGV[6]  whom to wake: "turn" for those whose turn it is. In a quorum, where
+--          there is no queue, "all" for everybody who listens, with an empty
+--          message; and "none" for nobody, where the owner takes back what he was
+--          granted by too few servers, and will ask again
 --
 -- Returns  1 if the owner held the lease, 0 if not
 --
@@ -56,13 +58,15 @@ else
   held = tonumber(redis.call('ZSCORE', shared, owner) or 0) > clock()
   redis.call('ZREM', shared, owner)
 end
-redis.call('SET', fence, last .. ' ' .. (held and '+' or '-') .. owner, 'PX', ARGV[4])
+if ARGV[6] ~= 'none' then
+  redis.call('SET', fence, last .. ' ' .. (held and '+' or '-') .. owner, 'PX', ARGV[4])
+end
 
 if ARGV[6] == 'all' then
   if held then
     redis.call('PUBLISH', ARGV[5], '')
   end
-elseif redis.call('EXISTS', queue) == 1 then
+elseif ARGV[6] == 'turn' and redis.call('EXISTS', queue) == 1 then
   local me = kind .. ARGV[3] .. ':' .. owner
   redis.call('ZREM', queue, me)
   redis.call('ZREM', places, me)

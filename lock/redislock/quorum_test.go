@@ -1,0 +1,265 @@
+package redislock_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/herdless/herdless/internal/redistest"
+	"github.com/herdless/herdless/lock"
+	"github.com/herdless/herdless/lock/locktest"
+	"github.com/herdless/herdless/lock/redislock"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// newServers starts servers that know nothing of each other.
+func newServers(t *testing.T, n int) []*redistest.Server {
+	t.Helper()
+	servers := make([]*redistest.Server, n)
+	for i := range servers {
+		servers[i] = redistest.NewStandalone(t)
+	}
+	return servers
+}
+
+// newQuorum returns a store on all servers, with clients of its own.
+func newQuorum(t *testing.T, servers []*redistest.Server, o redislock.QuorumOptions) *redislock.Quorum {
+	t.Helper()
+	clients := make([]redislock.Client, len(servers))
+	for i, server := range servers {
+		rdb := redis.NewClient(&redis.Options{Addr: server.Addr()})
+		t.Cleanup(func() { _ = rdb.Close() })
+		clients[i] = rdb
+	}
+	return redislock.NewQuorum(clients, &o)
+}
+
+func onQuorum(t *testing.T, servers []*redistest.Server) *lock.Locker {
+	t.Helper()
+	locker, err := lock.New(newQuorum(t, servers, redislock.QuorumOptions{}), nil)
+	require.NoError(t, err)
+	return locker
+}
+
+func TestStoreQuorum(t *testing.T) {
+	for _, n := range []int{3, 5} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			servers := newServers(t, n)
+			locktest.RunExclusive(t, func(t *testing.T) lock.Store {
+				return newQuorum(t, servers, redislock.QuorumOptions{Prefix: redistest.Prefix(t)})
+			})
+		})
+	}
+}
+
+func TestNeverTwoInsideOnAQuorum(t *testing.T) {
+	servers := newServers(t, 5)
+	const goroutines, times = 24, 5
+	ctx := within(t)
+	ended := make(chan struct{})
+	var hiccups sync.WaitGroup
+	hiccups.Go(func() { // one of them is late now and then
+		for {
+			select {
+			case <-ended:
+				return
+			case <-time.After(30 * time.Millisecond):
+				servers[4].Stop(t)
+				time.Sleep(10 * time.Millisecond)
+				servers[4].Continue(t)
+			}
+		}
+	})
+	defer hiccups.Wait()
+	defer close(ended)
+	inside, turns, last := 0, 0, uint64(0) // guarded by the lease alone: the race detector looks on
+	var wg sync.WaitGroup
+	for range goroutines / 4 {
+		locker := onQuorum(t, servers)
+		for range 4 {
+			wg.Go(func() {
+				for range times {
+					err := locker.Do(ctx, "n", 5*time.Second, func(_ context.Context, token uint64) error {
+						inside++
+						assert.Equal(t, 1, inside)
+						assert.Greater(t, token, last)
+						last = token
+						inside--
+						turns++
+						return nil
+					})
+					assert.NoError(t, err)
+				}
+			})
+		}
+	}
+	wg.Wait()
+	assert.Equal(t, goroutines*times, turns)
+}
+
+// lockAndUnlock does so n times, and returns how long each time took.
+func lockAndUnlock(t *testing.T, locker *lock.Locker, n int) []time.Duration {
+	t.Helper()
+	var took []time.Duration
+	for range n {
+		began := time.Now()
+		lease, err := locker.Acquire(within(t), "n", 5*time.Second)
+		require.NoError(t, err)
+		require.NoError(t, lease.Release(within(t)))
+		took = append(took, time.Since(began))
+	}
+	slices.Sort(took)
+	return took
+}
+
+func TestAQuorumGoesOnWithoutAMinority(t *testing.T) {
+	for name, fail := range map[string]func(*redistest.Server, *testing.T){
+		"hung": func(s *redistest.Server, t *testing.T) { s.Stop(t); t.Cleanup(func() { s.Continue(t) }) },
+		"dead": func(s *redistest.Server, t *testing.T) { s.Kill(t) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			servers := newServers(t, 5)
+			locker := onQuorum(t, servers)
+			lease, err := locker.Acquire(t.Context(), "kept", time.Second)
+			require.NoError(t, err)
+			lockAndUnlock(t, locker, 20)
+			for i := range 2 {
+				fail(servers[i], t)
+				took := lockAndUnlock(t, locker, 200)
+				t.Logf("%d of 5 servers %s: lock and unlock take %v, p99 %v, at most %v", i+1, name, took[100], took[198], took[199])
+				assert.Less(t, took[198], slack, "the others are enough")
+			}
+			require.NoError(t, lease.Context().Err(), "it was renewed")
+			require.NoError(t, lease.Release(within(t)))
+
+			fail(servers[2], t)
+			began := time.Now()
+			_, err = locker.Acquire(within(t), "n", 5*time.Second)
+			t.Logf("3 of 5 servers %s: after %v: %v", name, time.Since(began), err)
+			require.ErrorContains(t, err, "2 of 5 servers answered, 3 are needed")
+			require.NotErrorIs(t, err, lock.ErrNotAcquired)
+			assert.Less(t, time.Since(began), time.Second+slack)
+		})
+	}
+}
+
+func TestALeaseOnAQuorumIsLostWithItsMajority(t *testing.T) {
+	servers := newServers(t, 3)
+	locker := onQuorum(t, servers)
+	const ttl = time.Second
+	lease, err := locker.Acquire(t.Context(), "n", ttl)
+	require.NoError(t, err)
+	servers[0].Kill(t)
+	time.Sleep(2 * ttl)
+	require.NoError(t, lease.Context().Err())
+	servers[1].Kill(t)
+	killed := time.Now()
+	<-lease.Context().Done()
+	require.ErrorIs(t, context.Cause(lease.Context()), lock.ErrLost)
+	assert.Less(t, time.Since(killed), reliable(ttl)+slack)
+	require.ErrorIs(t, lease.Release(within(t)), lock.ErrLost)
+}
+
+// Each server counts for itself. What a majority gave out must not be given out
+// again by another one whose servers are behind.
+func TestTokensOfAQuorumGrowWhicheverMajorityGivesThemOut(t *testing.T) {
+	servers := newServers(t, 5)
+	clients := make([]*redis.Client, len(servers))
+	for i, server := range servers {
+		clients[i] = server.Client(t)
+	}
+	locker := onQuorum(t, servers)
+	last := uint64(0)
+	take := func(up ...int) {
+		t.Helper()
+		for i, server := range servers {
+			if !slices.Contains(up, i) {
+				server.Stop(t)
+				defer server.Continue(t)
+			}
+		}
+		lease, err := locker.Acquire(within(t), "n", time.Minute)
+		require.NoError(t, err)
+		assert.Greater(t, lease.Token(), last, "given out by the servers %v", up)
+		last = lease.Token()
+		require.NoError(t, lease.Release(within(t)))
+	}
+	take(0, 1, 2, 3, 4)
+	// The clock of one of them is ahead by an hour, as far as its fence can tell.
+	require.NoError(t, clients[0].Set(t.Context(), "herdless:lock:{n}:fence", time.Now().Add(time.Hour).UnixMicro(), time.Hour).Err())
+	take(0, 1, 2) // the hour ahead is passed on to 1 and 2
+	take(2, 3, 4) // and from 2 to 3 and 4
+	take(1, 3, 4)
+	take(0, 1, 2, 3, 4)
+	assert.Greater(t, last, uint64(time.Now().Add(59*time.Minute).UnixMicro()))
+}
+
+// Several ask at the same time, and each gets some servers and none a majority.
+func TestASplitIsTriedAgainSoon(t *testing.T) {
+	servers := newServers(t, 5)
+	prefix := redistest.Prefix(t)
+	for i, owner := range []string{"a", "a", "b", "b"} {
+		grant, err := storeOn(servers[i].Client(t), prefix).TryAcquire(t.Context(), lock.Request{Name: "n", Owner: owner, TTL: time.Hour})
+		require.NoError(t, err)
+		require.True(t, grant.Acquired)
+	}
+	q := newQuorum(t, servers, redislock.QuorumOptions{Prefix: prefix})
+	grant, err := q.TryAcquire(t.Context(), lock.Request{Name: "n", Owner: "c", TTL: time.Minute})
+	require.NoError(t, err)
+	assert.False(t, grant.Acquired)
+	assert.LessOrEqual(t, grant.HeldFor, 30*time.Millisecond, "nobody holds it")
+	assert.Eventually(t, func() bool {
+		return servers[4].Client(t).Exists(t.Context(), prefix+"{n}").Val() == 0
+	}, 5*time.Second, 5*time.Millisecond, "what c was granted is given back")
+
+	// With a real holder it says for how long that has it.
+	grant, err = q.TryAcquire(t.Context(), lock.Request{Name: "m", Owner: "a", TTL: time.Hour})
+	require.NoError(t, err)
+	require.True(t, grant.Acquired)
+	grant, err = q.TryAcquire(t.Context(), lock.Request{Name: "m", Owner: "c", TTL: time.Minute})
+	require.NoError(t, err)
+	assert.InDelta(t, time.Hour, grant.HeldFor, float64(time.Minute))
+}
+
+// One that hangs must not collect a goroutine for every command.
+func TestAHungServerOfAQuorumIsNotAskedWithoutEnd(t *testing.T) {
+	servers := newServers(t, 3)
+	q := newQuorum(t, servers, redislock.QuorumOptions{Timeout: 10 * time.Second})
+	locker, err := lock.New(q, nil)
+	require.NoError(t, err)
+	lockAndUnlock(t, locker, 5)
+	servers[0].Stop(t)
+	defer servers[0].Continue(t)
+	lockAndUnlock(t, locker, 500)
+	assert.Equal(t, redislock.MaxUnanswered, redislock.Unanswered(q, 0))
+	assert.Zero(t, redislock.Unanswered(q, 1))
+}
+
+func TestWhatNewQuorumCannotUse(t *testing.T) {
+	rdb := redistest.Standalone(t).Client(t)
+	for name, clients := range map[string][]redislock.Client{
+		"none": nil, "one": {rdb}, "two": {rdb, rdb}, "four": {rdb, rdb, rdb, rdb}, "nil": {rdb, nil, rdb},
+	} {
+		assert.Panics(t, func() { redislock.NewQuorum(clients, nil) }, name)
+	}
+	assert.Panics(t, func() {
+		redislock.NewQuorum([]redislock.Client{rdb, rdb, rdb}, &redislock.QuorumOptions{Timeout: -1})
+	})
+	assert.Panics(t, func() {
+		redislock.NewQuorum([]redislock.Client{rdb, rdb, rdb}, &redislock.QuorumOptions{Prefix: "{"})
+	})
+}
+
+func TestAQuorumRefusesWhatItHasNot(t *testing.T) {
+	locker := onQuorum(t, newServers(t, 3))
+	for name, l := range map[string]*lock.Locker{"shared": locker.Shared(), "semaphore": locker.Semaphore(3), "fair": locker.Fair()} {
+		_, err := l.Acquire(within(t), "n", time.Minute)
+		assert.ErrorIs(t, err, errors.ErrUnsupported, name)
+	}
+}
