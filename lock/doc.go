@@ -72,8 +72,9 @@
 // does), so that after it wakes up a context ends late by the time it slept.
 //
 // So the resource has to take part: every write carries the fencing token, and
-// the resource keeps the largest that it has seen and refuses smaller ones. See
-// the example, and Martin Kleppmann, "How to do distributed locking" (2016).
+// the resource keeps the largest that it has seen and refuses smaller ones. Package
+// fence has what a resource needs for that. See Martin Kleppmann, "How to do
+// distributed locking" (2016).
 // A lease without fencing is good for efficiency, where two doing the same work
 // cost time and money but not correctness.
 //

@@ -5,31 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log"
-	"sync"
 	"time"
 
 	"github.com/herdless/herdless/lock"
+	"github.com/herdless/herdless/lock/fence"
 )
-
-// Ledger is a resource that takes part in fencing: it refuses whoever comes with
-// a smaller token than it has seen.
-type Ledger struct {
-	mu    sync.Mutex
-	token uint64
-	text  string
-}
-
-var errFenced = errors.New("a later holder has written already")
-
-func (l *Ledger) Write(token uint64, text string) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if token < l.token {
-		return errFenced
-	}
-	l.token, l.text = token, text
-	return nil
-}
 
 // The resource is guarded against a holder that was paused past its lease.
 func Example_fencing() {
@@ -39,7 +19,11 @@ func Example_fencing() {
 		log.Fatal(err)
 	}
 	ctx := context.Background()
-	var ledger Ledger
+	var guard fence.Guard // what is written stands in the same process; see package fence for SQL, Redis and HTTP
+	ledger := ""
+	write := func(token uint64, text string) error {
+		return guard.Do(token, func() error { ledger = text; return nil })
+	}
 
 	// The first holder takes the lease, and is paused. Nobody renews it.
 	paused, err := store.TryAcquire(ctx, lock.Request{Name: "ledger", Owner: "first", TTL: 10 * time.Millisecond})
@@ -49,16 +33,17 @@ func Example_fencing() {
 
 	// Another waits until the lease has ended, and writes.
 	err = locker.Do(ctx, "ledger", 10*time.Second, func(_ context.Context, token uint64) error {
-		return ledger.Write(token, "second")
+		return write(token, "second")
 	})
 	fmt.Println("the second holder:", err)
 
 	// The first holder runs again and does not know that its time is over.
-	fmt.Println("the first holder:", ledger.Write(paused.Token, "first"))
-	fmt.Println("the ledger says:", ledger.text)
+	err = write(paused.Token, "first")
+	fmt.Println("the first holder is refused:", errors.Is(err, fence.ErrStale))
+	fmt.Println("the ledger says:", ledger)
 	// Output:
 	// the second holder: <nil>
-	// the first holder: a later holder has written already
+	// the first holder is refused: true
 	// the ledger says: second
 }
 
@@ -110,4 +95,80 @@ func ExampleLocker_Acquire() {
 		fmt.Println("the work may have been done twice")
 	}
 	// Output: done
+}
+
+// Many read at a time, and nobody reads while another writes.
+func ExampleLocker_Shared() {
+	writers, err := lock.New(lock.NewMemoryStore(), nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	readers := writers.Shared()
+	ctx := context.Background()
+	err = readers.Do(ctx, "catalogue", 10*time.Second, func(ctx context.Context, _ uint64) error {
+		another, err := readers.TryAcquire(ctx, "catalogue", 10*time.Second)
+		if err != nil {
+			return err
+		}
+		fmt.Println("another one reads")
+		_, err = writers.TryAcquire(ctx, "catalogue", 10*time.Second)
+		fmt.Println("a writer must wait:", errors.Is(err, lock.ErrNotAcquired))
+		return another.Release(ctx)
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	// Output:
+	// another one reads
+	// a writer must wait: true
+}
+
+// No more than two of all servers send mail at a time.
+func ExampleLocker_Semaphore() {
+	locker, err := lock.New(lock.NewMemoryStore(), nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	mail := locker.Semaphore(2)
+	ctx := context.Background()
+	for i := range 3 {
+		lease, err := mail.TryAcquire(ctx, "smtp", 10*time.Second)
+		if errors.Is(err, lock.ErrNotAcquired) {
+			fmt.Println("server", i+1, "must wait")
+			continue
+		}
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println("server", i+1, "sends")
+		defer func() { _ = lease.Release(ctx) }()
+	}
+	// Output:
+	// server 1 sends
+	// server 2 sends
+	// server 3 must wait
+}
+
+// A log of what goes wrong, and of who waits for long.
+func ExampleOptions_observe() {
+	locker, err := lock.New(lock.NewMemoryStore(), &lock.Options{
+		Observe: func(_ context.Context, e lock.Event) {
+			switch {
+			case e.Err != nil:
+				log.Printf("lock %s: %v: %v", e.Name, e.Kind, e.Err)
+			case e.Kind == lock.Waited && e.Took > time.Second:
+				log.Printf("lock %s: waited for %v", e.Name, e.Took)
+			case e.Kind == lock.Released:
+				fmt.Println(e.Name, "was released")
+			}
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	err = locker.Do(context.Background(), "nightly-report", 10*time.Second, func(context.Context, uint64) error { return nil })
+	if err != nil {
+		log.Fatal(err)
+	}
+	// Output: nightly-report was released
 }
