@@ -20,10 +20,21 @@ type keys string
 
 func keysOf(prefix, name string) keys { return keys(prefix + "{" + tag(name) + "}") }
 
-// all returns the keys in the order in which the scripts take them.
+// suffixes are of the keys in the order in which the scripts take them.
+var suffixes = [...]string{"", ":fence", ":shared", ":queue", ":places"}
+
+// all returns the keys that the scripts take. They share one allocation.
 func (k keys) all() []string {
-	lease := string(k)
-	return []string{lease, lease + ":fence", lease + ":shared", lease + ":queue", lease + ":places"}
+	var b strings.Builder
+	b.Grow(len(suffixes) * (len(k) + len(":places")))
+	all := make([]string, len(suffixes))
+	for i, suffix := range suffixes {
+		start := b.Len()
+		b.WriteString(string(k))
+		b.WriteString(suffix)
+		all[i] = b.String()[start:]
+	}
+	return all
 }
 
 // channel returns the Pub/Sub channel on which those who wait are woken.

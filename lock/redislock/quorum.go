@@ -12,6 +12,7 @@ import (
 	redsyncredis "github.com/go-redsync/redsync/v4/redis"
 	"github.com/herdless/herdless/internal/push"
 	"github.com/herdless/herdless/internal/rediskey"
+	"github.com/herdless/herdless/internal/scripts"
 	"github.com/herdless/herdless/lock"
 )
 
@@ -105,6 +106,13 @@ func (s *server) begin(acquire *step) {
 	s.acquiring[acquire.req.Owner] = acquire
 }
 
+// forget notes that an acquire is over.
+func (s *server) forget(acquire *step) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.acquiring, acquire.req.Owner)
+}
+
 // discard reports whether an acquire of owner is still under way, and has it taken
 // back. A release must not be sent before it has ended: on another connection it
 // could overtake it, and the server would keep a lease that nobody holds.
@@ -171,7 +179,7 @@ func (q *Quorum) TryAcquire(ctx context.Context, req lock.Request) (lock.Grant, 
 	}
 	token := uint64(0)
 	for _, s := range steps {
-		token = max(token, s.result().token)
+		token = max(token, s.result().acquired.token)
 	}
 	// All of a majority count on from this token before anybody sees it.
 	ok, err := q.extend(ctx, req, token+uint64(max(req.Tokens, 1))-1)
@@ -190,14 +198,15 @@ func (q *Quorum) refused(ctx context.Context, steps []*step, err error) (lock.Gr
 	holders := map[string]int{}
 	for _, s := range steps {
 		switch o := s.result(); {
-		case o.taken:
-			free = append(free, o.heldFor)
-			holders[o.holder]++
-		case o.answered:
+		case !o.answered:
+		case o.acquired.granted:
 			free = append(free, 0)
+		default:
+			free = append(free, o.acquired.heldFor)
+			holders[o.acquired.holder]++
 		}
 	}
-	if len(free) < q.majority() || ended(ctx) != nil {
+	if len(free) < q.majority() || scripts.Ended(ctx) != nil {
 		return lock.Grant{}, q.tooFew(ctx, "acquire", steps, err)
 	}
 	// What was granted is of no use, and must not keep others from a majority.
@@ -212,40 +221,6 @@ func (q *Quorum) refused(ctx context.Context, steps []*step, err error) (lock.Gr
 		}
 	}
 	return lock.Grant{HeldFor: time.Millisecond + rand.N(splitWait)}, nil
-}
-
-// ended notes what a server answered to an acquire, or did not. It is called when
-// the command has ended, which may be after redsync went on without it.
-func (s *step) ended(ctx context.Context, reply any, err error) {
-	s.quorum.mu.Lock()
-	delete(s.quorum.acquiring, s.req.Owner)
-	s.quorum.mu.Unlock()
-	status, _, _, parseErr := parse(reply)
-	s.mu.Lock()
-	s.granted = err != nil || parseErr == nil && status == 1
-	takeBack := s.granted && s.unwanted
-	s.mu.Unlock()
-	if takeBack {
-		s.takeBack(ctx)
-	}
-}
-
-// discard takes back in the background what the server has given out or will.
-func (s *step) discard(ctx context.Context) {
-	s.mu.Lock()
-	s.unwanted = true
-	takeBack := s.granted
-	s.mu.Unlock()
-	if takeBack {
-		go s.takeBack(ctx)
-	}
-}
-
-func (s *step) takeBack(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.quorum.timeout)
-	defer cancel()
-	back := &step{client: s.client, quorum: s.quorum, req: s.req, keys: s.keys, wake: "none"}
-	_, _ = mutex(s.req, back).UnlockContext(ctx) // it ends by itself if that fails
 }
 
 // Extend implements [lock.Store].
@@ -336,7 +311,7 @@ func (q *Quorum) steps(req lock.Request) ([]*step, []redsyncredis.Pool) {
 	steps, pools := make([]*step, len(q.servers)), make([]redsyncredis.Pool, len(q.servers))
 	keys := keysOf(q.prefix, req.Name)
 	for i, server := range q.servers {
-		steps[i] = &step{client: server.client, quorum: server, req: req, keys: keys, wake: "all"}
+		steps[i] = &step{server: server, req: req, keys: keys, wake: wakeAll}
 		pools[i] = steps[i]
 	}
 	return steps, pools
@@ -358,7 +333,10 @@ func (q *Quorum) tooFew(ctx context.Context, what string, steps []*step, err err
 	if len(said) > 0 {
 		err = errors.Join(said...)
 	}
-	return explain(ctx, what, fmt.Errorf("%d of %d servers answered, %d are needed: %w", answered, len(steps), q.majority(), err), err)
+	if e := scripts.Ended(ctx); e != nil && !errors.Is(err, e) {
+		err = errors.Join(e, err)
+	}
+	return fmt.Errorf("redislock: %s: %d of %d servers answered, %d are needed: %w", what, answered, len(steps), q.majority(), err)
 }
 
 // supported returns an error if req asks for what a quorum cannot give.

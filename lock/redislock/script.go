@@ -1,0 +1,101 @@
+package redislock
+
+import (
+	_ "embed"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/herdless/herdless/lock"
+	"github.com/redis/go-redis/v9"
+)
+
+var (
+	//go:embed acquire.lua
+	acquireSource string
+	//go:embed extend.lua
+	extendSource string
+	//go:embed release.lua
+	releaseSource string
+
+	acquireScript = redis.NewScript(acquireSource)
+	extendScript  = redis.NewScript(extendSource)
+	releaseScript = redis.NewScript(releaseSource)
+)
+
+// fenceTTL is for how long the last token is remembered after the lease's TTL.
+// After that the server's clock alone makes tokens grow, and it must not have
+// been set back by more than this. It is also for how long after a release a
+// command of the same owner may still arrive, and be known.
+const fenceTTL = 24 * time.Hour
+
+// Whom release.lua wakes.
+const (
+	wakeTurn = "turn"
+	wakeAll  = "all"
+	wakeNone = "none"
+)
+
+func acquireArgs(req lock.Request) []any {
+	ttl := milliseconds(req.TTL)
+	return []any{req.Owner, kind(req), req.Limit, ttl, ttl + fenceTTL.Milliseconds(), max(req.Tokens, 1), milliseconds(req.Place)}
+}
+
+func extendArgs(req lock.Request, raise uint64) []any {
+	ttl := milliseconds(req.TTL)
+	return []any{req.Owner, kind(req), ttl, ttl + fenceTTL.Milliseconds(), raise}
+}
+
+func releaseArgs(req lock.Request, keys keys, wake string) []any {
+	return []any{req.Owner, kind(req), req.Limit, fenceTTL.Milliseconds(), keys.channel(), wake}
+}
+
+// acquired is an answer of acquire.lua.
+type acquired struct {
+	granted bool
+	token   uint64
+	heldFor time.Duration
+	holder  string // who has it, if that is one
+}
+
+// errReleased is acquire.lua's answer to an owner that has released already.
+var errReleased = errors.New("the owner has released the lease already: an owner is for one lease only")
+
+// parse takes a reply of acquire.lua apart.
+func parse(reply any) (acquired, error) {
+	values, _ := reply.([]any)
+	var status, value int64
+	ok := len(values) >= 2
+	if ok {
+		status, ok = values[0].(int64)
+	}
+	if ok {
+		value, ok = values[1].(int64)
+	}
+	switch {
+	case !ok:
+		return acquired{}, fmt.Errorf("the script answered %v", reply)
+	case status < 0:
+		return acquired{}, errReleased
+	case status == 1:
+		return acquired{granted: true, token: uint64(value)}, nil
+	}
+	a := acquired{heldFor: time.Duration(value) * time.Millisecond}
+	if len(values) > 2 {
+		a.holder, _ = values[2].(string)
+	}
+	return a, nil
+}
+
+// kind is what the scripts call the kind of a lease.
+func kind(req lock.Request) string {
+	if req.Shared {
+		return "s"
+	}
+	return "x"
+}
+
+// milliseconds returns d rounded up.
+func milliseconds(d time.Duration) int64 {
+	return int64((d + time.Millisecond - 1) / time.Millisecond)
+}
