@@ -3,6 +3,7 @@ package bench
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -21,7 +22,16 @@ import (
 	"github.com/herdless/herdless/session/redisstore"
 )
 
-func TestMain(m *testing.M) { os.Exit(redistest.Run(m)) }
+func TestMain(m *testing.M) {
+	if addr := os.Getenv(addrVar); addr != "" {
+		if err := serveProcess(addr); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(redistest.Run(m))
+}
 
 var body = bytes.Repeat([]byte("x"), 4096)
 
