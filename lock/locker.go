@@ -41,7 +41,8 @@ type Options struct {
 	// Observe is told of every [Event], for logs and metrics. It is called from
 	// the goroutine in which it happens, several at a time, and holds that up
 	// until it returns. The context carries the values of the one that the lease
-	// was asked for with, and does not end. Nil means nobody, and costs nothing.
+	// was asked for with, and does not end. It must not panic. Nil means nobody,
+	// and costs nothing.
 	Observe func(context.Context, Event)
 }
 

@@ -109,7 +109,7 @@ func (r *Runner) run(ctx context.Context, script *redis.Script, keys []string, a
 	select {
 	case <-e.done:
 		return e.cmd.Result()
-	case <-ctx.Done():
+	case <-ctx.Done(): // take leaves it then
 		return nil, ctx.Err()
 	}
 }
@@ -164,18 +164,24 @@ func (r *Runner) sendAll() {
 }
 
 // take returns what waits, for one pipeline. If nothing does, the sender is none
-// any more.
+// any more. What nobody waits for any more is not sent: while Redis hung it came
+// to be much.
 func (r *Runner) take() []*errand {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	n := min(len(r.waiting), maxTogether)
-	if n == 0 {
+	var batch []*errand
+	for len(r.waiting) > 0 && len(batch) < maxTogether {
+		e := r.waiting[0]
+		r.waiting[0] = nil
+		r.waiting = r.waiting[1:]
+		if Ended(e.ctx) == nil {
+			batch = append(batch, e)
+		}
+	}
+	if len(batch) == 0 {
 		r.waiting = nil
 		r.senders--
-		return nil
 	}
-	batch := r.waiting[:n:n]
-	r.waiting = r.waiting[n:]
 	r.last = time.Now()
 	return batch
 }

@@ -141,6 +141,32 @@ func TestDeadlinesHoldWhileRedisHangs(t *testing.T) {
 	}
 }
 
+func TestWhatNobodyWaitsForIsNotSent(t *testing.T) {
+	server := redistest.NewStandalone(t)
+	rdb := redis.NewClient(&redis.Options{Addr: server.Addr(), ReadTimeout: 3 * time.Second, MaxRetries: -1})
+	defer rdb.Close()
+	r := scripts.New(rdb)
+	_, err := r.Run(t.Context(), echo, []string{"k"}, "")
+	require.NoError(t, err)
+	server.Stop(t)
+	var wg sync.WaitGroup
+	for range 1000 {
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			defer cancel()
+			_, err := r.Run(ctx, echo, []string{"k"}, "")
+			assert.ErrorIs(t, err, context.DeadlineExceeded)
+		})
+	}
+	wg.Wait()
+	server.Continue(t)
+	_, err = r.Run(t.Context(), echo, []string{"k"}, "")
+	require.NoError(t, err)
+	n, err := rdb.Get(t.Context(), "k").Int()
+	require.NoError(t, err)
+	assert.Less(t, n, 600, "only what was under way when Redis stopped answering")
+}
+
 // hangingConn answers no more once it has carried "hang", until it is told to.
 type hangingConn struct {
 	net.Conn
