@@ -27,7 +27,7 @@
 // Nobody polls, and a release wakes only the one whose turn it is. Those who wait
 // for the same lease in the same process, from the same Locker and with the same
 // TTL, stand in line there: one of them asks the store, and a lease that is
-// released is handed on to the next in line without the store, for 20 ms at most,
+// released is handed on to the next in line without the store, for 25 ms at most,
 // before others have their turn. [Locker.Fair] gives that up for the order in
 // which the store heard of each.
 //

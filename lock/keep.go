@@ -13,7 +13,7 @@ const (
 	maxHandedOn = 63
 	// handOnFor is for how long after it was acquired a hold is handed on
 	// within the process. Others wait in the store meanwhile.
-	handOnFor = 20 * time.Millisecond
+	handOnFor = 25 * time.Millisecond
 )
 
 // A hold is a lease in the store and the keeping of it. It belongs to one Lease

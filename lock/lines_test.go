@@ -45,7 +45,7 @@ func TestALeaseIsHandedOnWithinTheProcess(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		assert.LessOrEqual(t, asked.Load(), int64(22), "commands for 200 times: one to acquire and one to release every 20 ms")
+		assert.LessOrEqual(t, asked.Load(), int64(22), "commands for 200 times: one to acquire and one to release every 25 ms")
 	})
 }
 
@@ -70,7 +70,7 @@ func TestALeaseIsNotHandedOnForLong(t *testing.T) {
 			began := time.Now()
 			lease, err := there.Acquire(t.Context(), "n", time.Minute)
 			require.NoError(t, err)
-			assert.LessOrEqual(t, time.Since(began), 25*time.Millisecond)
+			assert.LessOrEqual(t, time.Since(began), 30*time.Millisecond)
 			require.NoError(t, lease.Release(t.Context()))
 			time.Sleep(3 * time.Millisecond)
 		}

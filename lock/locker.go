@@ -122,8 +122,8 @@ func (l *Locker) Semaphore(n int) *Locker {
 // order in which the store heard of them.
 //
 // Without it, only processes are served in that order. Those who wait within one
-// process hand a lease on among themselves for up to 20 ms, which costs the store
-// nothing. That is faster where many wait, and less fair by those 20 ms.
+// process hand a lease on among themselves for up to 25 ms, which costs the store
+// nothing. That is faster where many wait, and less fair by those 25 ms.
 //
 // Either way, whoever waits and dies delays those behind by 2 s at most.
 func (l *Locker) Fair() *Locker {
