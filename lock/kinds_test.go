@@ -185,8 +185,9 @@ func TestADeadWaiterDelaysTheQueueByTwoSecondsAtMost(t *testing.T) {
 		go func() {
 			lease, err := locker.Acquire(t.Context(), "n", time.Minute)
 			assert.NoError(t, err)
-			got <- time.Now()
+			at := time.Now()
 			assert.NoError(t, lease.Release(t.Context()))
+			got <- at
 		}()
 		for range 3 {
 			<-dead
