@@ -347,8 +347,7 @@ var rules = []rule{
 			t.waits("n", owner)
 			t.release("n", "a"+owner, true)
 			t.woken(turn)
-			t.acquire("n", owner, long)
-			t.release("n", owner, true)
+			t.release("n", owner, false) // its place, if it has one
 			stop()
 		}
 	}},

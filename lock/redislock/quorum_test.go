@@ -42,7 +42,8 @@ func newQuorum(t *testing.T, servers []*redistest.Server, o redislock.QuorumOpti
 
 func onQuorum(t *testing.T, servers []*redistest.Server) *lock.Locker {
 	t.Helper()
-	locker, err := lock.New(newQuorum(t, servers, redislock.QuorumOptions{}), nil)
+	// A busy machine may need more than the default.
+	locker, err := lock.New(newQuorum(t, servers, redislock.QuorumOptions{Timeout: 500 * time.Millisecond}), nil)
 	require.NoError(t, err)
 	return locker
 }
@@ -52,7 +53,7 @@ func TestStoreQuorum(t *testing.T) {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			servers := newServers(t, n)
 			locktest.RunExclusive(t, func(t *testing.T) lock.Store {
-				return newQuorum(t, servers, redislock.QuorumOptions{Prefix: redistest.Prefix(t)})
+				return newQuorum(t, servers, redislock.QuorumOptions{Prefix: redistest.Prefix(t), Timeout: 5 * time.Second})
 			})
 		})
 	}
