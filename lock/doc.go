@@ -2,13 +2,19 @@
 // when their holder dies. A [Locker] works on a [Store]: a [MemoryStore] within
 // one process, or package redislock's in Redis.
 //
-//	err := locker.Do(ctx, "nightly-report", 10*time.Second, func(ctx context.Context, token uint64) error {
-//		report, err := compute(ctx)       // ctx ends when the lease is lost
+//	err := locker.Do(ctx, "catalogue", 10*time.Second, func(ctx context.Context, token uint64) error {
+//		index, err := rebuild(ctx)        // ctx ends when the lease is lost
 //		if err != nil {
 //			return err
 //		}
-//		return save(ctx, report, token)   // refuses a token smaller than one it has seen
+//		return save(ctx, index, token)    // refuses a token smaller than one it has seen
 //	})
+//
+// Do waits for its turn, so that everybody who calls it runs the function, one after
+// the other. For a job that one of many servers is to do, [Locker.TryDo] leaves it
+// to the one who has the lease. A lock does not remember that the job is done: a
+// server that comes when the first one has finished does it again, unless a mark
+// "done for today" says otherwise.
 //
 // The TTL is not how long the work may take: the lease is renewed every third of
 // it until the work is done. It is how long everybody else waits after a holder
@@ -36,8 +42,8 @@
 //
 // # What a lease promises
 //
-// As long as the store keeps its data and no process is paused, no two hold the
-// lease of a name at a time. In detail:
+// As long as the store keeps its data, its clock is not set, and no process is
+// paused, no two hold the lease of a name at a time. In detail:
 //
 //   - The context of a lease ends at the deadline that the store has confirmed
 //     last: TTL after the last renewal that was answered was sent, on this
@@ -54,7 +60,11 @@
 //     the lease of the holder ends, if that is sooner.
 //
 // Only the store's clock decides when a lease ends there, and only differences of
-// the process's own clock are used here. The clocks need not agree.
+// the process's own clock are used here. The clocks need not agree. But Redis counts
+// TTLs by its wall clock: if that is set forward, or a replica whose clock is ahead
+// takes over, leases end early there by as much, and two can hold one until the
+// first one's next renewal; if it is set back they last longer. Let NTP slew the
+// clocks of the servers, not step them.
 //
 // # What no lease can promise
 //

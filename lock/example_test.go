@@ -166,7 +166,7 @@ func ExampleOptions_observe() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	err = locker.Do(context.Background(), "nightly-report", 10*time.Second, func(context.Context, uint64) error { return nil })
+	err = locker.TryDo(context.Background(), "nightly-report", 10*time.Second, func(context.Context, uint64) error { return nil })
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -158,9 +158,9 @@ func (h *hold) stop(l *Lease) (was state, renewing <-chan struct{}) {
 	}
 	was, renewing = h.state, h.renewing
 	if was == live {
+		l.end(nil) // before another one begins
 		if h.handOn() {
 			h.mu.Unlock()
-			l.end(nil)
 			return passedOn, nil
 		}
 		h.end(released)
@@ -199,6 +199,15 @@ func (h *hold) passBaton() {
 		h.baton = false
 		h.locker.lines.next(h.line)
 	}
+}
+
+// used returns the request of the hold with the tokens that were used of it.
+func (h *hold) used() Request {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	req := h.req
+	req.Tokens = int(h.handedOn) + 1
+	return req
 }
 
 // left returns for how long the hold is confirmed.

@@ -56,26 +56,9 @@ func (l *Lease) Token() uint64 { return l.token }
 // released in the background, and the error is ctx's.
 func (l *Lease) Release(ctx context.Context) error {
 	was, renewing := l.hold.stop(l)
-	select {
-	case l.releasing <- struct{}{}:
-	default: // another Release is under way
-		select {
-		case l.releasing <- struct{}{}:
-		case <-ctx.Done():
-			return fmt.Errorf("lock: release %.64q: %w", l.hold.req.Name, ctx.Err())
-		}
-	}
-	defer func() { <-l.releasing }()
-	if l.settled {
-		return l.result
-	}
-	var err error
-	if was != passedOn {
-		defer l.hold.passBaton()
-		err = l.release(ctx, was)
-	}
-	if err == nil || errors.Is(err, ErrLost) {
-		l.settled, l.result = true, err
+	first, err := l.settle(ctx, was)
+	if !first {
+		return err
 	}
 	// The renewal under way has been told to end. If the release overtakes it
 	// in the store that is no harm: it finds the lease ended, and never takes
@@ -86,12 +69,37 @@ func (l *Lease) Release(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}
-	l.observe(Released, err)
+	l.observe(Released, err) // last, when nothing is held up any more
 	return err
 }
 
+// settle releases the hold, if l still has it. first says that this was left to do.
+func (l *Lease) settle(ctx context.Context, was state) (first bool, err error) {
+	select {
+	case l.releasing <- struct{}{}:
+	default: // another Release is under way
+		select {
+		case l.releasing <- struct{}{}:
+		case <-ctx.Done():
+			return false, fmt.Errorf("lock: release %.64q: %w", l.hold.req.Name, ctx.Err())
+		}
+	}
+	defer func() { <-l.releasing }()
+	if l.settled {
+		return false, l.result
+	}
+	if was != passedOn {
+		defer l.hold.passBaton()
+		err = l.release(ctx, was)
+	}
+	if err == nil || errors.Is(err, ErrLost) {
+		l.settled, l.result = true, err
+	}
+	return true, err
+}
+
 func (l *Lease) release(ctx context.Context, was state) error {
-	req := l.hold.req
+	req := l.hold.used()
 	if was == gone {
 		return fmt.Errorf("lock: release %.64q: %w", req.Name, ErrLost)
 	}
@@ -121,8 +129,9 @@ func (l *Lease) run(ctx context.Context, fn func(ctx context.Context, token uint
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(cleanUp, l.hold.left()))
 		defer cancel()
+		// What else Release says is about ctx, which is none of the caller's.
 		if e := l.Release(ctx); errors.Is(e, ErrLost) && !errors.Is(err, ErrLost) {
-			err = errors.Join(err, e)
+			err = errors.Join(err, fmt.Errorf("lock: %.64q: %w", l.hold.req.Name, ErrLost))
 		}
 	}()
 	return fn(l.ctx, l.token) //nolint:contextcheck // l.ctx is a child of ctx

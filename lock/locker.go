@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 )
 
@@ -24,9 +25,13 @@ const (
 	// cleanUp bounds a release for which nobody waits, or for which nobody
 	// should have to: past it the lease ends by itself.
 	cleanUp = time.Second
-	// maxAbandoned bounds the releases in the background. With the store hung
-	// there would be one for every failed try.
-	maxAbandoned = 64
+	// maxAbandoned bounds the releases in the background: with the store hung
+	// there would be one for every failed try. maxAbandoning of them are under
+	// way at a time.
+	maxAbandoned, maxAbandoning = 4096, 64
+	// abandonFor is how long such a release is tried again while the store
+	// fails.
+	abandonFor = 10 * time.Second
 )
 
 // Options are the optional settings of a [Locker]. Nil and the zero value mean
@@ -55,12 +60,18 @@ type Locker struct {
 	store     Store
 	drift     float64
 	observe   func(context.Context, Event)
-	abandoned chan struct{} // one value for each release in the background
+	abandoned *abandoned
 	lines     *lines
 
 	shared bool
 	limit  int // of shared leases; 0 for none
 	fair   bool
+}
+
+// abandoned are the releases in the background.
+type abandoned struct {
+	count atomic.Int32
+	slots chan struct{} // one value for each that asks the store
 }
 
 // New returns a Locker on store. All processes that are to exclude one another
@@ -83,7 +94,7 @@ func New(store Store, o *Options) (*Locker, error) {
 		store:     store,
 		drift:     o.DriftFactor,
 		observe:   o.Observe,
-		abandoned: make(chan struct{}, maxAbandoned),
+		abandoned: &abandoned{slots: make(chan struct{}, maxAbandoning)},
 		lines:     &lines{m: make(map[lineKey]*list.List)},
 	}
 	if l.drift == 0 {
@@ -121,6 +132,8 @@ func (l *Locker) Semaphore(n int) *Locker {
 // Fair returns a Locker like l that serves all who wait, in all processes, in the
 // order in which the store heard of them.
 //
+// All who use a name should: others hand a lease on past those who wait here.
+//
 // Without it, only processes are served in that order. Those who wait within one
 // process hand a lease on among themselves for up to 25 ms, which costs the store
 // nothing. That is faster where many wait, and less fair by those 25 ms.
@@ -150,6 +163,13 @@ func (l *Locker) TryAcquire(ctx context.Context, name string, ttl time.Duration)
 // Acquire is like [Locker.TryAcquire], but waits while somebody else holds the
 // lease until ctx ends. The error matches [ErrNotAcquired] and ctx's error then.
 // A fault of the store ends the waiting too, with an error that says so.
+//
+// If ctx has no deadline and is cancelled while the store hangs, Acquire returns
+// when the store's client gives up.
+//
+// A lease is not reentrant: whoever holds one and asks for another of the same name
+// waits for itself, also for a shared one on top of an exclusive one or the other
+// way round.
 func (l *Locker) Acquire(ctx context.Context, name string, ttl time.Duration) (*Lease, error) {
 	return l.acquire(ctx, context.WithoutCancel(ctx), name, ttl)
 }
@@ -246,6 +266,7 @@ func (l *Locker) try(ctx context.Context, a *ask) (*Lease, error) {
 	case err != nil:
 		// The request may have arrived, and only its answer be lost.
 		l.abandon(ctx, a.req)
+		a.placed = false
 		if e := ended(ctx); e != nil && !errors.Is(err, e) {
 			err = errors.Join(e, err)
 		}
@@ -274,23 +295,43 @@ func (l *Locker) reliable(ttl time.Duration) time.Duration {
 }
 
 // abandon releases in the background a lease that may have been acquired, or a
-// place in the queue, so that others need not wait for its end. ctx gives its
-// values only: it may be why the lease was not acquired. The channel that abandon
-// returns is closed when it is done.
+// place in the queue, so that others need not wait for its end. It tries until the
+// store has heard of it, or for abandonFor, or until the lease is over. ctx gives
+// its values only: it may be why the lease was not acquired. The channel that
+// abandon returns is closed when it is done.
 func (l *Locker) abandon(ctx context.Context, req Request) <-chan struct{} {
 	done := make(chan struct{})
-	select {
-	case l.abandoned <- struct{}{}:
-	default: // many wait for a hung store already; it ends by itself
-		close(done)
+	if l.abandoned.count.Add(1) > maxAbandoned {
+		l.abandoned.count.Add(-1)
+		close(done) // the store hangs; what there is in it ends by itself
 		return done
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(cleanUp, req.TTL))
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(abandonFor, max(req.TTL, req.Place)))
 	go func() {
 		defer close(done)
-		defer func() { <-l.abandoned }()
+		defer l.abandoned.count.Add(-1)
 		defer cancel()
-		_, _ = l.store.Release(ctx, req) // it ends by itself if that fails
+		for wait := 10 * time.Millisecond; !l.releaseOnce(ctx, req); wait = min(2*wait, cleanUp) {
+			select {
+			case <-time.After(wait):
+			case <-ctx.Done():
+				return
+			}
+		}
 	}()
 	return done
+}
+
+// releaseOnce reports whether the store has heard of a release.
+func (l *Locker) releaseOnce(ctx context.Context, req Request) bool {
+	select {
+	case l.abandoned.slots <- struct{}{}:
+	case <-ctx.Done():
+		return true
+	}
+	defer func() { <-l.abandoned.slots }()
+	ctx, cancel := context.WithTimeout(ctx, cleanUp)
+	defer cancel()
+	_, err := l.store.Release(ctx, req)
+	return err == nil
 }

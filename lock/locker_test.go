@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -134,23 +135,88 @@ func TestReleasesInTheBackgroundAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store, locker := newFaulty(t)
 		store.try = func(context.Context, lock.Request) (lock.Grant, error) { return lock.Grant{}, errDown }
-		var hung atomic.Int32
+		var hung, heard atomic.Int32
 		store.release = func(ctx context.Context, _ lock.Request) (bool, error) {
 			hung.Add(1)
 			<-ctx.Done()
 			return false, ctx.Err()
 		}
-		for range 1000 {
+		for range 10_000 {
 			_, err := locker.TryAcquire(t.Context(), "n", time.Minute)
 			require.ErrorIs(t, err, errDown)
 		}
 		synctest.Wait()
-		assert.EqualValues(t, 64, hung.Load())
-		time.Sleep(2 * time.Second)
-		_, err := locker.TryAcquire(t.Context(), "n", time.Minute)
-		require.ErrorIs(t, err, errDown)
-		synctest.Wait()
-		assert.EqualValues(t, 65, hung.Load(), "after a second there is room again")
-		time.Sleep(time.Second)
+		assert.EqualValues(t, 64, hung.Load(), "at a time")
+		store.change(func(s *steps) {
+			s.release = func(context.Context, lock.Request) (bool, error) {
+				heard.Add(1)
+				return false, nil
+			}
+		})
+		time.Sleep(3 * time.Second)
+		assert.EqualValues(t, 4096, heard.Load(), "the store is well again, and hears of all that were kept")
+		time.Sleep(time.Minute)
+		assert.EqualValues(t, 4096, heard.Load())
 	})
+}
+
+// A store that hangs for longer than one release may take, and comes back.
+func TestAReleaseInTheBackgroundIsTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, locker := newFaulty(t)
+		back := time.Now().Add(5 * time.Second)
+		store.try = func(ctx context.Context, req lock.Request) (lock.Grant, error) {
+			_, err := store.Store.TryAcquire(ctx, req)
+			assert.NoError(t, err)
+			return lock.Grant{}, errDown // its answer is lost
+		}
+		store.release = func(ctx context.Context, req lock.Request) (bool, error) {
+			if time.Now().Before(back) {
+				<-ctx.Done()
+				return false, ctx.Err()
+			}
+			return store.Store.Release(ctx, req)
+		}
+		_, err := locker.TryAcquire(t.Context(), "n", time.Hour)
+		require.ErrorIs(t, err, errDown)
+		time.Sleep(8 * time.Second)
+		free(t, newLocker(t, store.Store))
+	})
+}
+
+// Whoever gives up together with many others leaves nothing behind either.
+func TestManyWhoGiveUpTogetherLeaveNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := lock.NewMemoryStore()
+		locker := newLocker(t, store)
+		holder, err := locker.Acquire(t.Context(), "n", time.Minute)
+		require.NoError(t, err)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		var wg sync.WaitGroup
+		for range 500 {
+			wg.Go(func() {
+				_, err := locker.Fair().Acquire(ctx, "n", time.Minute)
+				assert.ErrorIs(t, err, context.DeadlineExceeded)
+			})
+		}
+		wg.Wait()
+		require.NoError(t, holder.Release(t.Context()))
+		free(t, locker)
+	})
+}
+
+// Unused tokens of a block go back, or tokens would run ahead of the clock, and go
+// back themselves when the process is restarted.
+func TestTokensOfMemoryStoreDoNotRunAheadOfTheClock(t *testing.T) {
+	locker := newLocker(t, lock.NewMemoryStore())
+	var last uint64
+	for range 20_000 {
+		require.NoError(t, locker.Do(t.Context(), "n", time.Minute, func(_ context.Context, token uint64) error {
+			assert.Greater(t, token, last)
+			last = token
+			return nil
+		}))
+	}
+	assert.LessOrEqual(t, last, uint64(time.Now().Add(50*time.Millisecond).UnixMicro()))
 }

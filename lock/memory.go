@@ -29,8 +29,9 @@ type memoryLock struct {
 }
 
 type memoryLease struct {
-	end    time.Time
-	shared bool
+	end         time.Time
+	shared      bool
+	token, last uint64 // of its block
 }
 
 // place is one in the queue.
@@ -66,11 +67,14 @@ func (s *MemoryStore) TryAcquire(ctx context.Context, req Request) (Grant, error
 		}
 	}
 	l.leave(req.Owner)
-	l.holders[req.Owner] = memoryLease{end: now.Add(req.TTL), shared: req.Shared}
 	// The clock lets tokens grow across a restart of the process, for resources
 	// that outlive it.
 	token := max(s.last+1, uint64(now.UnixMicro()))
 	s.last = token + uint64(max(req.Tokens, 1)) - 1
+	l.holders[req.Owner] = memoryLease{end: now.Add(req.TTL), shared: req.Shared, token: token, last: s.last}
+	if req.Shared {
+		s.wake(req.Name, l, now, 1) // leases can end together
+	}
 	return Grant{Acquired: true, Token: token}, nil
 }
 
@@ -83,10 +87,12 @@ func (s *MemoryStore) Extend(ctx context.Context, req Request) (bool, error) {
 	defer s.mu.Unlock()
 	l := s.lock(req.Name)
 	defer s.keep(req.Name, l)
-	if _, ok := l.holders[req.Owner]; !ok {
+	lease, ok := l.holders[req.Owner]
+	if !ok {
 		return false, nil
 	}
-	l.holders[req.Owner] = memoryLease{end: time.Now().Add(req.TTL), shared: req.Shared}
+	lease.end = time.Now().Add(req.TTL)
+	l.holders[req.Owner] = lease
 	return true, nil
 }
 
@@ -99,22 +105,31 @@ func (s *MemoryStore) Release(ctx context.Context, req Request) (bool, error) {
 	defer s.mu.Unlock()
 	l := s.lock(req.Name)
 	defer s.keep(req.Name, l)
-	_, held := l.holders[req.Owner]
+	lease, held := l.holders[req.Owner]
+	if held && lease.last == s.last {
+		// What was not used of the block is given out again, or tokens would
+		// run ahead of the clock, and go back when the process is restarted.
+		s.last = lease.token + uint64(max(req.Tokens, 1)) - 1
+	}
 	delete(l.holders, req.Owner)
 	l.leave(req.Owner)
-	now := time.Now()
-	for _, p := range l.queue {
+	s.wake(req.Name, l, time.Now(), len(l.queue))
+	return held, nil
+}
+
+// wake wakes those in the queue for whom there is room, from the front.
+func (s *MemoryStore) wake(name string, l *memoryLock, now time.Time, most int) {
+	for _, p := range l.queue[:min(most, len(l.queue))] {
 		if l.room(p.req, now).After(now) {
-			break // it is in the way of those behind it
+			return // it is in the way of those behind it
 		}
-		for w := range s.watchers[watcher{req.Name, p.req.Owner}] {
+		for w := range s.watchers[watcher{name, p.req.Owner}] {
 			select {
 			case w <- struct{}{}:
 			default: // it has a value waiting, which says the same
 			}
 		}
 	}
-	return held, nil
 }
 
 // Watch implements [Store].

@@ -113,6 +113,9 @@ func TestMemoryStoreAgainstAModel(t *testing.T) {
 						m.leases[held].end = time.Now().Add(req.TTL)
 					}
 				case "release":
+					if held >= 0 {
+						req.Tokens = m.leases[held].req.Tokens // all were used
+					}
 					if got, err := store.Release(t.Context(), req); err != nil || got != (held >= 0) {
 						r.Fatalf("Release(%+v) = %v, %v, of %+v", req, got, err, m)
 					}

@@ -38,7 +38,9 @@ type Store interface {
 	// Release ends what req.Owner has: its lease, or its place in the queue. In
 	// the same step it wakes the watchers for whom there is room now. It
 	// reports whether the owner did hold the lease. A Release repeated for an
-	// owner may report what the first did. req is that of TryAcquire.
+	// owner may report what the first did. req is that of TryAcquire, with
+	// req.Tokens being how many of them were used: the others may be given out
+	// again.
 	Release(ctx context.Context, req Request) (bool, error)
 
 	// Watch returns a channel that receives a value soon after each Release of

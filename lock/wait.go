@@ -67,6 +67,7 @@ func (l *Locker) standInLine(ctx context.Context, a *ask, w *waiter) (*Lease, er
 		return nil, t.err
 	case late:
 		if t.lease != nil {
+			l.acquired(a, t.lease)
 			go t.lease.discard(context.WithoutCancel(ctx))
 		} else {
 			l.lines.next(a.line)

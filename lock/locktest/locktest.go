@@ -257,14 +257,15 @@ var rules = []rule{
 		}
 	}},
 	{"owners are apart", "only the owner extends and releases, whatever bytes it has", func(t tester) {
-		for _, owner := range []string{"a", "A", "a\x00", "\x00", "+a", "-a", "\xff", strings.Repeat("a", 1000)} {
-			t.acquire("n", owner, long)
-			for _, other := range []string{"", "b", owner + "\x00", owner + "a", owner[:len(owner)-1]} {
-				t.refused("n", other)
-				t.extend("n", other, long, false)
-				t.release("n", other, false)
+		for i, owner := range []string{"a", "A", "a\x00", "\x00", "+a", "-a", "\xff", strings.Repeat("a", 1000)} {
+			name := fmt.Sprint("n", i)
+			t.acquire(name, owner, long)
+			for _, other := range []string{"b", owner + "\x00", owner + "a", owner[:len(owner)-1]} {
+				t.refused(name, other)
+				t.extend(name, other, long, false)
+				t.release(name, other, false)
 			}
-			t.release("n", owner, true)
+			t.release(name, owner, true)
 		}
 	}},
 	{"tokens grow", "the token of a grant is larger than that of every earlier grant of the name", func(t tester) {
@@ -385,7 +386,10 @@ var rules = []rule{
 		if !grant.Acquired {
 			t.Fatal("a lease that nobody holds was refused")
 		}
-		t.release("n", "a", true)
+		used := lock.Request{Name: "n", Owner: "a", TTL: long, Tokens: 1_000_000_000}
+		if held, err := t.store.Release(t.Context(), used); err != nil || !held {
+			t.Fatalf("Release = %v, %v, want true", held, err)
+		}
 		if next := t.acquire("n", "b", long); next < grant.Token+1_000_000_000 {
 			t.Errorf("token %d follows %d and the next 999,999,999", next, grant.Token)
 		}

@@ -2,12 +2,11 @@
 -- token. Whoever has to wait may take a place in the queue.
 --
 -- KEYS[1]  the lease: a string, the owner who holds it for itself
--- KEYS[2]  the fence: a string, the last token given out, and after a blank the
---          owner whose release came last, with "+" before it if it held a lease
---          then and "-" if it did not
+-- KEYS[2]  the fence: a string, the last token given out
 -- KEYS[3]  the shared leases: a sorted set, owner -> end in ms of the server's clock
 -- KEYS[4]  the queue: a sorted set, member -> when it came, in us of that clock
 -- KEYS[5]  the same members -> until when the place is kept, in ms of that clock
+-- KEYS[6]  what became of the owner, once it has released: see release.lua
 -- ARGV[1]  owner
 -- ARGV[2]  "x" for a lease that excludes all others, "s" for a shared one
 -- ARGV[3]  how many shared leases there may be at a time; 0 for any number
@@ -15,6 +14,7 @@
 -- ARGV[5]  TTL of the fence in milliseconds, longer than that of the lease
 -- ARGV[6]  how many consecutive tokens are asked for
 -- ARGV[7]  for how long a place in the queue is kept, in milliseconds; 0 for none
+-- ARGV[8]  the channel on which to wake those whose turn it is
 --
 -- A member of the queue is ARGV[2] .. ARGV[3] .. ":" .. owner.
 --
@@ -41,7 +41,7 @@
 --      nobody has seen the first one
 --   A: acquire (stuck), release, acquire arrives -> must not take the lease,
 --      which nobody would release
-local lease, fence, shared, queue, places = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local lease, fence, shared, queue, places, ended = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local owner, kind, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local me = kind .. ARGV[3] .. ':' .. owner
 
@@ -49,18 +49,17 @@ local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000) -- ms
 local micros = tonumber(time[1]) * 1000000 + tonumber(time[2])
 
-local record = redis.call('GET', fence) or '0'
-local last, outcome, ended = string.match(record, '^(%d+) ?([+-]?)(.*)$')
+local last = tonumber(redis.call('GET', fence) or 0)
 if not last then
   return redis.error_reply('ERR the key of the fence has something else in it: somebody else writes under this prefix')
 end
 local holder = redis.call('GET', lease)
-if holder ~= owner and outcome ~= '' and ended == owner then
+
+-- All are rare: others who share, others who wait, and a late command.
+local others = redis.call('EXISTS', shared, queue, ended) > 0
+if others and redis.call('EXISTS', ended) == 1 then
   return {-1, 0}
 end
-
--- Both are rare: nobody shares, nobody waits.
-local others = redis.call('EXISTS', shared, queue) > 0
 
 -- A repeat: the lease is the owner's already.
 local mine = holder == owner
@@ -106,7 +105,11 @@ if others and not mine then
       hindered = hindered or string.sub(before[i], 1, 1) == 'x'
     end
     if hindered then
-      ahead = math.max((redis.call('ZSCORE', places, before[1]) or 0) - now, 1)
+      local kept = redis.call('ZSCORE', places, before[1])
+      if not kept then
+        redis.call('ZREM', queue, before[1]) -- Redis has evicted the places
+      end
+      ahead = math.max((kept or 0) - now, 1)
     end
   end
 end
@@ -136,16 +139,20 @@ end
 -- a restart without persistence. The last token makes them grow when the clock is
 -- set back. Microseconds fit a double until 2255.
 local token = math.max(last + 1, micros)
-record = string.format('%.0f', token + tonumber(ARGV[6]) - 1)
-if outcome ~= '' then
-  record = record .. ' ' .. outcome .. ended
-end
-redis.call('SET', fence, record, 'PX', ARGV[5])
+redis.call('SET', fence, string.format('%.0f', token + tonumber(ARGV[6]) - 1), 'PX', ARGV[5])
 if kind == 'x' then
   redis.call('SET', lease, owner, 'PX', ARGV[4])
 else
   redis.call('ZADD', shared, now + tonumber(ARGV[4]), owner)
   local latest = redis.call('ZRANGE', shared, -1, -1, 'WITHSCORES')
   redis.call('PEXPIRE', shared, latest[2] - now)
+  if others then
+    -- Several leases can end together, and a release wakes so many only.
+    wake(lease, shared, queue, places, ARGV[8], 1, now)
+    local next = redis.call('ZRANGE', queue, 127, 127)
+    if next[1] and string.sub(next[1], 1, 3) == 's0:' then
+      redis.call('PUBLISH', ARGV[8], string.sub(next[1], 4))
+    end
+  end
 end
 return {1, token}

@@ -77,7 +77,7 @@ func (s *step) result() outcome {
 // timeout. The command itself does outlast ctx: redsync cancels that when enough
 // servers have answered, and the others are to hear of it all the same.
 func (s *step) run(ctx context.Context, script *redis.Script, args []any) (any, error) {
-	if err := scripts.Ended(ctx); err != nil {
+	if err := scripts.Ended(ctx); err != nil && s.acquiring {
 		return nil, err
 	}
 	if !s.server.enter() {
@@ -96,7 +96,7 @@ func (s *step) run(ctx context.Context, script *redis.Script, args []any) (any, 
 	go func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.server.timeout)
 		defer cancel()
-		value, err := script.Run(ctx, s.server.client, s.keys.all(), args...).Result()
+		value, err := script.Run(ctx, s.server.client, s.keys.all(s.req.Owner), args...).Result()
 		s.server.leave()
 		if s.acquiring {
 			s.ended(ctx, value, err)
@@ -105,12 +105,12 @@ func (s *step) run(ctx context.Context, script *redis.Script, args []any) (any, 
 	}()
 	select {
 	case a := <-answered:
-		if e := scripts.Ended(wait); a.err != nil && e != nil && !errors.Is(a.err, e) {
-			a.err = errors.Join(e, a.err)
-		}
 		return a.value, a.err
 	case <-wait.Done():
-		return nil, wait.Err()
+		if err := scripts.Ended(ctx); err != nil {
+			return nil, err
+		}
+		return nil, fmt.Errorf("no answer within %v", s.server.timeout)
 	}
 }
 
@@ -159,7 +159,7 @@ type conn struct {
 // SetNX is redsync's command to acquire.
 func (c conn) SetNX(string, string, time.Duration) (bool, error) {
 	var a acquired
-	reply, err := c.run(c.ctx, acquireScript, acquireArgs(c.req))
+	reply, err := c.run(c.ctx, acquireScript, acquireArgs(c.req, c.keys))
 	if err == nil {
 		a, err = parse(reply)
 	}

@@ -11,14 +11,15 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// A report is made by one of all servers.
+// A report is made by one of all servers: the others leave it to the one that has
+// the lease.
 func ExampleNew() {
 	rdb := redis.NewClient(&redis.Options{Addr: "localhost:6379", ContextTimeoutEnabled: true})
 	locker, err := lock.New(redislock.New(rdb, nil), nil)
 	if err != nil {
 		log.Fatal(err)
 	}
-	err = locker.Do(context.Background(), "nightly-report", 10*time.Second, func(ctx context.Context, token uint64) error {
+	err = locker.TryDo(context.Background(), "nightly-report", 10*time.Second, func(ctx context.Context, token uint64) error {
 		// Stop when ctx ends, and write with the token: see package fence.
 		return redislock.FencedSet(ctx, rdb, "report", "all is well", token, 24*time.Hour)
 	})

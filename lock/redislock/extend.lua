@@ -31,14 +31,15 @@ else
   if tonumber(redis.call('ZSCORE', shared, ARGV[1]) or 0) <= now then
     return 0
   end
-  redis.call('ZADD', shared, now + tonumber(ARGV[3]), ARGV[1])
+  -- PEXPIRE first: a Redis that is full refuses a script whose first write needs
+  -- memory, and no lease should be lost for that.
   local latest = redis.call('ZRANGE', shared, -1, -1, 'WITHSCORES')
-  redis.call('PEXPIRE', shared, latest[2] - now)
+  redis.call('PEXPIRE', shared, math.max(latest[2] - now, tonumber(ARGV[3])))
+  redis.call('ZADD', shared, now + tonumber(ARGV[3]), ARGV[1])
 end
 if ARGV[5] ~= '0' then
-  local last, rest = string.match(redis.call('GET', fence) or '0', '^(%d+)(.*)$')
-  if last and tonumber(last) < tonumber(ARGV[5]) then
-    redis.call('SET', fence, ARGV[5] .. rest, 'PX', ARGV[4])
+  if tonumber(redis.call('GET', fence) or 0) < tonumber(ARGV[5]) then
+    redis.call('SET', fence, ARGV[5], 'PX', ARGV[4])
   end
 end
 redis.call('PEXPIRE', fence, ARGV[4]) -- the fence outlives a lease of days

@@ -158,7 +158,7 @@ func TestEveryKeyHasATTL(t *testing.T) {
 	}
 	_, err := store.Release(t.Context(), lock.Request{Name: "never held", Owner: "a"})
 	require.NoError(t, err)
-	all(map[string]time.Duration{"p:{never held}:fence": 24 * time.Hour})
+	all(map[string]time.Duration{"p:{never held}:ended:a": 30 * time.Second})
 	require.NoError(t, rdb.FlushAll(t.Context()).Err())
 
 	_, err = store.TryAcquire(t.Context(), lock.Request{Name: "n", Owner: "a", TTL: time.Minute})
@@ -169,7 +169,7 @@ func TestEveryKeyHasATTL(t *testing.T) {
 	all(map[string]time.Duration{"p:{n}": time.Hour, "p:{n}:fence": 25 * time.Hour})
 	_, err = store.Release(t.Context(), lock.Request{Name: "n", Owner: "a"})
 	require.NoError(t, err)
-	all(map[string]time.Duration{"p:{n}:fence": 24 * time.Hour})
+	all(map[string]time.Duration{"p:{n}:fence": 25 * time.Hour, "p:{n}:ended:a": 30 * time.Second})
 	require.NoError(t, rdb.FlushAll(t.Context()).Err())
 
 	for i, ttl := range []time.Duration{time.Minute, time.Hour, time.Minute} {
@@ -196,7 +196,11 @@ func TestEveryKeyHasATTL(t *testing.T) {
 			require.NoError(t, err)
 		}
 	}
-	all(map[string]time.Duration{"p:{n}:fence": 24 * time.Hour})
+	ended := map[string]time.Duration{"p:{n}:fence": 26 * time.Hour}
+	for _, owner := range []string{"0", "1", "2", "w0", "w1", "w2"} {
+		ended["p:{n}:ended:"+owner] = 30 * time.Second
+	}
+	all(ended)
 }
 
 func TestKeysOfOthers(t *testing.T) {

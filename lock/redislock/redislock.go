@@ -18,7 +18,7 @@ import (
 const defaultPrefix = "herdless:lock:"
 
 // Client is what a [Store] needs of a Redis client. Every redis.UniversalClient
-// has it.
+// has it, but a redis.Ring is of no use: it has no place for a Pub/Sub channel.
 type Client interface {
 	redis.Scripter
 	Subscribe(ctx context.Context, channels ...string) *redis.PubSub
@@ -70,7 +70,8 @@ func New(client Client, o *Options) *Store {
 // TryAcquire implements [lock.Store].
 func (s *Store) TryAcquire(ctx context.Context, req lock.Request) (lock.Grant, error) {
 	var a acquired
-	reply, err := s.scripts.Run(ctx, acquireScript, s.keys(req.Name).all(), acquireArgs(req)...)
+	keys := s.keys(req.Name)
+	reply, err := s.scripts.Run(ctx, acquireScript, keys.all(req.Owner), acquireArgs(req, keys)...)
 	if err == nil {
 		a, err = parse(reply)
 	}
@@ -82,7 +83,7 @@ func (s *Store) TryAcquire(ctx context.Context, req lock.Request) (lock.Grant, e
 
 // Extend implements [lock.Store].
 func (s *Store) Extend(ctx context.Context, req lock.Request) (bool, error) {
-	reply, err := s.scripts.Run(ctx, extendScript, s.keys(req.Name).all(), extendArgs(req, 0)...)
+	reply, err := s.scripts.Run(ctx, extendScript, s.keys(req.Name).all(req.Owner), extendArgs(req, 0)...)
 	if err != nil {
 		return false, fmt.Errorf("redislock: extend: %w", err)
 	}
@@ -92,7 +93,7 @@ func (s *Store) Extend(ctx context.Context, req lock.Request) (bool, error) {
 // Release implements [lock.Store].
 func (s *Store) Release(ctx context.Context, req lock.Request) (bool, error) {
 	keys := s.keys(req.Name)
-	reply, err := s.scripts.Run(ctx, releaseScript, keys.all(), releaseArgs(req, keys, wakeTurn)...)
+	reply, err := s.scripts.Run(ctx, releaseScript, keys.all(req.Owner), releaseArgs(req, keys, wakeTurn)...)
 	if err != nil {
 		return false, fmt.Errorf("redislock: release: %w", err)
 	}

@@ -17,17 +17,23 @@ var (
 	extendSource string
 	//go:embed release.lua
 	releaseSource string
+	//go:embed wake.lua
+	wakeSource string
 
-	acquireScript = redis.NewScript(acquireSource)
+	acquireScript = redis.NewScript(wakeSource + acquireSource)
 	extendScript  = redis.NewScript(extendSource)
-	releaseScript = redis.NewScript(releaseSource)
+	releaseScript = redis.NewScript(wakeSource + releaseSource)
 )
 
 // fenceTTL is for how long the last token is remembered after the lease's TTL.
 // After that the server's clock alone makes tokens grow, and it must not have
-// been set back by more than this. It is also for how long after a release a
-// command of the same owner may still arrive, and be known.
+// been set back by more than this.
 const fenceTTL = 24 * time.Hour
+
+// lateness is for how long after a release a command of the same owner may still
+// arrive, and be known: one that a client sends again, or that was held up on its
+// way. It is longer than go-redis tries by default.
+const lateness = 30 * time.Second
 
 // Whom release.lua wakes.
 const (
@@ -36,9 +42,9 @@ const (
 	wakeNone = "none"
 )
 
-func acquireArgs(req lock.Request) []any {
+func acquireArgs(req lock.Request, keys keys) []any {
 	ttl := milliseconds(req.TTL)
-	return []any{req.Owner, kind(req), req.Limit, ttl, ttl + fenceTTL.Milliseconds(), max(req.Tokens, 1), milliseconds(req.Place)}
+	return []any{req.Owner, kind(req), req.Limit, ttl, ttl + fenceTTL.Milliseconds(), max(req.Tokens, 1), milliseconds(req.Place), keys.channel()}
 }
 
 func extendArgs(req lock.Request, raise uint64) []any {
@@ -47,7 +53,7 @@ func extendArgs(req lock.Request, raise uint64) []any {
 }
 
 func releaseArgs(req lock.Request, keys keys, wake string) []any {
-	return []any{req.Owner, kind(req), req.Limit, fenceTTL.Milliseconds(), keys.channel(), wake}
+	return []any{req.Owner, kind(req), req.Limit, lateness.Milliseconds(), keys.channel(), wake}
 }
 
 // acquired is an answer of acquire.lua.

@@ -1,0 +1,26 @@
+-- Stands before acquire.lua and release.lua: wakes those in the queue for whom there
+-- is room, from the front, each with a message on channel that is its owner. most
+-- bounds how many are looked at; who comes after them asks by itself before long.
+-- now is in milliseconds of the server's clock.
+local function wake(lease, shared, queue, places, channel, most, now)
+  if redis.call('EXISTS', lease) == 1 then
+    return
+  end
+  local sharing = redis.call('ZCOUNT', shared, '(' .. now, '+inf')
+  for _, member in ipairs(redis.call('ZRANGE', queue, 0, most - 1)) do
+    local kind, limit, owner = string.match(member, '^([xs])(%d+):(.*)$')
+    if tonumber(redis.call('ZSCORE', places, member) or 0) <= now then
+      redis.call('ZREM', queue, member) -- dead
+      redis.call('ZREM', places, member)
+    elseif kind == 'x' and sharing > 0 or kind == 's' and tonumber(limit) > 0 and sharing >= tonumber(limit) then
+      return
+    else
+      redis.call('PUBLISH', channel, owner)
+      sharing = sharing + 1
+      if kind == 'x' then
+        return
+      end
+    end
+  end
+end
+
