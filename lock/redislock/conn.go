@@ -98,6 +98,9 @@ func (s *step) run(ctx context.Context, script *redis.Script, args []any) (any, 
 		defer cancel()
 		value, err := script.Run(ctx, s.server.client, s.keys.all(s.req.Owner), args...).Result()
 		s.server.leave()
+		if ctx.Err() == nil {
+			s.server.hangs(false) // it has said something, if only that it is not there
+		}
 		if s.acquiring {
 			s.ended(ctx, value, err)
 		}
@@ -110,6 +113,7 @@ func (s *step) run(ctx context.Context, script *redis.Script, args []any) (any, 
 		if err := scripts.Ended(ctx); err != nil {
 			return nil, err
 		}
+		s.server.hangs(true)
 		return nil, fmt.Errorf("no answer within %v", s.server.timeout)
 	}
 }

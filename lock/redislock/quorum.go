@@ -28,7 +28,7 @@ const (
 )
 
 // errHung is why a server of a quorum is not asked.
-var errHung = errors.New("the server leaves too many commands unanswered")
+var errHung = errors.New("the server does not answer")
 
 // QuorumOptions are the optional settings of a [Quorum]. Nil and the zero value
 // mean the defaults.
@@ -84,17 +84,34 @@ type server struct {
 
 	mu        sync.Mutex
 	acquiring map[string]*step // acquires under way, by owner
+	hung      bool             // the last that is known of it: it let a command wait for timeout
+	asked     time.Time        // when it was asked last, while it is hung
 }
 
 // enter reports whether the server may be asked. If so, leave must be called when
-// it has answered.
+// it has answered. One that hangs is asked once in each timeout only: whoever asks
+// at the same time as others and gets no majority would wait for it, and keep them
+// all from one meanwhile.
 func (s *server) enter() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.hung && time.Since(s.asked) < s.timeout {
+		return false
+	}
 	select {
 	case s.unanswered <- struct{}{}:
+		s.asked = time.Now()
 		return true
 	default:
 		return false
 	}
+}
+
+// hangs notes whether the server hangs.
+func (s *server) hangs(hung bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hung = hung
 }
 
 func (s *server) leave() { <-s.unanswered }
