@@ -1,0 +1,237 @@
+package redislock_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/herdless/herdless/internal/redistest"
+	"github.com/herdless/herdless/lock"
+	"github.com/herdless/herdless/lock/redislock"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func request(owner string) lock.Request {
+	return lock.Request{Name: "n", Owner: owner, TTL: time.Minute}
+}
+
+// turn acquires and releases.
+func turn(t *testing.T, store *redislock.Store, owner string) {
+	t.Helper()
+	grant, err := store.TryAcquire(t.Context(), request(owner))
+	require.NoError(t, err)
+	require.True(t, grant.Acquired)
+	held, err := store.Release(t.Context(), request(owner))
+	require.NoError(t, err)
+	require.True(t, held)
+}
+
+// What is late, is late for others' turns as well:
+//
+//	A: gives up, releases (its acquire is stuck on another connection)
+//	B:                             acquires, releases
+//	A:                                                 the acquire arrives
+func TestAnAcquireThatArrivesAfterTheTurnsOfOthers(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+		prefix := redistest.Prefix(t)
+		store := storeOn(rdb, prefix)
+		_, err := store.Release(t.Context(), request("late"))
+		require.NoError(t, err)
+		for i := range 10 {
+			turn(t, store, fmt.Sprint(i))
+		}
+		_, err = store.TryAcquire(t.Context(), request("late"))
+		require.ErrorContains(t, err, "released")
+
+		_, err = store.TryAcquire(t.Context(), request("holder"))
+		require.NoError(t, err)
+		asker := request("late")
+		asker.Place = time.Minute
+		_, err = store.TryAcquire(t.Context(), asker)
+		require.ErrorContains(t, err, "released")
+		assert.Zero(t, rdb.ZCard(t.Context(), prefix+"{n}:queue").Val(), "nobody stands there")
+	})
+}
+
+func TestAReleaseThatArrivesTwiceAfterTheTurnsOfOthers(t *testing.T) {
+	store := storeOn(redistest.Standalone(t).Client(t), redistest.Prefix(t))
+	turn(t, store, "first")
+	for i := range 10 {
+		turn(t, store, fmt.Sprint(i))
+	}
+	held, err := store.Release(t.Context(), request("first"))
+	require.NoError(t, err)
+	assert.True(t, held, "the second must say what the first did")
+}
+
+// Those behind the first know only of him, and no release tells them.
+func TestPermitsThatEndTogetherLetInAllWhoFit(t *testing.T) {
+	server := redistest.Standalone(t)
+	prefix := redistest.Prefix(t)
+	store := storeOn(server.Client(t), prefix)
+	const ttl, permits = time.Second, 3
+	died := time.Now()
+	for i := range permits {
+		grant, err := store.TryAcquire(t.Context(), lock.Request{Name: "n", Owner: fmt.Sprint(i), TTL: ttl, Shared: true, Limit: permits})
+		require.NoError(t, err)
+		require.True(t, grant.Acquired)
+	}
+	inside, leave := make(chan struct{}), make(chan struct{})
+	var wg sync.WaitGroup
+	for range permits {
+		locker := newLocker(t, server.Addr(), prefix).Semaphore(permits)
+		wg.Go(func() {
+			lease, err := locker.Acquire(within(t), "n", time.Minute)
+			if assert.NoError(t, err) {
+				assert.Less(t, time.Since(died), ttl+slack)
+				inside <- struct{}{}
+				<-leave // nobody gets in by a release
+				assert.NoError(t, lease.Release(t.Context()))
+			}
+		})
+		time.Sleep(50 * time.Millisecond)
+	}
+	for range permits {
+		<-inside
+	}
+	close(leave)
+	wg.Wait()
+}
+
+// A release looks at 128 of the queue.
+func TestManyReadersComeTogether(t *testing.T) {
+	server := redistest.Standalone(t)
+	locker := newLocker(t, server.Addr(), redistest.Prefix(t))
+	writer, err := locker.Acquire(t.Context(), "n", time.Minute)
+	require.NoError(t, err)
+	const readers = 500
+	var inside, wg sync.WaitGroup
+	inside.Add(readers)
+	leave := make(chan struct{})
+	for range readers {
+		wg.Go(func() {
+			lease, err := locker.Shared().Acquire(within(t), "n", time.Minute)
+			inside.Done()
+			if assert.NoError(t, err) {
+				<-leave
+				assert.NoError(t, lease.Release(within(t)))
+			}
+		})
+	}
+	time.Sleep(time.Second)
+	require.NoError(t, writer.Release(t.Context()))
+	released := time.Now()
+	inside.Wait()
+	t.Logf("%d readers are in after %v", readers, time.Since(released))
+	assert.Less(t, time.Since(released), 900*time.Millisecond+slack, "not in rounds of 0.9 s")
+	close(leave)
+	wg.Wait()
+}
+
+// With maxmemory, Redis may evict any key that has a TTL. Without its place a dead
+// waiter would be ahead for ever.
+func TestPlacesThatRedisEvicts(t *testing.T) {
+	rdb, prefix := redistest.Standalone(t).Client(t), redistest.Prefix(t)
+	store := storeOn(rdb, prefix)
+	holder, dead := request("holder"), request("dead")
+	holder.TTL, dead.Place = time.Second, time.Minute
+	for _, req := range []lock.Request{holder, dead} {
+		_, err := store.TryAcquire(t.Context(), req)
+		require.NoError(t, err)
+	}
+	waiting := acquireSoon(t, lockerOn(t, rdb, prefix))
+	eventually(t, patience, "it waits", func() bool { return rdb.ZCard(t.Context(), prefix+"{n}:queue").Val() == 2 })
+	require.NoError(t, rdb.Del(t.Context(), prefix+"{n}:places").Err())
+	began := time.Now()
+	got := <-waiting
+	require.NoError(t, got.err)
+	assert.Less(t, time.Since(began), 2*time.Second+slack)
+	require.NoError(t, got.lease.Release(t.Context()))
+}
+
+func TestAFullRedisLosesNoLease(t *testing.T) {
+	rdb := redistest.NewStandalone(t).Client(t)
+	locker := lockerOn(t, rdb, "p:")
+	leases := map[string]*lock.Lease{}
+	for kind, l := range map[string]*lock.Locker{"exclusive": locker, "shared": locker.Shared(), "permit": locker.Semaphore(2)} {
+		lease, err := l.Acquire(t.Context(), kind, time.Second)
+		require.NoError(t, err)
+		leases[kind] = lease
+	}
+	require.NoError(t, rdb.ConfigSet(t.Context(), "maxmemory", "1mb").Err())
+	require.ErrorContains(t, rdb.Set(t.Context(), "k", "v", 0).Err(), "OOM")
+	time.Sleep(2 * time.Second)
+	for kind, lease := range leases {
+		assert.NoError(t, lease.Context().Err(), kind)
+		assert.NoError(t, lease.Release(t.Context()), kind)
+	}
+}
+
+// redsync goes on when a majority has answered. The others must hear of it too, or
+// the next failure finds a lease there that nobody holds.
+func TestAQuorumLeavesNothing(t *testing.T) {
+	servers := newServers(t, 5)
+	locker := onQuorum(t, servers)
+	const names = 400
+	var wg sync.WaitGroup
+	for g := range 8 {
+		wg.Go(func() {
+			for i := g; i < names; i += 8 {
+				assert.NoError(t, locker.Do(within(t), fmt.Sprint(i), time.Hour, func(context.Context, uint64) error { return nil }))
+			}
+		})
+	}
+	wg.Wait()
+	for i, server := range servers {
+		rdb := server.Client(t)
+		eventually(t, patience, fmt.Sprintf("server %d has no lease", i), func() bool {
+			left := int64(0)
+			for n := range names {
+				left += rdb.Exists(t.Context(), fmt.Sprintf("herdless:lock:{%d}", n)).Val()
+			}
+			return left == 0
+		})
+	}
+}
+
+// Askers who split the votes must not wait for the server that hangs, each time
+// and with what they have got.
+func TestAQuorumIsContendedWhileAServerHangs(t *testing.T) {
+	servers := newServers(t, 5)
+	lockers := []*lock.Locker{onQuorum(t, servers), onQuorum(t, servers), onQuorum(t, servers)}
+	lockAndUnlock(t, lockers[0], 3)
+	servers[4].Stop(t)
+	defer servers[4].Continue(t)
+	turns := make([]int, len(lockers))
+	over := time.Now().Add(4 * time.Second)
+	var wg sync.WaitGroup
+	for i, locker := range lockers {
+		wg.Go(func() {
+			for time.Now().Before(over) {
+				if assert.NoError(t, locker.Do(within(t), "n", 5*time.Second, func(context.Context, uint64) error { return nil })) {
+					turns[i]++
+				}
+			}
+		})
+	}
+	wg.Wait()
+	t.Logf("%d turns in 4 s", turns)
+	assert.Greater(t, turns[0]+turns[1]+turns[2], 60)
+}
+
+// A server that does not answer in time is no deadline of the caller's.
+func TestTheErrorOfAQuorumWithoutAMajority(t *testing.T) {
+	servers := newServers(t, 3)
+	locker := onQuorum(t, servers)
+	for _, server := range servers[:2] {
+		server.Stop(t)
+		defer server.Continue(t)
+	}
+	_, err := locker.TryAcquire(t.Context(), "n", time.Minute)
+	require.ErrorContains(t, err, "no answer within")
+	require.NotErrorIs(t, err, context.DeadlineExceeded)
+}
