@@ -354,7 +354,8 @@ func TestAFailoverWhileOthersWait(t *testing.T) {
 			got(c)
 		}
 	}
-	require.NotEqual(t, primary, deployment.Primary(t))
+	require.Eventually(t, func() bool { return deployment.Primary(t) != primary },
+		patience, 10*time.Millisecond, "the Sentinel that is asked hears of the new primary after the one that chose it")
 	for _, c := range contests {
 		if !c.long {
 			continue
