@@ -17,48 +17,58 @@ type attempt struct {
 }
 
 // attempt tries once to take the lease of the flight's key and to compute under
-// it.
-func (e *Engine) attempt(ctx context.Context, f *flight, load Load) attempt {
+// it. What has begun goes on if the caller goes away: others may be waiting.
+func (e *Engine) attempt(ctx context.Context, l *leader) attempt {
+	budget, cancel := context.WithDeadline(context.WithoutCancel(ctx), l.deadline)
+	defer cancel()
 	if e.locker == nil {
-		a := e.fill(ctx, f, e.token(), func() {}, load)
+		a := e.fill(ctx, budget, l, e.token(), func() {})
 		if !a.ran && a.err == nil {
 			a.err = errors.New("cache: another process fills the key, and without a locker there is no telling until when")
 		}
 		return a
 	}
-	token, release, err := e.lease(ctx, f.key)
-	var held interface{ RetryAfter() time.Duration }
+	var (
+		token   uint64
+		release func()
+		held    interface{ RetryAfter() time.Duration }
+	)
+	err := e.step(budget, "lease", l.j.key, func() (err error) {
+		token, release, err = e.lease(budget, l.j.key)
+		if errors.As(err, &held) {
+			return nil
+		}
+		return err
+	})
 	switch {
-	case errors.As(err, &held):
+	case held != nil:
 		return attempt{heldFor: max(leaseMargin, held.RetryAfter())}
 	case err != nil:
-		return attempt{err: e.trouble(context.WithoutCancel(ctx), "lease", f.key, err)}
+		return attempt{err: err}
 	}
 	// Deferred: also if load panics.
 	defer release()
-	return e.fill(ctx, f, token, release, load)
+	return e.fill(ctx, budget, l, token, release)
 }
 
 // lease takes the lease of key. The caller must release it; only the first call
-// of release counts.
+// of release counts. budget bounds the taking only.
 //
 // The Locker keeps a lease for as long as the function that it is given runs.
 // Here that function only waits, in a goroutine of its own, because what is
 // computed belongs into the goroutine of the caller, and because the lease may
 // have to end before that does.
-func (e *Engine) lease(ctx context.Context, key string) (token uint64, release func(), err error) {
-	// The lease must outlive this caller's request, whose end is no reason to
-	// give up what others wait for. Only taking it is bounded.
-	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
-	overdue := time.AfterFunc(e.storeTimeout, func() { cancel(context.DeadlineExceeded) })
+func (e *Engine) lease(budget context.Context, key string) (token uint64, release func(), err error) {
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(budget))
+	overdue := context.AfterFunc(budget, func() { cancel(context.Cause(budget)) })
 	granted := make(chan uint64, 1)
 	over := make(chan struct{})
 	refused := make(chan error, 1)
 	go func() {
 		defer cancel(nil)
-		defer overdue.Stop()
+		defer overdue()
 		err := e.locker.TryDo(ctx, e.store.LeaseName(key), e.leaseTTL, func(_ context.Context, token uint64) error {
-			overdue.Stop()
+			overdue()
 			granted <- token
 			<-over
 			return nil
@@ -83,68 +93,70 @@ func (e *Engine) lease(ctx context.Context, key string) (token uint64, release f
 }
 
 // fill announces a fill under token, computes and stores.
-func (e *Engine) fill(ctx context.Context, f *flight, token uint64, release func(), load Load) (a attempt) {
+func (e *Engine) fill(ctx, budget context.Context, l *leader, token uint64, release func()) (a attempt) {
 	asOf := e.asked.Load()
-	b, err := e.begin(ctx, f.key, token)
+	var b Beginning
+	err := e.step(budget, "begin", l.j.key, func() (err error) {
+		b, err = e.store.Begin(budget, l.j.key, Filling{Token: token, Seen: l.seen, TTL: fillTTL})
+		return err
+	})
 	switch {
 	case err != nil:
 		return attempt{err: err}
-	case b.Outcome == Filled:
-		e.flights.end(f, finding{entry: b.Entry, asOf: asOf})
-		return attempt{ran: true, result: Result{Entry: b.Entry, Source: Waited}}
 	case b.Outcome == Overtaken:
 		return attempt{heldFor: overtakenPause}
+	case b.Outcome == Filled:
+		if l.take(ctx, b.Entry, finding{entry: b.Entry, asOf: asOf}) {
+			return attempt{ran: true, result: Result{Entry: b.Entry, Source: Waited}}
+		}
+		return attempt{heldFor: leaseMargin} // look again
 	}
-	l := &Loading{kept: true, settle: func(entry Entry) {
+	failure := finding{}
+	loading := &Loading{kept: true, settle: func(entry Entry) {
 		last := e.asked.Load()
-		stored, err := e.finish(ctx, f.key, token, entry)
+		stored, err := e.finish(ctx, l.j.key, b.Ticket, entry)
 		if stored || err != nil {
 			// No purge came between Begin and Fill, or the store that it
 			// would have had to reach is away.
 			asOf = last
 		}
 		a.result.Stored = stored
-		e.flights.end(f, finding{entry: entry, asOf: asOf})
+		if failure.err == nil {
+			e.flights.end(l.f, finding{entry: entry, asOf: asOf, loaded: l.j.detached})
+		} else {
+			e.flights.end(l.f, failure)
+		}
 		release()
 	}}
 	// Deferred, with the outcome of a failure until there is a better one, so
 	// that nobody waits for a load that has panicked.
 	outcome := Entry{Kind: Uncacheable, TTL: failureTTL}
-	defer func() { l.Settle(outcome) }()
+	defer func() { loading.Settle(outcome) }()
 	a.ran, a.result.Source = true, Loaded
-	a.result.Entry, a.err = load(context.WithoutCancel(ctx), l)
-	if a.err == nil {
+	a.result.Entry, a.err = e.load(ctx, l.j, loading)
+	switch {
+	case a.err == nil:
 		outcome = a.result.Entry
+	case l.j.detached:
+		failure.err = a.err
+		outcome.TTL = l.j.backoff
+		if l.found || !isFailure(ctx, a.err) {
+			outcome.TTL = 0 // no marker
+		}
 	}
 	return a
 }
 
-func (e *Engine) begin(ctx context.Context, key string, token uint64) (Beginning, error) {
+// finish stores the outcome of a load.
+func (e *Engine) finish(ctx context.Context, key string, t Ticket, entry Entry) (stored bool, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.storeTimeout)
 	defer cancel()
-	b, err := e.store.Begin(ctx, key, token, fillTTL)
-	if err != nil {
-		return Beginning{}, e.trouble(ctx, "begin", key, err)
+	err = e.step(ctx, "fill", key, func() (err error) {
+		stored, err = e.store.Fill(ctx, key, t, entry)
+		return err
+	})
+	if err == nil && !stored && entry.TTL > 0 {
+		e.happened(ctx, Event{Kind: FillRefused, Key: key})
 	}
-	return b, nil
-}
-
-func (e *Engine) finish(ctx context.Context, key string, token uint64, entry Entry) (stored bool, err error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.storeTimeout)
-	defer cancel()
-	stored, err = e.store.Fill(ctx, key, token, entry)
-	if err != nil {
-		return false, e.trouble(ctx, "fill", key, err)
-	}
-	return stored, nil
-}
-
-func (e *Engine) watch(ctx context.Context, key string) (<-chan struct{}, func(), error) {
-	ctx, cancel := context.WithTimeout(ctx, e.storeTimeout)
-	defer cancel()
-	changed, stop, err := e.store.Watch(ctx, key)
-	if err != nil {
-		return nil, nil, e.trouble(ctx, "watch", key, err)
-	}
-	return changed, stop, nil
+	return stored, err
 }

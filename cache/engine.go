@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"sync/atomic"
 	"time"
+
+	"github.com/sony/gobreaker/v2"
 )
 
 // Engine computes what a Store does not have, each key once at a time in the
@@ -17,10 +19,15 @@ type Engine struct {
 	leaseTTL     time.Duration
 	waitTimeout  time.Duration
 	storeTimeout time.Duration
+	breaker      *gobreaker.CircuitBreaker[struct{}]
 	logger       *slog.Logger
+	observe      func(context.Context, Event) // nil: nobody does
+	counters     counters
 	flights      flights
+	refreshes    refreshes
+	failures     failures
 	tokens       atomic.Uint64 // the last one given out without a locker
-	asked        atomic.Uint64 // calls of Do, counted; see finding.asOf
+	asked        atomic.Uint64 // callers, counted; see finding.asOf
 }
 
 // Options are the options of an Engine. The zero value of a field means its
@@ -32,29 +39,39 @@ type Options struct {
 	Locker Locker
 
 	// LeaseTTL is how long the lease of a process that dies while it computes
-	// keeps the others waiting. Default 2 s, at least 100 ms. A process that
-	// lives renews its lease for as long as it computes.
+	// keeps the others waiting. Default 500 ms, at least 100 ms. A process
+	// that lives renews its lease for as long as it computes; one that stalls
+	// for longer than this may see another compute the same.
 	LeaseTTL time.Duration
 
 	// WaitTimeout is how long a caller waits for what another one computes
 	// before it computes for itself. Default 10 s.
 	WaitTimeout time.Duration
 
-	// StoreTimeout bounds every step that a caller takes in the store or with
-	// the locker, if they obey a context's deadline; a go-redis client does
-	// with ContextTimeoutEnabled. Default 500 ms.
+	// StoreTimeout is a caller's budget: how long it may be held up by the
+	// store and the locker before it computes, or waits for who does, and
+	// once more for storing the outcome. It holds if they obey a context's
+	// deadline; a go-redis client does with ContextTimeoutEnabled. Default
+	// 50 ms.
+	//
+	// After three failures in a row a circuit breaker keeps everybody from
+	// the store. Each second it lets one caller try again.
 	StoreTimeout time.Duration
 
-	// Logger gets a line when the store or the locker fails. Default
-	// slog.Default().
+	// Logger gets a line when the store or the locker fails, and when the
+	// circuit breaker opens or closes. Default slog.Default().
 	Logger *slog.Logger
+
+	// Observe is told what happens, in the goroutine in which it does, and so
+	// must be quick and safe for concurrent use. Nil: nothing is.
+	Observe func(context.Context, Event)
 }
 
 const (
-	defaultLeaseTTL     = 2 * time.Second
+	defaultLeaseTTL     = 500 * time.Millisecond
 	minLeaseTTL         = 100 * time.Millisecond
 	defaultWaitTimeout  = 10 * time.Second
-	defaultStoreTimeout = 500 * time.Millisecond
+	defaultStoreTimeout = 50 * time.Millisecond
 
 	// fillTTL is how long a fill may take before it is forgotten, and refused.
 	fillTTL = 10 * time.Minute
@@ -85,10 +102,12 @@ func New(store Store, o *Options) (*Engine, error) {
 		waitTimeout:  defaulted(o.WaitTimeout, defaultWaitTimeout),
 		storeTimeout: defaulted(o.StoreTimeout, defaultStoreTimeout),
 		logger:       o.Logger,
+		observe:      o.Observe,
 	}
 	if e.logger == nil {
 		e.logger = slog.Default()
 	}
+	e.breaker = e.newBreaker()
 	if e.leaseTTL < minLeaseTTL {
 		faults = append(faults, fmt.Errorf("cache: Options.LeaseTTL is %v, it must be at least %v", e.leaseTTL, minLeaseTTL))
 	}
@@ -123,112 +142,99 @@ func defaulted(d, def time.Duration) time.Duration {
 	return d
 }
 
-// Source says where a Result came from.
-type Source uint8
-
-const (
-	// Hit: the store had it.
-	Hit Source = iota + 1
-	// Waited: another caller, here or on another server, computed it while
-	// this one waited.
-	Waited
-	// Loaded: this caller computed it.
-	Loaded
-)
-
-// Result is what Do found or computed.
-type Result struct {
-	Entry  Entry
-	Source Source
-	// Stored reports, for what was Loaded, whether the store has taken it.
-	Stored bool
-}
-
-// Do returns the entry under key, or computes it by load, which at most one
-// caller in the cluster does at a time; the others wait and get the same. An
-// entry that is found with Kind Uncacheable means that the caller is to compute
-// for itself, without Do.
-//
-// The error is load's own, or the cause of ctx's end. Trouble with the store is
-// not an error: it is logged, and load runs, at most once at a time in this
-// process. If load panics, so does Do.
-func (e *Engine) Do(ctx context.Context, key string, load Load) (Result, error) {
-	asked := e.asked.Add(1)
-	patience := time.NewTimer(e.waitTimeout)
-	defer patience.Stop()
-	for waited := false; ; {
-		f, leads := e.flights.join(key)
-		if leads {
-			result, err := e.lead(ctx, f, load, patience.C)
-			if waited && result.Source == Hit {
-				result.Source = Waited
-			}
-			return result, err
-		}
-		select {
-		case <-f.done:
-			switch {
-			case !f.shared || f.found.asOf < asked:
-				waited = waited || !f.found.hit
-			case f.found.hit && !waited:
-				return Result{Entry: f.found.entry, Source: Hit}, nil
-			default:
-				return Result{Entry: f.found.entry, Source: Waited}, nil
-			}
-		case <-patience.C:
-			return e.loadAlone(ctx, nil, load)
-		case <-ctx.Done():
-			return Result{}, ended(ctx)
-		}
-	}
-}
-
 // Get returns the entry under key, and whether there is one, and computes
-// nothing. The error is the store's, and has been logged.
+// nothing. It may be stale: see Entry.TTL. The error is the store's, and has been
+// logged.
 func (e *Engine) Get(ctx context.Context, key string) (Entry, bool, error) {
+	if entry, ok := e.store.Peek(key); ok {
+		return entry, true, nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, e.storeTimeout)
 	defer cancel()
-	entry, ok, err := e.store.Get(ctx, key)
-	if err != nil {
-		return Entry{}, false, e.trouble(ctx, "read", key, err)
-	}
-	return entry, ok, nil
+	return e.read(ctx, key)
 }
 
-// Put stores entry under a key that nobody else fills, such as one that has
-// just been made up. It does not replace an entry that is there.
-func (e *Engine) Put(ctx context.Context, key string, entry Entry) error {
+// read asks the store for key. The budget is the caller's.
+func (e *Engine) read(ctx context.Context, key string) (entry Entry, ok bool, err error) {
+	err = e.step(ctx, "read", key, func() (err error) {
+		entry, ok, err = e.store.Get(ctx, key)
+		return err
+	})
+	return entry, ok, err
+}
+
+// Add stores entry under a key that nobody else fills, such as one that has just
+// been made up. It does not replace a fresh entry that is there.
+func (e *Engine) Add(ctx context.Context, key string, entry Entry) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.storeTimeout)
 	defer cancel()
-	token := e.token()
-	b, err := e.store.Begin(ctx, key, token, e.storeTimeout)
-	if err == nil && b.Outcome == Begun {
-		_, err = e.store.Fill(ctx, key, token, entry)
-	}
-	if err != nil {
-		return e.trouble(ctx, "store", key, err)
-	}
-	return nil
+	return e.step(ctx, "store", key, func() error {
+		b, err := e.store.Begin(ctx, key, Filling{Token: e.token(), TTL: fillTTL})
+		if err == nil && b.Outcome == Begun {
+			_, err = e.store.Fill(ctx, key, b.Ticket, entry)
+		}
+		return err
+	})
 }
 
-// Purge removes the entry under key everywhere. A computation of it that has
-// begun is not stored any more, and whoever asks after the purge does not get
-// what it brings.
-func (e *Engine) Purge(ctx context.Context, key string) error {
-	ctx, cancel := context.WithTimeout(ctx, e.storeTimeout)
+// Purge removes the entry under each key everywhere. A computation of it that has
+// begun is not stored any more, and whoever asks this process after the purge, or
+// any other one as soon as it has heard of it, does not get what it brings. If it
+// fails nothing is certain: call it again.
+func (e *Engine) Purge(ctx context.Context, keys ...string) error {
+	return e.purge(ctx, Purge{Keys: keys})
+}
+
+// PurgeTags removes the entries that have one of the tags, also those whose
+// computation has begun, as Purge does.
+func (e *Engine) PurgeTags(ctx context.Context, tags ...string) error {
+	return e.purge(ctx, Purge{Tags: tags})
+}
+
+// PurgePrefix removes the entries whose keys begin with prefix, as Purge does.
+// All stores remember a prefix for days: do not make them up per request.
+func (e *Engine) PurgePrefix(ctx context.Context, prefix string) error {
+	return e.purge(ctx, Purge{Prefixes: []string{prefix}})
+}
+
+// PurgeAll removes everything from the store, as Purge does.
+func (e *Engine) PurgeAll(ctx context.Context) error {
+	return e.purge(ctx, Purge{All: true})
+}
+
+// SoftPurge is like Purge, but leaves entries as stale ones, for those whose
+// policy lets them have one while a new value is computed.
+func (e *Engine) SoftPurge(ctx context.Context, keys ...string) error {
+	return e.purge(ctx, Purge{Keys: keys, Soft: true})
+}
+
+// SoftPurgeTags is to PurgeTags what SoftPurge is to Purge.
+func (e *Engine) SoftPurgeTags(ctx context.Context, tags ...string) error {
+	return e.purge(ctx, Purge{Tags: tags, Soft: true})
+}
+
+// SoftPurgePrefix is to PurgePrefix what SoftPurge is to Purge.
+func (e *Engine) SoftPurgePrefix(ctx context.Context, prefix string) error {
+	return e.purge(ctx, Purge{Prefixes: []string{prefix}, Soft: true})
+}
+
+// SoftPurgeAll is to PurgeAll what SoftPurge is to Purge.
+func (e *Engine) SoftPurgeAll(ctx context.Context) error {
+	return e.purge(ctx, Purge{All: true, Soft: true})
+}
+
+// purgeTimeout is how long a purge may take. Unlike a read it cannot be done
+// without, so that it is patient, and does not ask the circuit breaker.
+const purgeTimeout = 5 * time.Second
+
+func (e *Engine) purge(ctx context.Context, p Purge) error {
+	ctx, cancel := context.WithTimeout(ctx, purgeTimeout)
 	defer cancel()
-	if err := e.store.Purge(ctx, key); err != nil {
+	began := time.Now()
+	err := e.store.Purge(ctx, p)
+	e.happened(ctx, Event{Kind: Purged, Purge: p, Took: time.Since(began), Err: err})
+	if err != nil {
 		return fmt.Errorf("cache: purge: %w", err)
 	}
 	return nil
-}
-
-// trouble logs what the store or the locker failed at, and returns err. A
-// caller that went away is not their fault. The key itself, which may hold what
-// belongs into no log, is named by its lease.
-func (e *Engine) trouble(ctx context.Context, doing, key string, err error) error {
-	if !errors.Is(context.Cause(ctx), context.Canceled) {
-		e.logger.WarnContext(ctx, "cache: the store fails, computing without it", "step", doing, "lease", e.store.LeaseName(key), "error", err)
-	}
-	return err
 }

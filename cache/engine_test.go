@@ -186,8 +186,8 @@ func TestCallersOfOneProcessShareItsReads(t *testing.T) {
 // loose.
 func TestABusyStoreStillGivesOneComputation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store := &slowStore{Store: newMemoryStore(t), delay: time.Minute}
-		engines := newEngines(t, 3, store, cache.Options{})
+		store := &slowStore{Store: newMemoryStore(t), delay: 200 * time.Millisecond}
+		engines := newEngines(t, 3, store, cache.Options{StoreTimeout: time.Second})
 		var loads atomic.Int32
 		var wg sync.WaitGroup
 		for i := range 300 {
@@ -239,11 +239,17 @@ func (deafStore) Watch(context.Context, string) (<-chan struct{}, func(), error)
 type slowStore struct {
 	cache.Store
 	delay time.Duration
+	fast  atomic.Bool // the delay is over
 	reads atomic.Int32
 }
 
+func (s *slowStore) hurry() { s.fast.Store(true) }
+
 func (s *slowStore) Get(ctx context.Context, key string) (cache.Entry, bool, error) {
 	s.reads.Add(1)
+	if s.fast.Load() {
+		return s.Store.Get(ctx, key)
+	}
 	select {
 	case <-time.After(s.delay):
 		return s.Store.Get(ctx, key)
@@ -410,10 +416,10 @@ func TestEnginesWithoutALockerStillShareTheStore(t *testing.T) {
 	})
 }
 
-func TestPutDoesNotReplace(t *testing.T) {
+func TestAddDoesNotReplace(t *testing.T) {
 	e := newEngines(t, 1, newMemoryStore(t), cache.Options{})[0]
-	require.NoError(t, e.Put(t.Context(), "key", value("first", time.Minute)))
-	require.NoError(t, e.Put(t.Context(), "key", value("second", time.Minute)))
+	require.NoError(t, e.Add(t.Context(), "key", value("first", time.Minute)))
+	require.NoError(t, e.Add(t.Context(), "key", value("second", time.Minute)))
 	entry, ok, err := e.Get(t.Context(), "key")
 	require.NoError(t, err)
 	require.True(t, ok)
@@ -436,14 +442,26 @@ func (brokenStore) Get(context.Context, string) (cache.Entry, bool, error) {
 	return cache.Entry{}, false, errAway
 }
 
-func (brokenStore) Begin(context.Context, string, uint64, time.Duration) (cache.Beginning, error) {
+func (brokenStore) GetMany(context.Context, []string) ([]cache.Entry, error) { return nil, errAway }
+
+func (brokenStore) Peek(string) (cache.Entry, bool) { return cache.Entry{}, false }
+
+func (brokenStore) Begin(context.Context, string, cache.Filling) (cache.Beginning, error) {
 	return cache.Beginning{}, errAway
 }
 
-func (brokenStore) Fill(context.Context, string, uint64, cache.Entry) (bool, error) {
+func (brokenStore) Fill(context.Context, string, cache.Ticket, cache.Entry) (bool, error) {
 	return false, errAway
 }
-func (brokenStore) Purge(context.Context, string) error { return errAway }
+
+func (brokenStore) BeginWrite(context.Context, string, time.Duration) (cache.Ticket, error) {
+	return cache.Ticket{}, errAway
+}
+
+func (brokenStore) Write(context.Context, string, cache.Ticket, cache.Entry) (bool, error) {
+	return false, errAway
+}
+func (brokenStore) Purge(context.Context, cache.Purge) error { return errAway }
 func (brokenStore) Watch(context.Context, string) (<-chan struct{}, func(), error) {
 	return nil, nil, errAway
 }

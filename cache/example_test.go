@@ -2,6 +2,7 @@ package cache_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log"
 	"time"
@@ -10,18 +11,91 @@ import (
 	"github.com/herdless/herdless/lock"
 )
 
-func ExampleEngine_Do() {
-	// In a cluster: rediscache.New(rdb, nil) and redislock.New(rdb, nil).
-	store := cache.NewMemoryStore(nil)
+// newEngine returns an engine for a program without Redis. In a cluster the stores
+// are rediscache.New(rdb, nil) and redislock.New(rdb, nil).
+func newEngine() *cache.Engine {
 	locker, err := lock.New(lock.NewMemoryStore(), nil)
 	if err != nil {
 		log.Fatal(err)
 	}
-	engine, err := cache.New(store, &cache.Options{Locker: locker})
+	engine, err := cache.New(cache.NewMemoryStore(nil), &cache.Options{Locker: locker})
 	if err != nil {
 		log.Fatal(err)
 	}
+	return engine
+}
 
+type Article struct{ Title, Author string }
+
+// Cache-aside, write-through, and a purge by a tag.
+func Example() {
+	ctx := context.Background()
+	database := map[string]Article{"1": {"On Caches", "ada"}}
+	load := func(ctx context.Context, id string) (Article, error) {
+		fmt.Println("loading", id)
+		a, ok := database[id]
+		if !ok {
+			return a, fmt.Errorf("article %s: %w", id, cache.ErrNotFound)
+		}
+		cache.AddTags(ctx, "by "+a.Author)
+		return a, nil
+	}
+	save := func(_ context.Context, id string, a Article) error {
+		database[id] = a
+		return nil
+	}
+
+	engine := newEngine()
+	articles, err := cache.For[Article](engine, "article", cache.Policy{TTL: time.Hour, NegativeTTL: time.Minute})
+	if err != nil {
+		log.Fatal(err)
+	}
+	for range 2 {
+		a, err := articles.Get(ctx, "1", load)
+		fmt.Println(a.Title, err)
+	}
+	if err := articles.Put(ctx, "1", Article{"On Caching", "ada"}, save); err != nil {
+		log.Fatal(err)
+	}
+	a, err := articles.Get(ctx, "1", load)
+	fmt.Println(a.Title, err)
+	_, err = articles.Get(ctx, "2", load)
+	fmt.Println(errors.Is(err, cache.ErrNotFound))
+	// Output:
+	// loading 1
+	// On Caches <nil>
+	// On Caches <nil>
+	// On Caching <nil>
+	// loading 2
+	// true
+}
+
+func ExampleNamespace_GetMany() {
+	names, err := cache.For[string](newEngine(), "name", cache.Policy{TTL: time.Hour})
+	if err != nil {
+		log.Fatal(err)
+	}
+	load := func(_ context.Context, ids []string) (map[string]string, error) {
+		fmt.Println("loading", len(ids))
+		found := map[string]string{}
+		for _, id := range ids {
+			found[id] = "name of " + id
+		}
+		return found, nil
+	}
+	for _, ids := range [][]string{{"1", "2", "3"}, {"2", "3", "4"}} {
+		found, err := names.GetMany(context.Background(), ids, load)
+		fmt.Println(found, err)
+	}
+	// Output:
+	// loading 3
+	// map[1:name of 1 2:name of 2 3:name of 3] <nil>
+	// loading 1
+	// map[2:name of 2 3:name of 3 4:name of 4] <nil>
+}
+
+func ExampleEngine_Do() {
+	engine := newEngine()
 	load := func(context.Context, *cache.Loading) (cache.Entry, error) {
 		fmt.Println("loading")
 		return cache.Entry{Kind: cache.Value, Data: []byte("ada"), TTL: time.Minute}, nil

@@ -1,6 +1,12 @@
 package cache
 
-import "sync"
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/herdless/herdless/internal/ttlmap"
+)
 
 // flights brings the callers of this process that ask for the same key at the
 // same time together: one of them deals with the store, for all.
@@ -14,6 +20,12 @@ type flight struct {
 	key  string
 	done chan struct{}
 
+	// Guarded by the mutex of flights.
+	callers  int                // those who wait; a leader that waits for itself is one
+	cancel   context.CancelFunc // of a leader that goes on by itself; else nil
+	kept     bool               // it goes on without callers
+	fallback Entry              // to be had if nothing better comes; no Kind: none
+
 	// Valid after done. Without shared, those who waited start over.
 	shared bool
 	found  finding
@@ -23,6 +35,10 @@ type flight struct {
 type finding struct {
 	entry Entry
 	hit   bool // it was in the store
+	// loaded: it is what a detached load has brought, for all who have waited,
+	// even if it is not kept.
+	loaded bool
+	err    error // that all callers get instead
 	// asOf is the number of the last caller that may have it. Whoever asked
 	// later may have asked after a purge that the entry is older than.
 	asOf uint64
@@ -34,14 +50,54 @@ func (fs *flights) join(key string) (f *flight, leads bool) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	if f, ok := fs.byKey[key]; ok {
+		f.callers++
 		return f, false
 	}
 	if fs.byKey == nil {
 		fs.byKey = make(map[string]*flight)
 	}
-	f = &flight{key: key, done: make(chan struct{})}
+	f = &flight{key: key, done: make(chan struct{}), callers: 1}
 	fs.byKey[key] = f
 	return f, true
+}
+
+// leave says that a caller does not wait any more. When the last one has left, a
+// leader that goes on by itself stops, unless keep was ever said. Whoever comes
+// afterwards makes a new flight.
+func (fs *flights) leave(f *flight, keep bool) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	f.callers--
+	f.kept = f.kept || keep
+	if f.callers > 0 || f.kept || f.cancel == nil {
+		return
+	}
+	f.cancel()
+	if fs.byKey[f.key] == f {
+		delete(fs.byKey, f.key)
+		close(f.done) // nobody is there to notice
+	}
+}
+
+// detach makes f one whose leader goes on by itself, until cancel.
+func (fs *flights) detach(f *flight, cancel context.CancelFunc) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	f.cancel = cancel
+}
+
+// fallBack offers entry to the callers of f in case that nothing better comes.
+func (fs *flights) fallBack(f *flight, entry Entry) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	f.fallback = entry
+}
+
+// fallbackOf returns what the callers of f can have if nothing better comes.
+func (fs *flights) fallbackOf(f *flight) (Entry, bool) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	return f.fallback, f.fallback.Kind != 0
 }
 
 // end takes the flight off and lets those who wait for it go on, with what was
@@ -53,6 +109,78 @@ func (fs *flights) end(f *flight, found finding) {
 		return
 	}
 	delete(fs.byKey, f.key)
-	f.found, f.shared = found, found.entry.TTL > 0
+	f.found = found
+	f.shared = found.entry.TTL > 0 || found.hit || found.loaded || found.err != nil
 	close(f.done)
+}
+
+// refreshes are the keys that this process refreshes in the background, or leaves
+// to another one for a while.
+type refreshes struct {
+	mu     sync.Mutex
+	busy   map[string]struct{}
+	paused *ttlmap.Map[string, struct{}]
+}
+
+// begin reports whether somebody is to refresh key; the caller does then, until
+// end.
+func (r *refreshes) begin(key string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.busy == nil {
+		r.busy = make(map[string]struct{})
+		r.paused = ttlmap.New[string, struct{}]()
+	}
+	_, busy := r.busy[key]
+	_, _, paused := r.paused.Get(key)
+	if busy || paused {
+		return false
+	}
+	r.busy[key] = struct{}{}
+	return true
+}
+
+// end says that the refresh of key has ended, and that none is to begin for the
+// time of pause.
+func (r *refreshes) end(key string, pause time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.busy, key)
+	if pause > 0 {
+		r.paused.Set(key, struct{}{}, pause)
+	}
+}
+
+// failures are the keys whose load has failed in this process, or whose failure it
+// has waited for, with the errors.
+type failures struct {
+	mu    sync.Mutex
+	byKey *ttlmap.Map[string, error]
+}
+
+func (f *failures) get(key string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.byKey == nil {
+		return nil
+	}
+	err, _, _ := f.byKey.Get(key)
+	return err
+}
+
+func (f *failures) set(key string, err error, ttl time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.byKey == nil {
+		f.byKey = ttlmap.New[string, error]()
+	}
+	f.byKey.Set(key, err, ttl)
+}
+
+func (f *failures) forget(key string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.byKey != nil {
+		f.byKey.Delete(key)
+	}
 }

@@ -9,44 +9,47 @@ import (
 // lead gets the entry on behalf of all callers of this process that ask for the
 // key now: from the store, by computing it, or by waiting for another process
 // that does. It ends the flight whatever happens, load's panic included.
-func (e *Engine) lead(ctx context.Context, f *flight, load Load, patience <-chan time.Time) (Result, error) {
+func (e *Engine) lead(ctx context.Context, f *flight, j *job, patience <-chan time.Time) (Result, error) {
 	defer e.flights.end(f, finding{})
-	asOf := e.asked.Load()
-	entry, ok, err := e.Get(ctx, f.key)
+	l := &leader{e: e, f: f, j: j, deadline: time.Now().Add(e.storeTimeout)}
+	defer l.stopWatching()
+	result, ok, err := l.look(ctx)
 	switch {
+	case ok:
+		return result, nil
 	case ctx.Err() != nil:
 		return Result{}, ended(ctx)
-	case ok:
-		e.flights.end(f, finding{entry: entry, hit: true, asOf: asOf})
-		return Result{Entry: entry, Source: Hit}, nil
-	case isFault(err):
-		return e.loadAlone(ctx, f, load)
+	case err == nil:
+		e.happened(ctx, Event{Kind: Missed, Key: j.key})
 	}
-	// changed is nil for the first attempt: most often nobody else computes
-	// the key, and a watch would be for nothing.
-	var changed <-chan struct{}
+	if failure := l.failedLately(); failure != nil {
+		e.flights.end(f, finding{err: failure})
+		return Result{}, failure
+	}
+	if err != nil {
+		return e.loadAlone(ctx, f, j)
+	}
 	// Whoever has the lease may be about to release it, having just filled or
 	// given up; nobody says so to those who watch the key. So the first wait,
 	// and each after a wake-up that brought nothing, is a short one.
 	for short := true; ; {
-		a := e.attempt(ctx, f, load)
+		a := e.attempt(ctx, l)
 		switch {
 		case a.ran:
 			return a.result, a.err
 		case a.err != nil:
-			return e.loadAlone(ctx, f, load)
+			return e.loadAlone(ctx, f, j)
+		case j.background:
+			return Result{}, errHeld
 		}
-		if changed == nil {
-			c, stop, err := e.watch(ctx, f.key)
-			if err == nil {
-				defer stop()
-				// Whoever computes may have filled, or given up, before the
-				// watch stood. So look, and try, once more before waiting.
-				changed, a.heldFor = c, 0
-			}
+		j.begunToWait()
+		if l.watch(ctx) {
+			// Whoever computes may have filled, or given up, before the
+			// watch stood. So look, and try, once more before waiting.
+			a.heldFor = 0
 		}
 		switch {
-		case changed == nil:
+		case l.changed == nil:
 			a.heldFor = min(a.heldFor, unwatchedPause)
 		case short:
 			a.heldFor = min(a.heldFor, overtakenPause)
@@ -54,32 +57,39 @@ func (e *Engine) lead(ctx context.Context, f *flight, load Load, patience <-chan
 		if a.heldFor > 0 {
 			leaseEnds := time.NewTimer(a.heldFor + leaseMargin)
 			select {
-			case <-changed:
+			case <-l.changed:
 				short = true
 			case <-leaseEnds.C:
 				short = false
 			case <-patience:
 				leaseEnds.Stop()
-				return e.loadAlone(ctx, nil, load)
+				return e.loadAlone(ctx, nil, j)
 			case <-ctx.Done():
 				leaseEnds.Stop()
 				return Result{}, ended(ctx)
 			}
 			leaseEnds.Stop()
 		}
-		asOf := e.asked.Load()
-		entry, ok, err := e.Get(ctx, f.key)
+		l.deadline = time.Now().Add(e.storeTimeout)
+		result, ok, err := l.look(ctx)
 		switch {
+		case ok:
+			return result, nil
 		case ctx.Err() != nil:
 			return Result{}, ended(ctx)
-		case isFault(err):
-			return e.loadAlone(ctx, f, load)
-		case ok:
-			e.flights.end(f, finding{entry: entry, asOf: asOf})
-			return Result{Entry: entry, Source: Waited}, nil
+		case err != nil:
+			return e.loadAlone(ctx, f, j)
+		case l.othersFailed:
+			e.failures.set(j.key, ErrLoadFailed, j.backoff)
+			e.flights.end(f, finding{err: ErrLoadFailed})
+			return Result{}, ErrLoadFailed
 		}
 	}
 }
+
+// ErrLoadFailed is the error of callers that have waited for what another process
+// loads, if that has failed; what the failure was is known there.
+var ErrLoadFailed = errors.New("cache: the load that was waited for has failed in another process")
 
 const (
 	// unwatchedPause is how long to wait, at most, before asking again where
@@ -91,24 +101,154 @@ const (
 	overtakenPause = 50 * time.Millisecond
 )
 
-// isFault reports an error of the store that is more than being late. A store
-// that is late may only be busy, and it is busy when a herd comes: then whoever
-// gets the lease is still to compute alone.
-func isFault(err error) bool { return err != nil && !errors.Is(err, context.DeadlineExceeded) }
+// leader is what the leader of a flight knows.
+type leader struct {
+	e *Engine
+	f *flight
+	j *job
+	// deadline bounds what is done in the store before computing or waiting.
+	deadline time.Time
+	// seen is the version of the entry that was found last and did not do.
+	seen uint64
+	// found: there is a value, if only a stale one, which no marker must replace.
+	found bool
+	// looked: the leader has looked before. othersFailed: since then somebody
+	// else's load has failed.
+	looked, othersFailed bool
+	// changed is nil while nobody watches: most often nobody else computes the
+	// key, and a watch would be for nothing.
+	changed <-chan struct{}
+	stop    func()
+}
+
+// look asks the store, and reports whether the flight has ended with what it has.
+func (l *leader) look(ctx context.Context) (Result, bool, error) {
+	asOf := l.e.asked.Load()
+	budget, cancel := context.WithDeadline(ctx, l.deadline)
+	defer cancel()
+	entry, ok, err := l.e.read(budget, l.j.key)
+	if err != nil || !ok {
+		l.looked = true
+		return Result{}, false, err
+	}
+	source := Hit
+	if l.looked {
+		source = Waited
+	}
+	if l.j.detached && entry.Memo == nil {
+		entry.Memo = new(Memo) // all callers share what one has decoded
+	}
+	done := l.take(ctx, entry, finding{entry: entry, hit: !l.looked, asOf: asOf})
+	l.looked = true
+	return Result{Entry: entry, Source: source}, done, nil
+}
+
+// take judges an entry and ends the flight with it if it will do.
+func (l *leader) take(ctx context.Context, entry Entry, found finding) bool {
+	l.found = entry.Kind == Value
+	switch l.j.judge(entry) {
+	case use:
+	case useAndRefresh:
+		l.e.refresh(ctx, l.j, entry)
+	case fallBack:
+		l.seen = entry.Version
+		l.e.flights.fallBack(l.f, entry)
+		return false
+	case reject:
+		// A marker that was not there before is by the one who was waited for.
+		l.othersFailed = l.othersFailed || l.looked && entry.Kind == Uncacheable && entry.TTL > 0 && entry.Version != l.seen
+		l.seen = entry.Version
+		return false
+	}
+	l.e.flights.end(l.f, found)
+	return true
+}
+
+// failedLately returns the error of a load that failed a moment ago, whose
+// repetition would only keep the source busy, or nil.
+func (l *leader) failedLately() error {
+	if !l.j.detached {
+		return nil
+	}
+	return l.e.failures.get(l.j.key)
+}
+
+// watch begins to watch the key, and reports whether it has not before.
+func (l *leader) watch(ctx context.Context) bool {
+	if l.changed != nil {
+		return false
+	}
+	budget, cancel := context.WithDeadline(ctx, l.deadline)
+	defer cancel()
+	err := l.e.step(budget, "watch", l.j.key, func() (err error) {
+		l.changed, l.stop, err = l.e.store.Watch(budget, l.j.key)
+		return err
+	})
+	if err != nil {
+		l.changed, l.stop = nil, nil
+		return false
+	}
+	return true
+}
+
+func (l *leader) stopWatching() {
+	if l.stop != nil {
+		l.stop()
+	}
+}
 
 // loadAlone computes without the store, and shares the outcome with those who
 // wait for the flight, if it is not nil.
-func (e *Engine) loadAlone(ctx context.Context, f *flight, load Load) (Result, error) {
-	share := func(entry Entry) {
+func (e *Engine) loadAlone(ctx context.Context, f *flight, j *job) (Result, error) {
+	share := func(found finding) {
 		if f != nil {
 			// The store that a purge would have to reach is away.
-			e.flights.end(f, finding{entry: entry, asOf: e.asked.Load()})
+			found.asOf = e.asked.Load()
+			e.flights.end(f, found)
 		}
 	}
-	l := &Loading{settle: share}
-	entry, err := load(context.WithoutCancel(ctx), l)
-	if err == nil {
+	l := &Loading{settle: func(entry Entry) { share(finding{entry: entry, loaded: j.detached}) }}
+	entry, err := e.load(ctx, j, l)
+	switch {
+	case err == nil:
 		l.Settle(entry)
+	case j.detached:
+		share(finding{err: err})
 	}
 	return Result{Entry: entry, Source: Loaded}, err
+}
+
+// load runs the load of j. Of a detached job the context is its own; of any other
+// one it is a caller's, whose end is no reason to give up what others wait for.
+func (e *Engine) load(ctx context.Context, j *job, l *Loading) (entry Entry, err error) {
+	if !j.detached {
+		ctx = context.WithoutCancel(ctx)
+	}
+	began := time.Now()
+	ended := false
+	defer func() {
+		if !ended { // it panics
+			err = errPanicked
+		}
+		e.happened(ctx, Event{Kind: LoadEnded, Key: j.key, Took: time.Since(began), Err: err})
+	}()
+	entry, err = j.load(ctx, l)
+	ended = true
+	entry.Cost = time.Since(began)
+	switch {
+	case !j.detached:
+	case err == nil:
+		e.failures.forget(j.key)
+	case isFailure(ctx, err):
+		e.failures.set(j.key, err, j.backoff)
+	}
+	return entry, err
+}
+
+var errPanicked = errors.New("cache: the load panicked")
+
+// isFailure reports an error of a load that another load soon would most likely
+// meet again: not that nobody waits any more, or that there is nothing.
+func isFailure(ctx context.Context, err error) bool {
+	return err != nil && ctx.Err() == nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, errDirect)
 }

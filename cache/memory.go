@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/herdless/herdless/cache/internal/purges"
 	"github.com/herdless/herdless/internal/ttlmap"
 	"github.com/maypok86/otter/v2"
 )
@@ -20,28 +21,53 @@ import (
 // It is bounded in bytes and evicts what is used least. It is safe for
 // concurrent use.
 type MemoryStore struct {
+	maxBytes int64
+
 	mu       sync.Mutex // makes each method one step
-	entries  *otter.Cache[string, memoryEntry]
-	fills    *ttlmap.Map[string, uint64] // tokens of those that have begun and not ended
+	entries  *otter.Cache[string, *memoryEntry]
+	fills    *ttlmap.Map[string, uint64]      // tokens of those that have begun and not ended
+	writes   *ttlmap.Map[string, memoryWrite] // those under way
+	purged   purges.Table
+	epoch    uint64 // number of the last purge by something else than a key
+	numbers  uint64 // the last one given to an entry or a write
 	watchers map[string]map[chan struct{}]struct{}
+	bodies   memoryBodies
 }
 
 // MemoryOptions are the options of a MemoryStore.
 type MemoryOptions struct {
-	// MaxBytes bounds the keys and the data of all entries together, with a
-	// little added for each. Zero means 64 MiB.
+	// MaxBytes bounds the keys, data and bodies of all entries together, with
+	// a little added for each. Decoded values that are kept along with their
+	// entries (Memo) come on top. Zero means 64 MiB.
 	MaxBytes int64
 }
 
 const (
 	defaultMaxBytes = 64 << 20
 	// entryOverhead is roughly what an entry costs beside its key and data.
-	entryOverhead = 128
+	entryOverhead = 256
+
+	// maxTags is how many tags an entry may have.
+	maxTags = 1_000
+
+	// whileWritten is how long an entry lives that was filled while a write
+	// of its key was under way.
+	whileWritten = time.Second
 )
 
 type memoryEntry struct {
 	Entry
 	stored time.Time
+	epoch  uint64
+	tags   []uint64
+	soft   bool // a soft purge of the key has reached it
+	body   *memoryBody
+}
+
+// memoryWrite is what is known of the writes of a key that are under way.
+type memoryWrite struct {
+	number  uint64 // of the write, or of what disturbed it since
+	pending int
 }
 
 // NewMemoryStore returns an empty store. Nil options mean the defaults. It panics
@@ -57,18 +83,21 @@ func NewMemoryStore(o *MemoryOptions) *MemoryStore {
 	if maxBytes < 0 {
 		panic(fmt.Sprintf("cache: MemoryOptions.MaxBytes is %d, it must not be negative", maxBytes))
 	}
-	entries := otter.Must(&otter.Options[string, memoryEntry]{
+	entries := otter.Must(&otter.Options[string, *memoryEntry]{
 		MaximumWeight: uint64(maxBytes),
-		Weigher: func(key string, e memoryEntry) uint32 {
-			return uint32(min(len(key)+len(e.Data)+entryOverhead, math.MaxUint32))
+		Weigher: func(key string, e *memoryEntry) uint32 {
+			return uint32(min(int64(len(key)+len(e.Data)+entryOverhead)+e.Body.Size, math.MaxUint32))
 		},
 		// In place: a caller sees the bound kept when its call returns.
 		Executor: func(fn func()) { fn() },
 	})
 	return &MemoryStore{
+		maxBytes: maxBytes,
 		entries:  entries,
 		fills:    ttlmap.New[string, uint64](),
+		writes:   ttlmap.New[string, memoryWrite](),
 		watchers: make(map[string]map[chan struct{}]struct{}),
+		bodies:   memoryBodies{waiting: ttlmap.New[string, *memoryBody]()},
 	}
 }
 
@@ -77,10 +106,29 @@ func (s *MemoryStore) Get(ctx context.Context, key string) (Entry, bool, error) 
 	if err := ended(ctx); err != nil {
 		return Entry{}, false, err
 	}
+	e, ok := s.Peek(key)
+	return e, ok, nil
+}
+
+// GetMany implements Store.
+func (s *MemoryStore) GetMany(ctx context.Context, keys []string) ([]Entry, error) {
+	if err := ended(ctx); err != nil {
+		return nil, err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e, ok := s.get(key)
-	return e, ok, nil
+	entries := make([]Entry, len(keys))
+	for i, key := range keys {
+		entries[i], _ = s.get(key)
+	}
+	return entries, nil
+}
+
+// Peek implements Store.
+func (s *MemoryStore) Peek(key string) (Entry, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.get(key)
 }
 
 func (s *MemoryStore) get(key string) (Entry, bool) {
@@ -88,64 +136,174 @@ func (s *MemoryStore) get(key string) (Entry, bool) {
 	if !ok {
 		return Entry{}, false
 	}
-	age := time.Since(e.stored)
-	if age >= e.TTL {
+	found := e.Entry
+	found.Age = time.Since(e.stored)
+	found.TTL -= found.Age
+	verdict := s.purged.Verdict(key, e.tags, e.epoch)
+	if verdict == purges.Gone || found.TTL+found.StaleFor <= 0 {
 		s.entries.Invalidate(key)
 		return Entry{}, false
 	}
-	e.Age = age
-	e.TTL -= age
-	return e.Entry, true
+	if e.soft || verdict == purges.Stale {
+		found = staled(found)
+	}
+	return found, true
+}
+
+// staled returns the entry as it is after a soft purge: stale, but not to be
+// kept longer than before.
+func staled(e Entry) Entry {
+	if e.TTL > 0 {
+		e.StaleFor += e.TTL
+		e.TTL = 0
+	}
+	return e
 }
 
 // Begin implements Store.
-func (s *MemoryStore) Begin(ctx context.Context, key string, token uint64, ttl time.Duration) (Beginning, error) {
+func (s *MemoryStore) Begin(ctx context.Context, key string, fill Filling) (Beginning, error) {
 	if err := ended(ctx); err != nil {
 		return Beginning{}, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e, ok := s.get(key); ok {
+	if e, ok := s.get(key); ok && e.TTL > 0 && e.Version != fill.Seen {
 		return Beginning{Outcome: Filled, Entry: e}, nil
 	}
-	if begun, _, ok := s.fills.Get(key); ok && begun > token {
+	if begun, _, ok := s.fills.Get(key); ok && begun > fill.Token {
 		return Beginning{Outcome: Overtaken}, nil
 	}
-	s.fills.Set(key, token, ttl)
-	return Beginning{Outcome: Begun}, nil
+	s.fills.Set(key, fill.Token, fill.TTL)
+	return Beginning{Outcome: Begun, Ticket: Ticket{Token: fill.Token, Epoch: s.epoch}}, nil
 }
 
 // Fill implements Store.
-func (s *MemoryStore) Fill(ctx context.Context, key string, token uint64, entry Entry) (bool, error) {
-	if err := ended(ctx); err != nil {
+func (s *MemoryStore) Fill(ctx context.Context, key string, t Ticket, entry Entry) (bool, error) {
+	if err := firstError(ended(ctx), tooManyTags(entry)); err != nil {
 		return false, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	defer s.wake(key)
-	if begun, _, ok := s.fills.Get(key); !ok || begun != token {
+	if begun, _, ok := s.fills.Get(key); !ok || begun != t.Token {
 		return false, nil
 	}
 	s.fills.Delete(key)
 	if entry.TTL <= 0 {
 		return false, nil
 	}
-	entry.Age = 0
-	s.entries.Set(key, memoryEntry{Entry: entry, stored: time.Now()})
-	return true, nil
+	if w, _, ok := s.writes.Get(key); ok && w.pending > 0 {
+		entry.TTL, entry.StaleFor = min(entry.TTL, whileWritten), 0
+	}
+	return s.set(key, t, entry), nil
+}
+
+// set stores an entry unless a purge has reached it already.
+func (s *MemoryStore) set(key string, t Ticket, entry Entry) bool {
+	e := &memoryEntry{Entry: entry, stored: time.Now(), epoch: t.Epoch, tags: purges.Hashes(entry.Tags)}
+	if s.purged.Verdict(key, e.tags, e.epoch) == purges.Gone {
+		return false
+	}
+	if entry.Body.ID != "" {
+		body, ok := s.bodies.take(entry.Body.ID)
+		if !ok {
+			return false
+		}
+		e.body = body
+	}
+	e.Tags = nil
+	e.Age, e.Version, e.Local, e.Memo = 0, s.number(), true, new(Memo)
+	s.entries.Set(key, e)
+	return true
+}
+
+func (s *MemoryStore) number() uint64 {
+	s.numbers++
+	return s.numbers
+}
+
+// BeginWrite implements Store.
+func (s *MemoryStore) BeginWrite(ctx context.Context, key string, ttl time.Duration) (Ticket, error) {
+	if err := ended(ctx); err != nil {
+		return Ticket{}, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fills.Delete(key)
+	w, _, _ := s.writes.Get(key)
+	w.number = s.number()
+	w.pending++
+	s.writes.Set(key, w, ttl)
+	return Ticket{Token: w.number, Epoch: s.epoch}, nil
+}
+
+// Write implements Store.
+func (s *MemoryStore) Write(ctx context.Context, key string, t Ticket, entry Entry) (bool, error) {
+	if err := firstError(ended(ctx), tooManyTags(entry)); err != nil {
+		return false, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer s.wake(key)
+	s.fills.Delete(key)
+	s.entries.Invalidate(key)
+	w, left, ok := s.writes.Get(key)
+	alone := ok && w.number == t.Token
+	if ok {
+		w.number = s.number()
+		if w.pending--; w.pending <= 0 {
+			left = 0
+		}
+		s.writes.Set(key, w, left)
+	}
+	if !alone || entry.TTL <= 0 {
+		return false, nil
+	}
+	return s.set(key, t, entry), nil
 }
 
 // Purge implements Store.
-func (s *MemoryStore) Purge(ctx context.Context, key string) error {
+func (s *MemoryStore) Purge(ctx context.Context, p Purge) error {
 	if err := ended(ctx); err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.entries.Invalidate(key)
-	s.fills.Delete(key)
-	s.wake(key)
+	for _, key := range p.Keys {
+		s.purgeKey(key, p.Soft)
+	}
+	var records []purges.Record
+	for _, tag := range p.Tags {
+		records = append(records, purges.Tag(purges.Hash(tag), p.Soft))
+	}
+	for _, prefix := range p.Prefixes {
+		records = append(records, purges.Prefix(prefix, p.Soft))
+	}
+	if p.All {
+		records = append(records, purges.All(p.Soft))
+	}
+	if len(records) > 0 {
+		s.epoch++
+		s.purged.Add(s.epoch, records...)
+	}
 	return nil
+}
+
+func (s *MemoryStore) purgeKey(key string, soft bool) {
+	s.fills.Delete(key)
+	if w, left, ok := s.writes.Get(key); ok {
+		w.number = s.number() // what is written now is not stored
+		s.writes.Set(key, w, left)
+	}
+	if e, ok := s.entries.GetIfPresent(key); ok && soft {
+		softened := *e // others may be reading it
+		softened.soft = true
+		softened.Version = s.number()
+		s.entries.Set(key, &softened)
+	} else {
+		s.entries.Invalidate(key)
+	}
+	s.wake(key)
 }
 
 // Watch implements Store.
@@ -192,4 +350,21 @@ func ended(ctx context.Context) error {
 		return nil
 	}
 	return fmt.Errorf("cache: %w", errors.Join(context.Cause(ctx), ctx.Err()))
+}
+
+func tooManyTags(e Entry) error {
+	if len(e.Tags) > maxTags {
+		return fmt.Errorf("cache: the entry has %d tags, it must not have more than %d", len(e.Tags), maxTags)
+	}
+	return nil
+}
+
+// firstError returns the first error that is not nil.
+func firstError(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }

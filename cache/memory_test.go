@@ -25,9 +25,9 @@ func TestMemoryStore(t *testing.T) {
 
 func store(t testing.TB, s cache.Store, key string, entry cache.Entry) {
 	t.Helper()
-	_, err := s.Begin(t.Context(), key, 1, time.Minute)
+	b, err := s.Begin(t.Context(), key, cache.Filling{Token: 1, TTL: time.Minute})
 	require.NoError(t, err)
-	_, err = s.Fill(t.Context(), key, 1, entry)
+	_, err = s.Fill(t.Context(), key, b.Ticket, entry)
 	require.NoError(t, err)
 }
 

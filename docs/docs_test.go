@@ -4,6 +4,8 @@ package docs_test
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
@@ -120,6 +122,57 @@ func TestRedisIsWhatTheDocumentSays(t *testing.T) {
 	}
 }
 
+// exerciseCache goes through what no page needs.
+func exerciseCache(t *testing.T, store *rediscache.Store) {
+	ctx := t.Context()
+	require := require.New(t)
+	noise := make([]byte, 600<<10) // more than a chunk
+	_, _ = rand.Read(noise)
+	entry := cache.Entry{Kind: cache.Value, TTL: time.Minute, StaleFor: time.Minute, Data: noise, Tags: []string{"tag"}}
+	for range 2 {
+		first, err := store.BeginWrite(ctx, "written", time.Minute)
+		require.NoError(err)
+		second, err := store.BeginWrite(ctx, "written", time.Minute)
+		require.NoError(err)
+		b, err := store.Begin(ctx, "written", cache.Filling{Token: 1, TTL: time.Minute})
+		require.NoError(err)
+		_, err = store.Fill(ctx, "written", b.Ticket, entry)
+		require.NoError(err)
+		for _, ticket := range []cache.Ticket{first, second} {
+			_, err = store.Write(ctx, "written", ticket, entry)
+			require.NoError(err)
+		}
+	}
+	_, err := store.BeginWrite(ctx, "never ended", time.Minute)
+	require.NoError(err)
+	_, err = store.GetMany(ctx, []string{"written", "missing"})
+	require.NoError(err)
+	w, err := store.CreateBody(ctx, "body", time.Minute)
+	require.NoError(err)
+	_, err = w.Write(noise)
+	require.NoError(err)
+	body, err := w.Finish()
+	require.NoError(err)
+	r, err := store.OpenBody(ctx, "body", body)
+	require.NoError(err)
+	_, err = io.Copy(io.Discard, r)
+	require.NoError(err)
+	w, err = store.CreateBody(ctx, "given up", time.Minute)
+	require.NoError(err)
+	_, err = w.Write(append(noise, noise...))
+	require.NoError(err)
+	w.Abort()
+	for _, p := range []cache.Purge{
+		{Keys: []string{"written"}, Soft: true},
+		{Keys: []string{"written"}},
+		{Tags: []string{"tag"}},
+		{Prefixes: []string{"wr"}, Soft: true},
+		{All: true, Soft: true},
+	} {
+		require.NoError(store.Purge(ctx, p))
+	}
+}
+
 // exercise goes through every operation of every store.
 func exercise(t *testing.T, rdb *redis.Client) {
 	ctx := t.Context()
@@ -167,13 +220,14 @@ func exercise(t *testing.T, rdb *redis.Client) {
 	require.NoError(pages.Purge(ctx, "http://example.com/page"))
 	page.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "http://example.com/page", nil))
 	store := rediscache.New(rdb, nil)
-	_, err = store.Begin(ctx, "begun", 1, time.Minute)
+	begun, err := store.Begin(ctx, "begun", cache.Filling{Token: 1, TTL: time.Minute})
 	require.NoError(err)
 	_, stop, err := store.Watch(ctx, "begun")
 	require.NoError(err)
-	_, err = store.Fill(ctx, "begun", 1, cache.Entry{Kind: cache.Value, TTL: time.Minute})
+	_, err = store.Fill(ctx, "begun", begun.Ticket, cache.Entry{Kind: cache.Value, TTL: time.Minute})
 	require.NoError(err)
 	stop()
+	exerciseCache(t, store)
 
 	sessions, err := session.New(redisstore.New(rdb, nil), nil)
 	require.NoError(err)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/herdless/herdless/cache"
 	"github.com/herdless/herdless/cache/rediscache"
@@ -57,6 +58,12 @@ func newCache(t testing.TB, s stores, o responsecache.Options) *responsecache.Ca
 	o.Locker = locker
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.StoreTimeout == 0 { // machines of tests are slow when they are busy
+		o.StoreTimeout = 2 * time.Second
+	}
+	if o.LeaseTTL == 0 {
+		o.LeaseTTL = 2 * time.Second
 	}
 	c, err := responsecache.New(s.cache, &o)
 	require.NoError(t, err)

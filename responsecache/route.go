@@ -139,7 +139,7 @@ func (x *exchange) fromStoreOnly(ctx context.Context) {
 	key := x.page
 	for range 2 { // the page, then perhaps its variant
 		entry, ok, err := x.engine.Get(ctx, key)
-		if err != nil || !ok || entry.Kind != cache.Value {
+		if err != nil || !ok || entry.TTL <= 0 || entry.Kind != cache.Value {
 			break
 		}
 		if index, ok := decodeIndex(entry.Data); ok {
@@ -260,7 +260,7 @@ func (x *exchange) entry(ctx context.Context, l *cache.Loading, rec *recorder, i
 		index = varyIndex{generation: rand.Text(), names: v.vary}
 		// Nobody can know of the variant before the index is stored, and that
 		// is refused if the page was purged meanwhile.
-		if err := x.engine.Put(ctx, variantKey(x.page, index, x.r.Header), response); err != nil {
+		if err := x.engine.Add(ctx, variantKey(x.page, index, x.r.Header), response); err != nil {
 			return failed
 		}
 		return cache.Entry{Kind: cache.Value, Data: index.encode(), TTL: max(indexTTL, v.ttl)}

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/herdless/herdless/cache/rediscache"
 	"github.com/herdless/herdless/internal/redistest"
 	"github.com/herdless/herdless/responsecache"
 	"github.com/stretchr/testify/assert"
@@ -364,7 +365,10 @@ func TestAHijackedConnectionIsLeftAlone(t *testing.T) {
 
 func TestARedisThatIsAwayCostsNoPage(t *testing.T) {
 	redisServer := redistest.NewStandalone(t)
-	s := serve(t, redisStores(t, redisServer.Client(t)), responsecache.Policy{TTL: time.Minute}, counting(nil))
+	st := redisStores(t, redisServer.Client(t))
+	// Nothing in process, where the page would be found for another second.
+	st.cache = rediscache.New(redisServer.Client(t), &rediscache.Options{TierBytes: -1})
+	s := serve(t, st, responsecache.Policy{TTL: time.Minute}, counting(nil))
 	require.Equal(t, "run 1", s.get(t, "/page").body)
 
 	redisServer.Stop(t)

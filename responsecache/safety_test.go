@@ -327,7 +327,7 @@ func TestWhatIsNotKeptLeavesNoVariants(t *testing.T) {
 	prefix := redistest.Prefix(t)
 	l, err := lock.New(lock.NewMemoryStore(), nil)
 	require.NoError(t, err)
-	c, err := responsecache.New(rediscache.New(rdb, &rediscache.Options{Prefix: prefix}), &responsecache.Options{Locker: l, WaitTimeout: 100 * time.Millisecond, Logger: slog.New(slog.DiscardHandler)})
+	c, err := responsecache.New(rediscache.New(rdb, &rediscache.Options{Prefix: prefix, CompressAbove: -1}), &responsecache.Options{Locker: l, StoreTimeout: 2 * time.Second, WaitTimeout: 100 * time.Millisecond, Logger: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
 	s := newServer(t, c.With(responsecache.Policy{TTL: time.Hour}).Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		time.Sleep(500 * time.Millisecond)
@@ -416,11 +416,11 @@ type failing struct {
 	on atomic.Bool
 }
 
-func (f *failing) Begin(ctx context.Context, key string, token uint64, ttl time.Duration) (cache.Beginning, error) {
+func (f *failing) Begin(ctx context.Context, key string, fill cache.Filling) (cache.Beginning, error) {
 	if f.on.Load() {
 		return cache.Beginning{}, errAway
 	}
-	return f.Store.Begin(ctx, key, token, ttl)
+	return f.Store.Begin(ctx, key, fill)
 }
 
 func TestReview2NothingWrittenHasCacheStatus(t *testing.T) {
@@ -428,8 +428,8 @@ func TestReview2NothingWrittenHasCacheStatus(t *testing.T) {
 	assert.NotEmpty(t, s.get(t, "/page").cacheStatus())
 }
 
-// awayStore is a store whose server is away.
-type awayStore struct{}
+// awayStore is a store whose server is away. What is not defined is not called.
+type awayStore struct{ cache.Store }
 
 var errAway = errors.New("connection refused")
 
@@ -437,14 +437,16 @@ func (awayStore) Get(context.Context, string) (cache.Entry, bool, error) {
 	return cache.Entry{}, false, errAway
 }
 
-func (awayStore) Begin(context.Context, string, uint64, time.Duration) (cache.Beginning, error) {
+func (awayStore) Peek(string) (cache.Entry, bool) { return cache.Entry{}, false }
+
+func (awayStore) Begin(context.Context, string, cache.Filling) (cache.Beginning, error) {
 	return cache.Beginning{}, errAway
 }
 
-func (awayStore) Fill(context.Context, string, uint64, cache.Entry) (bool, error) {
+func (awayStore) Fill(context.Context, string, cache.Ticket, cache.Entry) (bool, error) {
 	return false, errAway
 }
-func (awayStore) Purge(context.Context, string) error { return errAway }
+func (awayStore) Purge(context.Context, cache.Purge) error { return errAway }
 func (awayStore) Watch(context.Context, string) (<-chan struct{}, func(), error) {
 	return nil, nil, errAway
 }

@@ -4,20 +4,20 @@
 -- KEYS[2]  the fill: the token of the one begun last that has not ended
 -- ARGV[1]  the token
 -- ARGV[2]  milliseconds after which the fill is forgotten
--- ARGV[3]  "1" to begin although there are bytes under KEYS[1] (they were
---          looked at and are no entry)
+-- ARGV[3]  "1" if ARGV[4] says what may be replaced, "0" if nothing may
+-- ARGV[4]  the version (state and checksum) of the bytes that may be, because
+--          they were looked at and are not fresh, or because the caller says so
 --
--- Returns {1} begun, {2, bytes, milliseconds left} filled, {3} overtaken.
+-- Returns {1} begun, {2, bytes, milliseconds left} something else is there, and
+-- the caller decides what it is, {3} overtaken.
 --
 -- One step, because between looking and announcing another one could fill, and
 -- its entry would be computed a second time; and because of two that announce,
 -- the larger token must win in whatever order they come. A client that repeats
 -- the command, because the reply was lost, begins the same fill again.
-if ARGV[3] ~= '1' then
-  local entry = redis.pcall('GET', KEYS[1]) -- pcall: it may hold another type
-  if type(entry) == 'string' then
-    return {2, entry, redis.call('PTTL', KEYS[1])}
-  end
+local entry = redis.pcall('GET', KEYS[1]) -- pcall: it may hold another type
+if type(entry) == 'string' and (ARGV[3] == '0' or string.sub(entry, 5, 9) ~= ARGV[4]) then
+  return {2, entry, redis.call('PTTL', KEYS[1])}
 end
 
 local begun = redis.pcall('GET', KEYS[2])

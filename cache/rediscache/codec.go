@@ -1,66 +1,318 @@
 package rediscache
 
 import (
+	"crypto/rand"
 	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
 	"hash/crc32"
+	"math"
+	"strconv"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/herdless/herdless/cache"
+	"github.com/herdless/herdless/cache/internal/purges"
+	"github.com/klauspost/compress/zstd"
 )
 
 // An entry in Redis is
 //
-//	magic     4 bytes  "hlc1"; another format gets another magic
-//	checksum  4 bytes  CRC-32C of all that follows
-//	kind      1 byte
-//	ttl       8 bytes  milliseconds, as it was stored
-//	key size  4 bytes
-//	key       the full key, because its place is named by a digest only
-//	data      the rest
+//	offset  bytes
+//	0       4      magic "hlc2"; another format gets another magic
+//	4       1      state: see below. Scripts change it, so it is not checked
+//	5       4      CRC-32C of all that follows
+//	9       1      kind
+//	10      1      flags: 1 if the data is compressed with zstd
+//	11      4      schema
+//	15      8      for how long it is fresh, in milliseconds
+//	23      8      for how long it is kept, in milliseconds
+//	31      8      cost in microseconds
+//	39      8      epoch in which it began
+//	47      8      token it was filled or written under
+//	55      16     id of the data's chunks, random even if there are none
+//	71      4      how many there are; zero if the data stands in the entry
+//	75      16     id of the body's chunks
+//	91      4      how many there are
+//	95      8      size of the body
+//	103     2      how many tags
+//	105     4      size of the key
+//	109     8      size of the data
+//	117     8      size of the data as stored
+//	125     8 each hashes of the tags
+//	               the full key, because its place is named by a digest only
+//	               the data as stored, unless it is in chunks
 //
-// with integers in big-endian order. Whatever else is found is no entry.
+// with integers in big-endian order. The scripts know the offsets up to 103, too.
+// Whatever else is found is no entry.
 const (
-	magic      = "hlc1"
-	headerSize = len(magic) + 4 + 1 + 8 + 4
+	magic      = "hlc2"
+	headerSize = 125
+
+	compressed = 1 // a flag
+
+	// maxData is the largest data that is taken: that of a string of Redis.
+	maxData = 512 << 20
+
+	maxTags = 1_000
 )
+
+// The states of an entry. Any two differ in two bits at least.
+const (
+	stateFresh       = 'f' // as it was stored
+	stateSoft        = 's' // a soft purge has reached it
+	stateLimited     = 'l' // filled during a write, for whileWritten
+	stateLimitedSoft = 'z' // both
+)
+
+// whileWritten is how long an entry lives that is filled while a write is under
+// way.
+const whileWritten = time.Second
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// encode returns entry as the bytes that Redis keeps under key.
-func encode(key string, entry cache.Entry) []byte {
-	b := make([]byte, 0, headerSize+len(key)+len(entry.Data))
+// id names the chunks of one value.
+type id [16]byte
+
+func newID() id {
+	var i id
+	_, _ = rand.Read(i[:]) // never fails
+	return i
+}
+
+// stored is an entry as it is in Redis.
+type stored struct {
+	cache.Entry
+	total   time.Duration // for how long it is kept
+	epoch   uint64
+	token   uint64
+	tags    []uint64
+	dataID  id
+	chunks  uint32 // of the data
+	flags   byte
+	size    uint64 // of the data as stored
+	rawSize uint64
+	inline  []byte // the data as stored, if there are no chunks
+}
+
+// newStored returns entry as it is to be stored, and its data as it goes into
+// chunks if it is too long to stand in the entry.
+func (s *Store) newStored(t cache.Ticket, entry cache.Entry) (stored, []byte, error) {
+	if len(entry.Data) > maxData {
+		return stored{}, nil, fmt.Errorf("the data has %d bytes, it must not have more than %d", len(entry.Data), maxData)
+	}
+	if _, _, err := parseBody(entry.Body); err != nil {
+		return stored{}, nil, err
+	}
+	fresh := max(1, entry.TTL.Milliseconds())
+	e := stored{
+		Entry: entry, epoch: t.Epoch, token: t.Token, tags: purges.Hashes(entry.Tags),
+		total:  milliseconds(uint64(fresh + max(0, entry.StaleFor.Milliseconds()))),
+		dataID: newID(), rawSize: uint64(len(entry.Data)), inline: entry.Data,
+	}
+	e.TTL = time.Duration(fresh) * time.Millisecond
+	if s.compressAbove >= 0 && len(entry.Data) > s.compressAbove {
+		if small := compressor().EncodeAll(entry.Data, nil); len(small) < len(entry.Data) {
+			e.inline, e.flags = small, compressed
+		}
+	}
+	e.size = uint64(len(e.inline))
+	if len(e.inline) <= s.chunkBytes {
+		return e, nil, nil
+	}
+	chunked := e.inline
+	e.inline = nil
+	e.chunks = uint32((len(chunked) + s.chunkBytes - 1) / s.chunkBytes)
+	return e, chunked, nil
+}
+
+// encode returns the bytes that Redis keeps under key.
+func (e *stored) encode(key string) []byte {
+	bodyID, bodyChunks, _ := parseBody(e.Body)
+	b := make([]byte, 0, headerSize+8*len(e.tags)+len(key)+len(e.inline))
 	b = append(b, magic...)
-	b = append(b, 0, 0, 0, 0)
-	b = append(b, byte(entry.Kind))
-	b = binary.BigEndian.AppendUint64(b, uint64(entry.TTL.Milliseconds()))
+	b = append(b, stateFresh, 0, 0, 0, 0, byte(e.Kind), e.flags)
+	b = binary.BigEndian.AppendUint32(b, e.Schema)
+	b = binary.BigEndian.AppendUint64(b, uint64(e.TTL.Milliseconds()))
+	b = binary.BigEndian.AppendUint64(b, uint64(e.total.Milliseconds()))
+	b = binary.BigEndian.AppendUint64(b, uint64(max(0, e.Cost.Microseconds())))
+	b = binary.BigEndian.AppendUint64(b, e.epoch)
+	b = binary.BigEndian.AppendUint64(b, e.token)
+	b = append(b, e.dataID[:]...)
+	b = binary.BigEndian.AppendUint32(b, e.chunks)
+	b = append(b, bodyID[:]...)
+	b = binary.BigEndian.AppendUint32(b, bodyChunks)
+	b = binary.BigEndian.AppendUint64(b, uint64(e.Body.Size))
+	b = binary.BigEndian.AppendUint16(b, uint16(len(e.tags)))
 	b = binary.BigEndian.AppendUint32(b, uint32(len(key)))
+	b = binary.BigEndian.AppendUint64(b, e.rawSize)
+	b = binary.BigEndian.AppendUint64(b, e.size)
+	for _, tag := range e.tags {
+		b = binary.BigEndian.AppendUint64(b, tag)
+	}
 	b = append(b, key...)
-	b = append(b, entry.Data...)
-	binary.BigEndian.PutUint32(b[len(magic):], crc32.Checksum(b[len(magic)+4:], castagnoli))
+	b = append(b, e.inline...)
+	binary.BigEndian.PutUint32(b[5:], crc32.Checksum(b[9:], castagnoli))
 	return b
 }
 
-// decode returns the entry that encode made of key and that has left to live,
-// or false if b is anything else. The entry's data is a part of b.
-func decode(key string, b []byte, left time.Duration) (cache.Entry, bool) {
-	if len(b) < headerSize || string(b[:len(magic)]) != magic {
-		return cache.Entry{}, false
+// decode returns the entry that encode made of key, or false if b is anything
+// else. What it returns has neither data nor times yet. It refers to b.
+func decode(key string, b []byte) (stored, bool) {
+	if len(b) < headerSize || string(b[:4]) != magic || !isState(b[4]) {
+		return stored{}, false
 	}
-	rest := b[len(magic):]
-	if binary.BigEndian.Uint32(rest) != crc32.Checksum(rest[4:], castagnoli) {
-		return cache.Entry{}, false
+	if binary.BigEndian.Uint32(b[5:]) != crc32.Checksum(b[9:], castagnoli) {
+		return stored{}, false
 	}
-	kind := cache.Kind(rest[4])
-	ttl := time.Duration(binary.BigEndian.Uint64(rest[5:])) * time.Millisecond
-	keySize := uint64(binary.BigEndian.Uint32(rest[13:]))
-	body := rest[17:]
-	if keySize > uint64(len(body)) || string(body[:keySize]) != key || left <= 0 {
-		return cache.Entry{}, false
+	e := stored{
+		flags:   b[10],
+		total:   milliseconds(binary.BigEndian.Uint64(b[23:])),
+		epoch:   binary.BigEndian.Uint64(b[39:]),
+		token:   binary.BigEndian.Uint64(b[47:]),
+		dataID:  id(b[55:71]),
+		chunks:  binary.BigEndian.Uint32(b[71:]),
+		tags:    make([]uint64, binary.BigEndian.Uint16(b[103:])),
+		rawSize: binary.BigEndian.Uint64(b[109:]),
+		size:    binary.BigEndian.Uint64(b[117:]),
 	}
-	return cache.Entry{
-		Kind: kind,
-		Data: body[keySize:],
-		TTL:  left,
-		Age:  max(0, ttl-left),
-	}, true
+	e.Kind = cache.Kind(b[9])
+	e.Schema = binary.BigEndian.Uint32(b[11:])
+	e.TTL = milliseconds(binary.BigEndian.Uint64(b[15:]))
+	e.Cost = time.Duration(min(binary.BigEndian.Uint64(b[31:]), math.MaxInt64/1000)) * time.Microsecond
+	e.Body = bodyOf(id(b[75:91]), binary.BigEndian.Uint32(b[91:]), binary.BigEndian.Uint64(b[95:]))
+	e.Version = versionOf(b)
+
+	keySize, rest := uint64(binary.BigEndian.Uint32(b[105:])), b[headerSize:]
+	inline := e.size
+	if e.chunks > 0 {
+		inline = 0
+	}
+	switch {
+	case e.Kind < cache.Value || e.Kind > cache.Negative || e.flags > compressed || len(e.tags) > maxTags,
+		e.size > maxData || e.rawSize > maxData || uint64(e.chunks) > e.size,
+		e.flags == 0 && e.size != e.rawSize,
+		e.TTL > e.total,
+		uint64(len(rest)) != 8*uint64(len(e.tags))+keySize+inline:
+		return stored{}, false
+	}
+	for i := range e.tags {
+		e.tags[i] = binary.BigEndian.Uint64(rest[8*i:])
+	}
+	rest = rest[8*len(e.tags):]
+	if string(rest[:keySize]) != key {
+		return stored{}, false
+	}
+	e.inline = rest[keySize:]
+	switch b[4] {
+	case stateLimited, stateLimitedSoft:
+		e.limit()
+	}
+	return e, true
 }
+
+// limit is what the script does to an entry that is filled during a write.
+func (e *stored) limit() {
+	e.TTL, e.total = min(e.TTL, whileWritten), min(e.total, whileWritten)
+}
+
+// unpack turns the data as stored into the entry's data.
+func (e *stored) unpack(data []byte) bool {
+	switch {
+	case uint64(len(data)) != e.size:
+		return false
+	case e.flags&compressed == 0:
+		e.Data = data
+		return true
+	}
+	raw, err := decompressor().DecodeAll(data, make([]byte, 0, e.rawSize)) // and no further
+	e.Data = raw
+	return err == nil && uint64(len(raw)) == e.rawSize
+}
+
+// since sets the times of an entry that has left to live, and whether it is stale
+// although its time has not come.
+func (e *stored) since(left time.Duration, stale bool) {
+	left = min(left, e.total)
+	e.Age = e.total - left
+	e.TTL -= e.Age
+	if stale {
+		e.TTL = min(e.TTL, 0)
+	}
+	e.StaleFor = left - e.TTL
+}
+
+func isState(b byte) bool {
+	return b == stateFresh || b == stateSoft || b == stateLimited || b == stateLimitedSoft
+}
+
+// isSoft reports that a soft purge has reached the entry of that version.
+func isSoft(version uint64) bool {
+	state := byte(version >> 32)
+	return state == stateSoft || state == stateLimitedSoft
+}
+
+// versionBytes are the state and the checksum in b, or what there is instead.
+func versionBytes(b []byte) []byte { return b[min(4, len(b)):min(9, len(b))] }
+
+// versionOf returns them as a number. No state is zero, so that it never is.
+func versionOf(b []byte) uint64 {
+	return uint64(b[4])<<32 | uint64(binary.BigEndian.Uint32(b[5:]))
+}
+
+// withState returns the version of the same entry in another state.
+func withState(version uint64, state byte) uint64 {
+	return uint64(state)<<32 | uint64(uint32(version))
+}
+
+// seenBytes is the reverse of versionOf.
+func seenBytes(version uint64) []byte {
+	return binary.BigEndian.AppendUint32([]byte{byte(version >> 32)}, uint32(version))
+}
+
+// bodyOf and parseBody turn a body's chunks into its name and back.
+func bodyOf(i id, chunks uint32, size uint64) cache.Body {
+	if i == (id{}) {
+		return cache.Body{}
+	}
+	return cache.Body{ID: fmt.Sprintf("%x.%d", i, chunks), Size: int64(min(size, math.MaxInt64))}
+}
+
+func parseBody(b cache.Body) (id, uint32, error) {
+	if b.ID == "" {
+		return id{}, 0, nil
+	}
+	name, count, _ := strings.Cut(b.ID, ".")
+	raw, err := hex.DecodeString(name)
+	chunks, err2 := strconv.ParseUint(count, 10, 32)
+	if err != nil || err2 != nil || len(raw) != len(id{}) || b.Size < 0 || chunks > uint64(b.Size) {
+		return id{}, 0, errors.New("the body was not created by a Store of this package")
+	}
+	return id(raw), uint32(chunks), nil
+}
+
+// milliseconds returns n milliseconds, or the longest duration.
+func milliseconds(n uint64) time.Duration {
+	return time.Duration(min(n, math.MaxInt64/uint64(time.Millisecond))) * time.Millisecond
+}
+
+// compressor and decompressor start no goroutines and are safe for concurrent use.
+var (
+	compressor = sync.OnceValue(func() *zstd.Encoder {
+		e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderCRC(false))
+		if err != nil {
+			panic(err) // the options are wrong
+		}
+		return e
+	})
+	decompressor = sync.OnceValue(func() *zstd.Decoder {
+		// The stored size bounds what a few hostile bytes can become.
+		d, err := zstd.NewReader(nil, zstd.WithDecodeAllCapLimit(true), zstd.WithDecoderConcurrency(0))
+		if err != nil {
+			panic(err)
+		}
+		return d
+	})
+)

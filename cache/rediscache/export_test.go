@@ -1,7 +1,63 @@
 package rediscache
 
-// Encode and Decode are the codec, for its tests.
-var (
-	Encode = encode
-	Decode = decode
+import (
+	"time"
+
+	"github.com/herdless/herdless/cache"
+	"github.com/herdless/herdless/cache/internal/purges"
 )
+
+// Encode returns entry as a Store of default options keeps it.
+func Encode(key string, entry cache.Entry) []byte {
+	s := &Store{compressAbove: defaultCompressAbove, chunkBytes: maxChunkBytes}
+	e, _, err := s.newStored(cache.Ticket{Epoch: 1, Token: 2}, entry)
+	if err != nil {
+		panic(err)
+	}
+	return e.encode(key)
+}
+
+// Decode is the reverse, with the time that is left.
+func Decode(key string, b []byte, left time.Duration) (cache.Entry, bool) {
+	e, ok := decode(key, b)
+	if !ok || e.chunks > 0 || !e.unpack(e.inline) {
+		return cache.Entry{}, false
+	}
+	e.since(left, isSoft(e.Version))
+	return e.Entry, true
+}
+
+// SetLinger is to be called before the store is used.
+func (s *Store) SetLinger(d time.Duration) { s.feed.linger = d }
+
+// SetLog bounds the purge log, and how much of it is read at a time. It is to be
+// called before the store is used.
+func (s *Store) SetLog(limit, page int) { s.log.limit, s.log.page = limit, page }
+
+// Known returns the largest epoch that the store has seen.
+func (s *Store) Known() uint64 {
+	s.log.mu.Lock()
+	defer s.log.mu.Unlock()
+	return s.log.known
+}
+
+// SetKnown lets the store have seen that epoch.
+func (s *Store) SetKnown(epoch uint64) {
+	s.log.mu.Lock()
+	defer s.log.mu.Unlock()
+	s.log.known = epoch
+}
+
+// Fresh reports that the store may rely on its tier.
+func (s *Store) Fresh() bool { return s.feed.fresh() }
+
+// News returns the body of a message with a record and two keys.
+func News(hash uint64, soft bool, key string) string {
+	return string(news{records: []purges.Record{purges.Tag(hash, soft)}, keys: []string{key, "another"}}.body())
+}
+
+// ParseNews returns the body of a message as it was understood.
+func ParseNews(message string) (string, error) {
+	n, err := parseNews(message)
+	return string(n.body()), err
+}

@@ -2,15 +2,17 @@ package rediscache
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
-	_ "embed"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/herdless/herdless/cache"
+	"github.com/herdless/herdless/cache/internal/purges"
 	"github.com/herdless/herdless/internal/push"
 	"github.com/herdless/herdless/internal/rediskey"
 	"github.com/redis/go-redis/v9"
@@ -24,58 +26,69 @@ type Client interface {
 	Pipelined(ctx context.Context, fn func(redis.Pipeliner) error) ([]redis.Cmder, error)
 }
 
-// Store is a cache.Store in Redis. Processes that use the same server and the
+// Store is a cache.BodyStore in Redis. Processes that use the same server and the
 // same prefix share it. It is safe for concurrent use.
+//
+// From the first read on a Store listens to what others purge and write, in two
+// goroutines and two more of the client. They end when nothing has been read for
+// half a minute, or when the client is closed.
 type Store struct {
-	client Client
-	prefix string
-	hub    *push.Hub
+	client        Client
+	ordered       bool // the commands of a pipeline run in their order
+	prefix        string
+	compressAbove int
+	chunkBytes    int
+	hub           *push.Hub
+	log           *purgeLog
+	tier          *tier
+	feed          *feed
+	damaged       atomic.Int64
 }
 
-// Options are the options of a Store.
-type Options struct {
-	// Prefix begins every key and channel. Two applications on one Redis need
-	// two prefixes, or they share what they name alike. It must not contain
-	// braces, which Redis Cluster reads as a hash tag. Default
-	// "herdless:cache:".
-	Prefix string
-}
-
-const defaultPrefix = "herdless:cache:"
-
-var (
-	//go:embed begin.lua
-	beginSource string
-	//go:embed fill.lua
-	fillSource string
-	//go:embed purge.lua
-	purgeSource string
-
-	beginScript = redis.NewScript(beginSource)
-	fillScript  = redis.NewScript(fillSource)
-	purgeScript = redis.NewScript(purgeSource)
-)
+var _ cache.BodyStore = (*Store)(nil)
 
 // New returns a Store on client, which it neither checks nor closes. Nil
-// options mean the defaults. It panics if client is nil or the prefix contains
-// braces: both are mistakes in the program.
+// options mean the defaults. It panics if client is nil or the options are
+// invalid: both are mistakes in the program.
 func New(client Client, o *Options) *Store {
 	if o == nil {
 		o = &Options{}
 	}
 	prefix := rediskey.Prefix("rediscache", client, o.Prefix, defaultPrefix)
-	return &Store{client: client, prefix: prefix, hub: push.New(client)}
+	opts := o.withDefaults()
+	_, ordered := client.(*redis.Client)
+	s := &Store{
+		client: client, ordered: ordered, prefix: prefix,
+		compressAbove: opts.CompressAbove, chunkBytes: opts.ChunkBytes,
+		hub: push.New(client),
+		log: newPurgeLog(prefix, opts.Retention),
+	}
+	s.feed = &feed{
+		client: client, log: s.log, sync: s.sync,
+		bound: opts.Staleness, linger: defaultLinger, base: time.Now().Add(-1),
+	}
+	s.tier = newTier(opts.TierBytes, s.feed.fresh)
+	s.feed.tier = s.tier
+	return s
 }
+
+// Damaged returns how often this Store has found bytes where an entry should be
+// that are no entry: damaged, of an older version of this package, or somebody
+// else's; or an entry without all of its data. They are misses, and the next fill
+// replaces them.
+func (s *Store) Damaged() int64 { return s.damaged.Load() }
 
 // names are the keys of one entry, all in the hash slot of its digest.
 type names struct {
-	entry, fill, channel string
+	entry, fill, write, channel string
 }
 
 func (s *Store) names(key string) names {
-	entry := s.prefix + "{" + digest(key) + "}"
-	return names{entry: entry, fill: entry + ":fill", channel: entry + ":changed"}
+	entry := s.entryName(key)
+	return names{entry: entry, fill: entry + ":fill", write: entry + ":write", channel: entry + ":changed"}
 }
+
+func (s *Store) entryName(key string) string { return s.prefix + "{" + digest(key) + "}" }
 
 // digest names a key by 128 bits of its SHA-256, so that the names in Redis
 // have one length, whatever the key.
@@ -87,82 +100,212 @@ func digest(key string) string {
 // LeaseName implements cache.Store.
 func (s *Store) LeaseName(key string) string { return s.prefix + digest(key) }
 
-// Get implements cache.Store with one round trip.
-func (s *Store) Get(ctx context.Context, key string) (cache.Entry, bool, error) {
-	n := s.names(key)
-	var (
-		left  *redis.DurationCmd
-		value *redis.StringCmd
-	)
-	// The time left is asked for first. If another entry is stored between
-	// the two, this one looks older than it is, never younger.
-	_, _ = s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
-		left = p.PTTL(ctx, n.entry)
-		value = p.Get(ctx, n.entry)
-		return nil
-	})
-	b, err := value.Bytes()
-	switch {
-	case errors.Is(err, redis.Nil), isWrongType(err):
-		return cache.Entry{}, false, nil
-	case err != nil:
-		return cache.Entry{}, false, fault(ctx, "get", err)
+// sync brings the purge log up to date and returns the epoch.
+func (s *Store) sync(ctx context.Context) (uint64, error) {
+	answers, err := s.together(ctx, s.log.sync())
+	if err != nil {
+		return 0, err
 	}
-	if err := left.Err(); err != nil {
-		return cache.Entry{}, false, fault(ctx, "get", err)
-	}
-	entry, ok := decode(key, b, left.Val())
-	return entry, ok, nil
+	return s.caughtUp(ctx, answers[0])
 }
 
-// Begin implements cache.Store with one round trip.
-func (s *Store) Begin(ctx context.Context, key string, token uint64, ttl time.Duration) (cache.Beginning, error) {
+// Begin implements cache.Store with one round trip, and another one for each
+// entry it finds that is not fresh.
+func (s *Store) Begin(ctx context.Context, key string, fill cache.Filling) (cache.Beginning, error) {
 	n := s.names(key)
-	overwrite := "0"
+	may, seen := "0", []byte(nil)
+	if fill.Seen != 0 {
+		may, seen = "1", seenBytes(fill.Seen)
+	}
 	for {
-		reply, err := beginScript.Run(ctx, s.client, []string{n.entry, n.fill}, token, max(1, ttl.Milliseconds()), overwrite).Slice()
+		m, sent := s.tier.mark(key), time.Now()
+		answers, err := s.together(ctx, s.log.sync(), step{
+			beginScript,
+			[]string{n.entry, n.fill},
+			[]any{fill.Token, max(1, fill.TTL.Milliseconds()), may, seen},
+		})
 		if err != nil {
 			return cache.Beginning{}, fault(ctx, "begin", err)
 		}
-		code, _ := reply[0].(int64)
-		switch outcome := cache.BeginOutcome(code); {
-		case outcome == cache.Filled && len(reply) == 3:
+		epoch, err := s.caughtUp(ctx, answers[0])
+		if err != nil {
+			return cache.Beginning{}, fault(ctx, "begin", err)
+		}
+		reply, _ := answers[1].([]any)
+		if len(reply) == 0 {
+			return cache.Beginning{}, fmt.Errorf("rediscache: begin: the script answered %v", answers[1])
+		}
+		switch code, _ := reply[0].(int64); {
+		case code == 1:
+			return cache.Beginning{Outcome: cache.Begun, Ticket: cache.Ticket{Token: fill.Token, Epoch: epoch}}, nil
+		case code == 3:
+			return cache.Beginning{Outcome: cache.Overtaken}, nil
+		case code == 2 && len(reply) == 3:
 			value, _ := reply[1].(string)
 			left, _ := reply[2].(int64)
-			entry, ok := decode(key, []byte(value), time.Duration(left)*time.Millisecond)
-			if ok {
+			f := finding{key: key, bytes: []byte(value), left: pttl(left), mark: m, sent: sent}
+			entry, ok, err := s.judge(ctx, f)
+			if err != nil {
+				return cache.Beginning{}, fault(ctx, "begin", err)
+			}
+			if ok && entry.TTL > 0 {
 				return cache.Beginning{Outcome: cache.Filled, Entry: entry}, nil
 			}
-			overwrite = "1" // these bytes are no entry: begin all the same
-		case outcome == cache.Begun, outcome == cache.Overtaken:
-			return cache.Beginning{Outcome: outcome}, nil
+			may, seen = "1", versionBytes(f.bytes)
 		default:
 			return cache.Beginning{}, fmt.Errorf("rediscache: begin: the script answered %v", reply)
 		}
 	}
 }
 
-// Fill implements cache.Store with one round trip.
-func (s *Store) Fill(ctx context.Context, key string, token uint64, entry cache.Entry) (bool, error) {
-	n := s.names(key)
-	var bytes []byte
-	ttl := max(0, entry.TTL.Milliseconds())
-	if ttl > 0 {
-		bytes = encode(key, entry)
-	}
-	stored, err := fillScript.Run(ctx, s.client, []string{n.entry, n.fill}, strconv.FormatUint(token, 10), ttl, bytes, n.channel).Int()
+// Fill implements cache.Store with one round trip, and some more for data that is
+// longer than a chunk.
+func (s *Store) Fill(ctx context.Context, key string, t cache.Ticket, entry cache.Entry) (bool, error) {
+	n, m, sent := s.names(key), s.tier.mark(key), time.Now()
+	e, bytes, err := s.prepare(ctx, key, t, entry)
 	if err != nil {
 		return false, fault(ctx, "fill", err)
 	}
-	return stored == 1, nil
+	answers, err := s.together(ctx, step{
+		fillScript,
+		[]string{n.entry, n.fill, n.write},
+		[]any{strconv.FormatUint(t.Token, 10), e.total.Milliseconds(), bytes, n.channel, whileWritten.Milliseconds()},
+	})
+	if err != nil {
+		return false, fault(ctx, "fill", err)
+	}
+	code, _ := answers[0].(int64)
+	if code == 2 {
+		e.limit()
+		e.Version = withState(e.Version, stateLimited)
+	}
+	return code > 0 && s.keep(key, e, sent, m), nil
 }
 
-// Purge implements cache.Store with one round trip.
-func (s *Store) Purge(ctx context.Context, key string) error {
+// BeginWrite implements cache.Store with one round trip.
+func (s *Store) BeginWrite(ctx context.Context, key string, ttl time.Duration) (cache.Ticket, error) {
 	n := s.names(key)
-	if err := purgeScript.Run(ctx, s.client, []string{n.entry, n.fill}, n.channel).Err(); err != nil {
+	answers, err := s.together(ctx, s.log.sync(), step{
+		beginWriteScript,
+		[]string{n.fill, n.write},
+		[]any{max(1, ttl.Milliseconds()), rand.Text()},
+	})
+	if err != nil {
+		return cache.Ticket{}, fault(ctx, "begin write", err)
+	}
+	epoch, err := s.caughtUp(ctx, answers[0])
+	if err != nil {
+		return cache.Ticket{}, fault(ctx, "begin write", err)
+	}
+	v, err := number(answers[1])
+	if err != nil {
+		return cache.Ticket{}, fault(ctx, "begin write", err)
+	}
+	return cache.Ticket{Token: v, Epoch: epoch}, nil
+}
+
+// Write implements cache.Store with one round trip, or two on a Cluster, and some
+// more for data that is longer than a chunk.
+func (s *Store) Write(ctx context.Context, key string, t cache.Ticket, entry cache.Entry) (bool, error) {
+	n, sent := s.names(key), time.Now()
+	m := s.tier.mark(key)
+	e, bytes, err := s.prepare(ctx, key, t, entry)
+	if err != nil {
+		return false, fault(ctx, "write", err)
+	}
+	what := news{keys: []string{key}}
+	// The entry first: whoever asks when he is told must find the new one.
+	answers, err := s.inOrder(ctx, []step{{
+		writeScript,
+		[]string{n.entry, n.fill, n.write},
+		[]any{strconv.FormatUint(t.Token, 10), e.total.Milliseconds(), bytes, n.channel},
+	}}, s.log.append(what))
+	if err != nil {
+		s.tier.drop(key) // it may have been done
+		return false, fault(ctx, "write", err)
+	}
+	if what, err = what.answered(answers[1]); err != nil {
+		s.tier.drop(key)
+		return false, fault(ctx, "write", err)
+	}
+	s.feed.take(what, true)
+	m.count++ // that was this write's own
+	code, _ := answers[0].(int64)
+	return code > 0 && s.keep(key, e, sent, m), nil
+}
+
+// prepare returns entry as it is to be stored under key, and its bytes. Its data
+// is in Redis then, if it is longer than a chunk. What is not to be stored has no
+// bytes.
+func (s *Store) prepare(ctx context.Context, key string, t cache.Ticket, entry cache.Entry) (stored, []byte, error) {
+	if len(entry.Tags) > maxTags {
+		return stored{}, nil, fmt.Errorf("the entry has %d tags, it must not have more than %d", len(entry.Tags), maxTags)
+	}
+	if entry.TTL <= 0 {
+		return stored{}, []byte{}, nil
+	}
+	if s.log.table.Verdict(key, purges.Hashes(entry.Tags), t.Epoch) == purges.Gone {
+		return stored{}, []byte{}, nil
+	}
+	e, chunked, err := s.newStored(t, entry)
+	if err != nil {
+		return stored{}, nil, err
+	}
+	if len(chunked) > 0 {
+		w := s.newChunkWriter(ctx, key, e.dataID, e.total)
+		if _, err := w.Write(chunked); err != nil {
+			w.Abort()
+			return stored{}, nil, err
+		}
+		if err := w.flush(); err != nil {
+			w.Abort()
+			return stored{}, nil, err
+		}
+	}
+	bytes := e.encode(key)
+	e.Version = versionOf(bytes)
+	return e, bytes, nil
+}
+
+// keep puts an entry that was stored into the tier. It reports whether the entry
+// counts: not if a purge that this process knows has reached it meanwhile.
+func (s *Store) keep(key string, e stored, sent time.Time, m mark) bool {
+	if s.log.table.Verdict(key, e.tags, e.epoch) == purges.Gone {
+		return false
+	}
+	e.StaleFor, e.Age = e.total-e.TTL, 0
+	s.tier.replace(key, &e, sent, m)
+	return true
+}
+
+// Purge implements cache.Store with one round trip, or two on a Cluster. The
+// number of commands is that of the keys and one.
+func (s *Store) Purge(ctx context.Context, p cache.Purge) error {
+	what := news{records: recordsOf(p), keys: p.Keys}
+	if len(what.records)+len(what.keys) == 0 {
+		return nil
+	}
+	soft := "0"
+	if p.Soft {
+		soft = "1"
+	}
+	steps := make([]step, len(p.Keys))
+	for i, key := range p.Keys {
+		n := s.names(key)
+		steps[i] = step{purgeScript, []string{n.entry, n.fill, n.write}, []any{soft, n.channel}}
+	}
+	// The entries first: whoever asks when he is told must not find them.
+	answers, err := s.inOrder(ctx, steps, s.log.append(what))
+	if err == nil {
+		what, err = what.answered(answers[len(answers)-1])
+	}
+	if err != nil {
+		for _, key := range p.Keys { // it may have been done
+			s.tier.drop(key)
+		}
 		return fault(ctx, "purge", err)
 	}
+	s.feed.take(what, true)
 	return nil
 }
 
@@ -178,11 +321,5 @@ func (s *Store) Watch(ctx context.Context, key string) (<-chan struct{}, func(),
 // isWrongType reports that the key holds another type than asked for.
 func isWrongType(err error) bool { return redis.HasErrorPrefix(err, "WRONGTYPE") }
 
-// fault wraps an error of the client, and adds the end of the context where the
-// client has hidden it behind a network error.
-func fault(ctx context.Context, doing string, err error) error {
-	if ended := ctx.Err(); ended != nil && !errors.Is(err, ended) {
-		err = errors.Join(err, ended)
-	}
-	return fmt.Errorf("rediscache: %s: %w", doing, err)
-}
+// isNil reports that there is nothing under the key.
+func isNil(err error) bool { return errors.Is(err, redis.Nil) }

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -17,8 +17,6 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestMain(m *testing.M) { os.Exit(redistest.Run(m)) }
-
 func TestStore(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
 		cachetest.Run(t, func(t *testing.T) cache.Store {
@@ -29,12 +27,51 @@ func TestStore(t *testing.T) {
 
 func fill(t *testing.T, s cache.Store, key string, token uint64, data string) bool {
 	t.Helper()
-	b, err := s.Begin(t.Context(), key, token, time.Minute)
-	require.NoError(t, err)
-	require.Equal(t, cache.Begun, b.Outcome)
-	stored, err := s.Fill(t.Context(), key, token, cache.Entry{Kind: cache.Value, Data: []byte(data), TTL: time.Minute})
+	return fillWith(t, s, key, token, cache.Entry{Kind: cache.Value, Data: []byte(data), TTL: time.Minute})
+}
+
+func fillWith(t *testing.T, s cache.Store, key string, token uint64, e cache.Entry) bool {
+	t.Helper()
+	stored, err := s.Fill(t.Context(), key, begin(t, s, key, token), e)
 	require.NoError(t, err)
 	return stored
+}
+
+func begin(t *testing.T, s cache.Store, key string, token uint64) cache.Ticket {
+	t.Helper()
+	b, err := s.Begin(t.Context(), key, cache.Filling{Token: token, TTL: time.Minute})
+	require.NoError(t, err)
+	require.Equal(t, cache.Begun, b.Outcome)
+	return b.Ticket
+}
+
+func purge(t *testing.T, s cache.Store, p cache.Purge) {
+	t.Helper()
+	require.NoError(t, s.Purge(t.Context(), p))
+}
+
+// get returns the data under key, or nothing.
+func get(t *testing.T, s cache.Store, key string) string {
+	t.Helper()
+	e, ok, err := s.Get(t.Context(), key)
+	require.NoError(t, err)
+	if !ok {
+		return ""
+	}
+	return string(e.Data)
+}
+
+// entryKey returns the Redis key of the only entry under prefix.
+func entryKey(t *testing.T, rdb *redis.Client, prefix string) string {
+	t.Helper()
+	var found []string
+	for _, k := range keysOf(t, rdb, prefix) {
+		if strings.HasSuffix(k, "}") && !strings.HasSuffix(k, "{purges}") {
+			found = append(found, k)
+		}
+	}
+	require.Len(t, found, 1)
+	return found[0]
 }
 
 // keysOf returns the keys under prefix. Tests may scan; the store never does.
@@ -51,13 +88,11 @@ func TestWhatIsNoEntryIsAMiss(t *testing.T) {
 	rdb := redistest.Standalone(t).Client(t)
 	whole := func(t *testing.T) (s *rediscache.Store, redisKey string, bytes []byte) {
 		prefix := redistest.Prefix(t)
-		s = rediscache.New(rdb, &rediscache.Options{Prefix: prefix})
-		require.True(t, fill(t, s, "key", 1, "some data"))
-		for _, k := range keysOf(t, rdb, prefix) {
-			if rdb.StrLen(t.Context(), k).Val() > 20 {
-				redisKey = k
-			}
-		}
+		s = rediscache.New(rdb, &rediscache.Options{Prefix: prefix, TierBytes: -1})
+		require.True(t, fillWith(t, s, "key", 1, cache.Entry{
+			Kind: cache.Value, Data: []byte("some data"), TTL: time.Minute, StaleFor: time.Minute, Tags: []string{"tag"},
+		}))
+		redisKey = entryKey(t, rdb, prefix)
 		bytes, err := rdb.Get(t.Context(), redisKey).Bytes()
 		require.NoError(t, err)
 		return s, redisKey, bytes
@@ -96,6 +131,7 @@ func TestWhatIsNoEntryIsAMiss(t *testing.T) {
 			_, ok, err := s.Get(t.Context(), "key")
 			require.NoError(t, err)
 			require.False(t, ok)
+			require.EqualValues(t, 1, s.Damaged())
 			require.True(t, fill(t, s, "key", 2, "new data"), "damage must not be in the way of the next fill")
 			e, ok, err := s.Get(t.Context(), "key")
 			require.NoError(t, err)
@@ -110,36 +146,39 @@ func TestWhatIsNoEntryIsAMiss(t *testing.T) {
 func TestAnEntryOfAnotherKeyIsAMiss(t *testing.T) {
 	rdb := redistest.Standalone(t).Client(t)
 	prefix := redistest.Prefix(t)
-	s := rediscache.New(rdb, &rediscache.Options{Prefix: prefix})
+	s := rediscache.New(rdb, &rediscache.Options{Prefix: prefix, TierBytes: -1})
 	require.True(t, fill(t, s, "mine", 1, "my data"))
-	var mine string
-	for _, k := range keysOf(t, rdb, prefix) {
-		if rdb.StrLen(t.Context(), k).Val() > 20 {
-			mine = k
-		}
-	}
-	require.True(t, fill(t, s, "theirs", 1, "their data"))
-	for _, k := range keysOf(t, rdb, prefix) {
-		if k != mine && rdb.StrLen(t.Context(), k).Val() > 20 {
-			require.NoError(t, rdb.Copy(t.Context(), k, mine, 0, true).Err())
-		}
-	}
-	_, ok, err := s.Get(t.Context(), "mine")
+	mine := entryKey(t, rdb, prefix)
+	bytes, err := rdb.Get(t.Context(), mine).Bytes()
 	require.NoError(t, err)
-	assert.False(t, ok)
+	purge(t, s, cache.Purge{Keys: []string{"mine"}})
+	require.True(t, fill(t, s, "theirs", 1, "their data"))
+	theirs := entryKey(t, rdb, prefix)
+	require.NoError(t, rdb.Rename(t.Context(), theirs, mine).Err())
+	require.NoError(t, rdb.Set(t.Context(), theirs, bytes, time.Minute).Err())
+	assert.Empty(t, get(t, s, "mine"))
+	assert.Empty(t, get(t, s, "theirs"))
 }
 
 func TestEveryKeyHasATTL(t *testing.T) {
 	rdb := redistest.Standalone(t).Client(t)
 	prefix := redistest.Prefix(t)
-	s := rediscache.New(rdb, &rediscache.Options{Prefix: prefix})
+	s := rediscache.New(rdb, &rediscache.Options{Prefix: prefix, ChunkBytes: 1 << 10, CompressAbove: -1})
 	require.True(t, fill(t, s, "filled", 1, "data"))
-	require.NoError(t, s.Purge(t.Context(), "filled"))
-	require.True(t, fill(t, s, "filled", 2, "data"))
-	_, err := s.Begin(t.Context(), "begun", 1, time.Minute)
+	purge(t, s, cache.Purge{Keys: []string{"filled"}, Tags: []string{"tag"}, Prefixes: []string{"p"}, All: true})
+	require.True(t, fill(t, s, "filled", 2, strings.Repeat("data", 1000)))
+	begin(t, s, "begun", 1)
+	_, err := s.BeginWrite(t.Context(), "begun", time.Minute)
+	require.NoError(t, err)
+	begin(t, s, "begun", 2)
+	w, err := s.CreateBody(t.Context(), "body", time.Minute)
+	require.NoError(t, err)
+	_, err = w.Write(make([]byte, 1500))
+	require.NoError(t, err)
+	_, err = w.Finish()
 	require.NoError(t, err)
 	keys := keysOf(t, rdb, prefix)
-	require.Len(t, keys, 2, "an entry and a fill")
+	require.Len(t, keys, 11, "an entry and its 4 chunks, a fill, a write, the head and the log, 2 chunks of a body: %q", keys)
 	for _, key := range keys {
 		left, err := rdb.PTTL(t.Context(), key).Result()
 		require.NoError(t, err)
@@ -151,21 +190,34 @@ func TestRoundTrips(t *testing.T) {
 	proxy := redistest.NewProxy(t, redistest.Standalone(t).Addr())
 	rdb := redis.NewClient(&redis.Options{Addr: proxy.Addr()})
 	t.Cleanup(func() { _ = rdb.Close() })
-	s := rediscache.New(rdb, &rediscache.Options{Prefix: redistest.Prefix(t)})
-	// Once for the connections and the scripts.
+	// So seldom that the feed's own questions do not come in between.
+	s := rediscache.New(rdb, &rediscache.Options{Prefix: redistest.Prefix(t), TierBytes: -1, Staleness: time.Hour})
+	write := func() {
+		w, err := s.BeginWrite(t.Context(), "key", time.Minute)
+		require.NoError(t, err)
+		_, err = s.Write(t.Context(), "key", w, cache.Entry{Kind: cache.Value, TTL: time.Minute})
+		require.NoError(t, err)
+	}
+	purgeAll := func() { purge(t, s, cache.Purge{Keys: []string{"key", "other"}, Tags: []string{"t"}, All: true}) }
+	// Once for the connections, the feed and the scripts.
+	warm(t, s)
 	require.True(t, fill(t, s, "key", 1, "data"))
-	_, _, err := s.Get(t.Context(), "key")
-	require.NoError(t, err)
-	require.NoError(t, s.Purge(t.Context(), "key"))
+	get(t, s, "key")
+	write()
+	purgeAll()
 
 	count := func(step func()) int64 {
 		before := proxy.Stats().RoundTrips
 		step()
 		return proxy.Stats().RoundTrips - before
 	}
+	many := func() { _, _ = s.GetMany(t.Context(), []string{"key", "a", "b", "c"}) }
 	assert.EqualValues(t, 2, count(func() { fill(t, s, "key", 2, "data") }), "begin and fill")
-	assert.EqualValues(t, 1, count(func() { _, _, _ = s.Get(t.Context(), "key") }), "get")
-	assert.EqualValues(t, 1, count(func() { _ = s.Purge(t.Context(), "key") }), "purge")
+	assert.EqualValues(t, 1, count(func() { get(t, s, "key") }), "get")
+	assert.EqualValues(t, 1, count(many), "get many")
+	assert.EqualValues(t, 2, count(write), "begin write and write")
+	// The message about the own purge comes down on another connection.
+	assert.EqualValues(t, 1, count(purgeAll), "purge")
 }
 
 func TestAStoppedRedisEndsWithTheContext(t *testing.T) {
@@ -181,8 +233,17 @@ func TestAStoppedRedisEndsWithTheContext(t *testing.T) {
 }
 
 func TestNewRefusesWhatCannotWork(t *testing.T) {
+	rdb := redis.NewClient(&redis.Options{})
+	defer rdb.Close()
 	assert.Panics(t, func() { rediscache.New(nil, nil) })
-	assert.Panics(t, func() {
-		rediscache.New(redis.NewClient(&redis.Options{}), &rediscache.Options{Prefix: "a{b}"})
-	})
+	for name, o := range map[string]rediscache.Options{
+		"braces":          {Prefix: "a{b}"},
+		"staleness":       {Staleness: -1},
+		"short staleness": {Staleness: time.Millisecond},
+		"retention":       {Retention: time.Second},
+		"small chunks":    {ChunkBytes: 1},
+		"large chunks":    {ChunkBytes: 1 << 30},
+	} {
+		assert.Panics(t, func() { rediscache.New(rdb, &o) }, name)
+	}
 }

@@ -126,7 +126,10 @@ var rules = []rule{
 
 // smallLibraries are the third parties that a feature may import.
 var smallLibraries = []string{
-	"github.com/maypok86/otter/v2", // the in-process tier of cache
+	"github.com/cespare/xxhash/v2",       // names tags in cache
+	"github.com/klauspost/compress/zstd", // compression in cache/rediscache
+	"github.com/maypok86/otter/v2",       // the in-process tier of cache
+	"github.com/sony/gobreaker/v2",       // the circuit breaker of cache
 }
 
 // heavy are the modules that a user of the root module must never inherit.

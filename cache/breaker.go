@@ -1,0 +1,66 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sony/gobreaker/v2"
+)
+
+const (
+	// failuresToOpen is how many steps must fail one after the other before
+	// the circuit breaker opens.
+	failuresToOpen = 3
+	// openFor is how long it stays open before it lets somebody try.
+	openFor = time.Second
+)
+
+// errOpen says that the store was not asked, because it has failed lately.
+var errOpen = errors.New("cache: the circuit breaker is open: the store has failed lately")
+
+func (e *Engine) newBreaker() *gobreaker.CircuitBreaker[struct{}] {
+	return gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
+		Timeout:     openFor,
+		ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= failuresToOpen },
+		// A caller that went away says nothing about the store.
+		IsExcluded: func(err error) bool { return errors.Is(err, errGone) },
+		OnStateChange: func(_ string, from, to gobreaker.State) {
+			if from == gobreaker.StateClosed || to == gobreaker.StateClosed {
+				open := to != gobreaker.StateClosed
+				e.counters.open.Store(open)
+				// Not here, where the breaker is locked: who is told may ask it.
+				go func() {
+					e.logger.Warn("cache: the circuit breaker of the store has changed", "open", open)
+					e.happened(context.Background(), Event{Kind: BreakerChanged, Open: open})
+				}()
+			}
+		},
+	})
+}
+
+// errGone marks an error of a step whose caller went away.
+var errGone = errors.New("the caller went away")
+
+// step does one thing in the store or with the locker, unless the circuit breaker
+// is open, and logs what goes wrong. The key itself, which may hold what belongs
+// into no log, is named by its lease.
+func (e *Engine) step(ctx context.Context, doing, key string, do func() error) error {
+	_, err := e.breaker.Execute(func() (struct{}, error) {
+		err := do()
+		if err != nil && errors.Is(context.Cause(ctx), context.Canceled) {
+			err = fmt.Errorf("%w: %w", errGone, err)
+		}
+		return struct{}{}, err
+	})
+	switch {
+	case err == nil || errors.Is(err, errGone):
+		return err
+	case errors.Is(err, gobreaker.ErrOpenState), errors.Is(err, gobreaker.ErrTooManyRequests):
+		return errOpen
+	}
+	e.logger.WarnContext(ctx, "cache: the store fails, computing without it", "step", doing, "lease", e.store.LeaseName(key), "error", err)
+	e.happened(ctx, Event{Kind: StoreFailed, Key: key, Err: err})
+	return err
+}

@@ -1,0 +1,399 @@
+package rediscache
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/herdless/herdless/cache"
+	"github.com/redis/go-redis/v9"
+)
+
+// A chunk in Redis is
+//
+//	magic     4 bytes   "hlk2"
+//	checksum  4 bytes   CRC-32C of all that follows
+//	id        16 bytes  of the value
+//	number    4 bytes   from zero
+//	bytes     the rest
+const (
+	chunkMagic  = "hlk2"
+	chunkHeader = 4 + 4 + 16 + 4
+
+	// inFlight bounds the bytes of chunks in one pipeline.
+	inFlight = 1 << 20
+	// chunkGrace is how long chunks outlive their entry: somebody may be
+	// reading. The scripts have it, too.
+	chunkGrace = time.Minute
+)
+
+// errIncomplete is the error of reading chunks that are missing or damaged.
+var errIncomplete = errors.New("a part of the value is missing or damaged")
+
+func isIncomplete(err error) bool { return errors.Is(err, errIncomplete) }
+
+// chunkPrefix is what the keys of a value's chunks begin with. They lie in the
+// slot of the entry.
+func (s *Store) chunkPrefix(key string, i id) string {
+	return fmt.Sprintf("%s:%x:", s.entryName(key), i)
+}
+
+func chunkName(prefix string, n uint32) string { return prefix + strconv.FormatUint(uint64(n), 10) }
+
+// chunkWriter writes a value in chunks, some at a time, from buffers that it uses
+// again and again.
+type chunkWriter struct {
+	ctx    context.Context //nolint:containedctx // it bounds the writing, as BodyStore says
+	client Client
+	prefix string
+	id     id
+	ttl    time.Duration
+	size   int // of a chunk
+
+	full    [][]byte // chunks that wait to be written
+	part    []byte   // the chunk that is being filled
+	unused  [][]byte // buffers
+	written uint32   // chunks
+	total   int64    // bytes that were handed in
+	err     error
+	ended   bool
+}
+
+var errBodyEnded = errors.New("the body has ended")
+
+func (s *Store) newChunkWriter(ctx context.Context, key string, i id, ttl time.Duration) *chunkWriter {
+	if ttl <= 0 {
+		ttl = time.Millisecond
+	}
+	return &chunkWriter{
+		ctx: ctx, client: s.client, prefix: s.chunkPrefix(key, i), id: i, size: s.chunkBytes,
+		ttl: min(ttl, math.MaxInt64-chunkGrace) + chunkGrace,
+	}
+}
+
+// CreateBody implements cache.BodyStore without a round trip. Writing takes one
+// for each MiB.
+func (s *Store) CreateBody(ctx context.Context, key string, ttl time.Duration) (cache.BodyWriter, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fault(ctx, "create body", err)
+	}
+	return &bodyWriter{s.newChunkWriter(ctx, key, newID(), ttl)}, nil
+}
+
+// bodyWriter is a chunkWriter whose errors say what they are about.
+type bodyWriter struct{ *chunkWriter }
+
+func (w *bodyWriter) Write(p []byte) (int, error) {
+	n, err := w.chunkWriter.Write(p)
+	if err != nil {
+		err = fault(w.ctx, "write body", err)
+	}
+	return n, err
+}
+
+// Finish implements cache.BodyWriter.
+func (w *bodyWriter) Finish() (cache.Body, error) {
+	if w.ended {
+		return cache.Body{}, fault(w.ctx, "finish body", errBodyEnded)
+	}
+	if err := w.flush(); err != nil {
+		return cache.Body{}, fault(w.ctx, "finish body", err)
+	}
+	w.ended = true
+	return bodyOf(w.id, w.written, uint64(w.total)), nil
+}
+
+// Write implements io.Writer.
+func (w *chunkWriter) Write(p []byte) (int, error) {
+	if w.ended && w.err == nil {
+		return 0, errBodyEnded
+	}
+	for done := 0; ; {
+		if w.err != nil || done == len(p) {
+			return done, w.err
+		}
+		if w.part == nil {
+			w.part = w.buffer()
+		}
+		n := min(w.size+chunkHeader-len(w.part), len(p)-done)
+		w.part = append(w.part, p[done:done+n]...)
+		done += n
+		w.total += int64(n)
+		if len(w.part) == w.size+chunkHeader {
+			w.seal()
+			if (len(w.full)+1)*w.size > inFlight {
+				w.err = w.send()
+			}
+		}
+	}
+}
+
+// buffer returns one with room for the header, and for more if the value turns
+// out to be long.
+func (w *chunkWriter) buffer() []byte {
+	if n := len(w.unused); n > 0 {
+		b := w.unused[n-1]
+		w.unused = w.unused[:n-1]
+		return b[:chunkHeader]
+	}
+	return make([]byte, chunkHeader, chunkHeader+min(w.size, 32<<10))
+}
+
+// seal ends the chunk that is being filled.
+func (w *chunkWriter) seal() {
+	b := w.part
+	copy(b, chunkMagic)
+	copy(b[8:], w.id[:])
+	binary.BigEndian.PutUint32(b[24:], w.written+uint32(len(w.full)))
+	binary.BigEndian.PutUint32(b[4:], crc32.Checksum(b[8:], castagnoli))
+	w.full = append(w.full, b)
+	w.part = nil
+}
+
+// send writes the chunks that wait.
+func (w *chunkWriter) send() error {
+	if len(w.full) == 0 {
+		return w.ctx.Err()
+	}
+	_, err := w.client.Pipelined(w.ctx, func(p redis.Pipeliner) error {
+		for i, b := range w.full {
+			p.Set(w.ctx, chunkName(w.prefix, w.written+uint32(i)), b, w.ttl)
+		}
+		return nil
+	})
+	w.written += uint32(len(w.full))
+	w.unused = append(w.unused, w.full...)
+	w.full = w.full[:0]
+	return err
+}
+
+// flush writes what is left.
+func (w *chunkWriter) flush() error {
+	if w.err == nil {
+		if len(w.part) > chunkHeader {
+			w.seal()
+		}
+		w.err = w.send()
+	}
+	return w.err
+}
+
+// Abort implements cache.BodyWriter. What cannot be removed now ends by itself.
+func (w *chunkWriter) Abort() {
+	if w.ended {
+		return
+	}
+	w.ended = true
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(w.ctx), time.Second)
+	defer cancel()
+	for first := uint32(0); first < w.written; first += existsAtOnce {
+		names := chunkNames(w.prefix, first, min(w.written-first, existsAtOnce))
+		_, _ = w.client.Pipelined(ctx, func(p redis.Pipeliner) error { return p.Unlink(ctx, names...).Err() })
+	}
+}
+
+// existsAtOnce bounds the keys of one command.
+const existsAtOnce = 1000
+
+func chunkNames(prefix string, first, count uint32) []string {
+	names := make([]string, count)
+	for i := range names {
+		names[i] = chunkName(prefix, first+uint32(i))
+	}
+	return names
+}
+
+// chunkReader reads a value in chunks, some at a time.
+type chunkReader struct {
+	ctx    context.Context //nolint:containedctx // it bounds the reading, as BodyStore says
+	client Client
+	prefix string
+	id     id
+	count  uint32
+	size   int64 // of the value
+
+	next    uint32 // the chunk to ask for
+	buffers [][]byte
+	loaded  [][]byte // what is left of them
+	read    int64
+	err     error
+}
+
+// OpenBody implements cache.BodyStore with one round trip. Reading takes one for
+// each MiB.
+func (s *Store) OpenBody(ctx context.Context, key string, b cache.Body) (io.ReadCloser, error) {
+	i, count, err := parseBody(b)
+	if err == nil && b.ID == "" {
+		err = errors.New("there is none")
+	}
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		return nil, fault(ctx, "open body", err)
+	}
+	r := &chunkReader{ctx: ctx, client: s.client, prefix: s.chunkPrefix(key, i), id: i, count: count, size: b.Size}
+	if err := r.check(); err != nil {
+		return nil, fault(ctx, "open body", err)
+	}
+	return &bodyReader{r}, nil
+}
+
+// bodyReader is a chunkReader whose errors say what they are about.
+type bodyReader struct{ *chunkReader }
+
+func (r *bodyReader) Read(p []byte) (int, error) {
+	n, err := r.chunkReader.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = fault(r.ctx, "read body", err)
+	}
+	return n, err
+}
+
+// Close implements io.Closer.
+func (r *bodyReader) Close() error {
+	r.loaded, r.buffers, r.err = nil, nil, errors.New("the body is closed")
+	return nil
+}
+
+// check asks whether all chunks are there.
+func (r *chunkReader) check() error {
+	if r.count == 0 {
+		return nil
+	}
+	var cmds []*redis.IntCmd
+	_, err := r.client.Pipelined(r.ctx, func(p redis.Pipeliner) error {
+		for first := uint32(0); first < r.count; first += existsAtOnce {
+			cmds = append(cmds, p.Exists(r.ctx, chunkNames(r.prefix, first, min(r.count-first, existsAtOnce))...))
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	var there int64
+	for _, c := range cmds {
+		there += c.Val()
+	}
+	if there != int64(r.count) {
+		return errIncomplete
+	}
+	return nil
+}
+
+// Read implements io.Reader.
+func (r *chunkReader) Read(p []byte) (int, error) {
+	for r.err == nil && len(r.loaded) == 0 {
+		r.err = r.load()
+	}
+	if r.err != nil {
+		return 0, r.err
+	}
+	n := copy(p, r.loaded[0])
+	if r.loaded[0] = r.loaded[0][n:]; len(r.loaded[0]) == 0 {
+		r.loaded = r.loaded[1:]
+	}
+	r.read += int64(n)
+	return n, nil
+}
+
+// load asks for the next chunks. It fails with io.EOF at the end.
+func (r *chunkReader) load() error {
+	if r.next == r.count {
+		if r.read != r.size {
+			return errIncomplete
+		}
+		return io.EOF
+	}
+	n, err := r.fetch()
+	if err != nil && !isIncomplete(err) && r.ctx.Err() == nil {
+		n, err = r.fetch() // the client does not repeat what reads into a buffer
+	}
+	r.next += n
+	return err
+}
+
+// fetch gets the next chunks into the buffers, and returns how many.
+func (r *chunkReader) fetch() (uint32, error) {
+	r.makeBuffers()
+	r.loaded = r.loaded[:0]
+	cmds := make([]*redis.ZeroCopyStringCmd, min(len(r.buffers), int(r.count-r.next)))
+	_, _ = r.client.Pipelined(r.ctx, func(p redis.Pipeliner) error {
+		for i := range cmds {
+			cmds[i] = p.GetToBuffer(r.ctx, chunkName(r.prefix, r.next+uint32(i)), r.buffers[i])
+		}
+		return nil
+	})
+	for i, c := range cmds {
+		switch err := c.Err(); {
+		case isNil(err), isWrongType(err), isTooLong(err):
+			return 0, errIncomplete
+		case err != nil:
+			return 0, err
+		}
+		b := c.Bytes()
+		if !r.isChunk(b, r.next+uint32(i)) {
+			return 0, errIncomplete
+		}
+		r.loaded = append(r.loaded, b[chunkHeader:])
+	}
+	return uint32(len(cmds)), nil
+}
+
+// makeBuffers makes as many as may be in flight. All chunks but the last one have
+// the same size, of which only the bounds are known.
+func (r *chunkReader) makeBuffers() {
+	if r.buffers != nil {
+		return
+	}
+	longest := r.size / max(int64(r.count)-1, 1)
+	longest = min(longest, maxChunkBytes)
+	r.buffers = make([][]byte, min(max(inFlight/max(longest, 1), 1), existsAtOnce, int64(r.count)))
+	for i := range r.buffers {
+		r.buffers[i] = make([]byte, longest+chunkHeader+2) // and the end of the line
+	}
+}
+
+// isTooLong reports that a value does not fit into the buffer for it.
+func isTooLong(err error) bool {
+	return err != nil && strings.Contains(err.Error(), "buffer too small")
+}
+
+// isChunk reports that b is the chunk of that number.
+func (r *chunkReader) isChunk(b []byte, number uint32) bool {
+	return len(b) > chunkHeader && string(b[:4]) == chunkMagic &&
+		binary.BigEndian.Uint32(b[4:]) == crc32.Checksum(b[8:], castagnoli) &&
+		id(b[8:24]) == r.id && binary.BigEndian.Uint32(b[24:]) == number
+}
+
+// loadChunks returns a value that was written in chunks.
+func (s *Store) loadChunks(ctx context.Context, key string, i id, count uint32, size int64) ([]byte, error) {
+	r := &chunkReader{ctx: ctx, client: s.client, prefix: s.chunkPrefix(key, i), id: i, count: count, size: size}
+	// It grows with what is really there.
+	data := make([]byte, 0, min(size, 4*inFlight))
+	for {
+		r.err = r.load()
+		if errors.Is(r.err, io.EOF) {
+			return data, nil
+		}
+		if r.err != nil {
+			return nil, r.err
+		}
+		for _, b := range r.loaded {
+			if int64(len(data)+len(b)) > size {
+				return nil, errIncomplete
+			}
+			data = append(slices.Grow(data, len(b)), b...)
+			r.read += int64(len(b))
+		}
+		r.loaded = r.loaded[:0]
+	}
+}

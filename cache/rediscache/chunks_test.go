@@ -1,0 +1,360 @@
+package rediscache_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/herdless/herdless/cache"
+	"github.com/herdless/herdless/cache/rediscache"
+	"github.com/herdless/herdless/internal/redistest"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// noise returns n bytes that cannot be compressed, always the same.
+func noise(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(b)
+	return b
+}
+
+func writeBody(t *testing.T, s *rediscache.Store, key string, data []byte) cache.Body {
+	t.Helper()
+	w, err := s.CreateBody(t.Context(), key, time.Hour)
+	require.NoError(t, err)
+	_, err = io.Copy(w, bytes.NewReader(data))
+	require.NoError(t, err)
+	b, err := w.Finish()
+	require.NoError(t, err)
+	return b
+}
+
+func readBody(s *rediscache.Store, key string, b cache.Body) ([]byte, error) {
+	r, err := s.OpenBody(context.Background(), key, b)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	return io.ReadAll(r)
+}
+
+func TestLongDataAndBodies(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+		s := rediscache.New(rdb, &rediscache.Options{Prefix: redistest.Prefix(t)})
+		data := noise(5 << 20)
+		for i, size := range []int{0, 1, 256 << 10, 256<<10 + 1, 1 << 20, 1<<20 + 1, 5 << 20} {
+			key := fmt.Sprint("key", i)
+			body := writeBody(t, s, key, data[:size])
+			assert.EqualValues(t, size, body.Size)
+			require.True(t, fillWith(t, s, key, 1, cache.Entry{Kind: cache.Value, Data: data[:size], Body: body, TTL: time.Minute}))
+			e, ok, err := s.Get(t.Context(), key)
+			require.NoError(t, err)
+			require.True(t, ok)
+			assert.True(t, bytes.Equal(data[:size], e.Data), size)
+			assert.Equal(t, body, e.Body)
+			got, err := readBody(s, key, e.Body)
+			require.NoError(t, err)
+			assert.True(t, bytes.Equal(data[:size], got), size)
+			_, err = readBody(s, key+"x", e.Body)
+			if size > 0 {
+				assert.Error(t, err, "a body of another key")
+			}
+		}
+		many, err := s.GetMany(t.Context(), []string{"key6", "none", "key3"})
+		require.NoError(t, err)
+		assert.Len(t, many[0].Data, 5<<20)
+		assert.Len(t, many[2].Data, 256<<10+1)
+		assert.Zero(t, s.Damaged())
+	})
+}
+
+// TestDamagedChunks breaks each chunk in each way. Nobody may ever get other
+// bytes than were stored.
+func TestDamagedChunks(t *testing.T) {
+	rdb := redistest.Standalone(t).Client(t)
+	const chunk = 1 << 10
+	data := noise(5*chunk + 100)
+	damage := map[string]func(t *testing.T, keys []string, i int){
+		"missing": func(t *testing.T, keys []string, i int) { require.NoError(t, rdb.Del(t.Context(), keys[i]).Err()) },
+		"flipped": func(t *testing.T, keys []string, i int) {
+			b, err := rdb.Get(t.Context(), keys[i]).Bytes()
+			require.NoError(t, err)
+			b = bytes.Clone(b)
+			b[len(b)/2] ^= 1
+			require.NoError(t, rdb.Set(t.Context(), keys[i], b, time.Minute).Err())
+		},
+		"swapped": func(t *testing.T, keys []string, i int) {
+			next := keys[(i+1)%len(keys)]
+			require.NoError(t, rdb.Rename(t.Context(), keys[i], "spare"+keys[i]).Err())
+			require.NoError(t, rdb.Rename(t.Context(), next, keys[i]).Err())
+			require.NoError(t, rdb.Rename(t.Context(), "spare"+keys[i], next).Err())
+		},
+		"cut": func(t *testing.T, keys []string, i int) {
+			b, err := rdb.Get(t.Context(), keys[i]).Bytes()
+			require.NoError(t, err)
+			require.NoError(t, rdb.Set(t.Context(), keys[i], b[:len(b)-1], time.Minute).Err())
+		},
+		"of another type": func(t *testing.T, keys []string, i int) {
+			require.NoError(t, rdb.Del(t.Context(), keys[i]).Err())
+			require.NoError(t, rdb.RPush(t.Context(), keys[i], "x").Err())
+		},
+	}
+	for name, damage := range damage {
+		t.Run(name, func(t *testing.T) {
+			for i := range 6 {
+				options := &rediscache.Options{Prefix: redistest.Prefix(t), ChunkBytes: chunk}
+				s := rediscache.New(rdb, options)
+				body := writeBody(t, s, "body", data)
+				var keys []string
+				for n := range 6 {
+					for _, k := range keysOf(t, rdb, options.Prefix) {
+						if strings.HasSuffix(k, fmt.Sprint(":", n)) {
+							keys = append(keys, k)
+						}
+					}
+				}
+				require.Len(t, keys, 6)
+				damage(t, keys, i)
+				got, err := readBody(s, "body", body)
+				require.Error(t, err)
+				assert.True(t, bytes.HasPrefix(data, got), "chunk %d", i)
+
+				require.True(t, fill(t, s, "data", 1, string(data)))
+				entry := ""
+				for _, k := range keysOf(t, rdb, options.Prefix) {
+					if strings.HasSuffix(k, "}") && rdb.StrLen(t.Context(), k).Val() > 100 {
+						entry = k
+					}
+				}
+				var chunks []string
+				for n := range 6 {
+					for _, k := range keysOf(t, rdb, entry) {
+						if strings.HasSuffix(k, fmt.Sprint(":", n)) {
+							chunks = append(chunks, k)
+						}
+					}
+				}
+				require.Len(t, chunks, 6)
+				damage(t, chunks, i)
+				assert.Empty(t, get(t, s, "data"))
+				assert.EqualValues(t, 1, s.Damaged())
+				require.True(t, fill(t, s, "data", 2, "new"), "damage must not be in the way of the next fill")
+			}
+		})
+	}
+}
+
+// Chunks live as long as their entry, and a minute more for who is reading.
+func TestChunksLiveAsLongAsTheirEntry(t *testing.T) {
+	rdb := redistest.Standalone(t).Client(t)
+	options := &rediscache.Options{Prefix: redistest.Prefix(t), ChunkBytes: 1 << 10}
+	s := rediscache.New(rdb, options)
+	data := noise(3000)
+	body := writeBody(t, s, "key", data)
+	chunks := func() (left []time.Duration) {
+		for _, k := range keysOf(t, rdb, options.Prefix) {
+			if i := strings.LastIndex(k, "}:"); i >= 0 && strings.Count(k[i:], ":") == 2 {
+				left = append(left, rdb.PTTL(t.Context(), k).Val())
+			}
+		}
+		return left
+	}
+	all := func(want time.Duration, n int) {
+		t.Helper()
+		left := chunks()
+		assert.Len(t, left, n)
+		for _, l := range left {
+			assert.InDelta(t, want.Seconds(), l.Seconds(), 5)
+		}
+	}
+	all(time.Hour+time.Minute, 3)
+	long := cache.Entry{Kind: cache.Value, Data: data, Body: body, TTL: 2 * time.Hour, StaleFor: time.Hour}
+	require.True(t, fillWith(t, s, "key", 1, long))
+	all(3*time.Hour+time.Minute, 6)
+
+	// Replaced by an entry with the same body: only the data is given up.
+	e, _, err := s.Get(t.Context(), "key")
+	require.NoError(t, err)
+	b, err := s.Begin(t.Context(), "key", cache.Filling{Token: 2, TTL: time.Minute, Seen: e.Version})
+	require.NoError(t, err)
+	require.Equal(t, cache.Begun, b.Outcome)
+	stored, err := s.Fill(t.Context(), "key", b.Ticket, cache.Entry{Kind: cache.Value, Body: body, TTL: 2 * time.Hour, StaleFor: time.Hour})
+	require.NoError(t, err)
+	require.True(t, stored)
+	var long3, short3 int
+	for _, l := range chunks() {
+		if l > time.Hour {
+			long3++
+		} else {
+			short3++
+		}
+	}
+	assert.Equal(t, []int{3, 3}, []int{long3, short3})
+
+	// Purged while somebody reads.
+	r, err := s.OpenBody(t.Context(), "key", body)
+	require.NoError(t, err)
+	purge(t, s, cache.Purge{Keys: []string{"key"}})
+	all(time.Minute, 6)
+	got, err := io.ReadAll(r)
+	require.NoError(t, err)
+	assert.True(t, bytes.Equal(data, got))
+
+	// Refused: what was written for it is given up.
+	late := begin(t, s, "key", 10)
+	purge(t, s, cache.Purge{Keys: []string{"key"}})
+	stored, err = s.Fill(t.Context(), "key", late, long)
+	require.NoError(t, err)
+	require.False(t, stored)
+	all(time.Minute, 9)
+
+	// Replaced by a write.
+	require.True(t, fillWith(t, s, "key", 11, long))
+	w, err := s.BeginWrite(t.Context(), "key", time.Minute)
+	require.NoError(t, err)
+	_, err = s.Write(t.Context(), "key", w, cache.Entry{Kind: cache.Value, TTL: time.Hour})
+	require.NoError(t, err)
+	all(time.Minute, 12)
+}
+
+func TestAnEntryWithoutItsBodyIsNotStored(t *testing.T) {
+	rdb := redistest.Standalone(t).Client(t)
+	options := &rediscache.Options{Prefix: redistest.Prefix(t), ChunkBytes: 1 << 10}
+	s := rediscache.New(rdb, options)
+	body := writeBody(t, s, "key", noise(3000))
+	for _, k := range keysOf(t, rdb, options.Prefix) {
+		if strings.HasSuffix(k, ":1") {
+			require.NoError(t, rdb.Del(t.Context(), k).Err())
+		}
+	}
+	assert.False(t, fillWith(t, s, "key", 1, cache.Entry{Kind: cache.Value, Body: body, TTL: time.Hour}))
+	_, err := s.Fill(t.Context(), "key", begin(t, s, "key", 2), cache.Entry{Kind: cache.Value, Body: cache.Body{ID: "foreign"}, TTL: time.Hour})
+	require.Error(t, err)
+}
+
+func TestAnAbortedBodyIsRemoved(t *testing.T) {
+	rdb := redistest.Standalone(t).Client(t)
+	options := &rediscache.Options{Prefix: redistest.Prefix(t), ChunkBytes: 1 << 10}
+	s := rediscache.New(rdb, options)
+	ctx, cancel := context.WithCancel(t.Context())
+	w, err := s.CreateBody(ctx, "key", time.Hour)
+	require.NoError(t, err)
+	_, err = w.Write(make([]byte, 3<<20))
+	require.NoError(t, err)
+	require.NotEmpty(t, keysOf(t, rdb, options.Prefix))
+	cancel()
+	_, err = w.Finish()
+	require.ErrorIs(t, err, context.Canceled)
+	w.Abort()
+	w.Abort()
+	assert.Empty(t, keysOf(t, rdb, options.Prefix))
+	_, err = w.Write([]byte("x"))
+	assert.Error(t, err)
+}
+
+// A 100 MB body goes in and out with a few chunks in memory.
+func TestABodyStreams(t *testing.T) {
+	rdb := redistest.NewStandalone(t).Client(t)
+	s := rediscache.New(rdb, nil)
+	const size = 100 << 20
+	source := func() io.Reader {
+		return io.LimitReader(rand.NewChaCha8([32]byte{2}), size)
+	}
+	want := sha256.New()
+	_, err := io.Copy(want, source())
+	require.NoError(t, err)
+
+	peak := watchHeap(t)
+	w, err := s.CreateBody(t.Context(), "key", time.Hour)
+	require.NoError(t, err)
+	_, err = io.Copy(struct{ io.Writer }{w}, source())
+	require.NoError(t, err)
+	body, err := w.Finish()
+	require.NoError(t, err)
+	assert.Less(t, peak(), int64(16<<20), "writing")
+	require.EqualValues(t, size, body.Size)
+	require.True(t, fillWith(t, s, "key", 1, cache.Entry{Kind: cache.Value, Body: body, TTL: time.Minute}))
+
+	peak = watchHeap(t)
+	r, err := s.OpenBody(t.Context(), "key", body)
+	require.NoError(t, err)
+	got := sha256.New()
+	_, err = io.Copy(got, r)
+	require.NoError(t, err)
+	require.NoError(t, r.Close())
+	_, err = r.Read(make([]byte, 1))
+	require.Error(t, err, "closed")
+	require.False(t, errors.Is(err, io.EOF))
+	assert.Less(t, peak(), int64(16<<20), "reading")
+	assert.Equal(t, want.Sum(nil), got.Sum(nil))
+}
+
+// watchHeap returns a function that says by how much the heap has grown at most.
+func watchHeap(t *testing.T) (peak func() int64) {
+	t.Helper()
+	heap := func() int64 {
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	runtime.GC()
+	before := heap()
+	var most atomic.Int64
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			most.Store(max(most.Load(), heap()))
+			select {
+			case <-stop:
+				return
+			case <-time.After(2 * time.Millisecond):
+			}
+		}
+	}()
+	return func() int64 {
+		close(stop)
+		<-stopped
+		t.Logf("the heap has grown by %d KiB", (most.Load()-before)>>10)
+		return most.Load() - before
+	}
+}
+
+func TestCompression(t *testing.T) {
+	rdb := redistest.Standalone(t).Client(t)
+	text := strings.Repeat("compressible ", 1000)
+	for name, test := range map[string]struct {
+		above  int
+		data   string
+		atMost int64
+		least  int64
+	}{
+		"text":         {0, text, 1000, 0},
+		"short":        {0, text[:1024], 2000, 1024},
+		"a bound":      {100, text[:1024], 500, 0},
+		"never":        {-1, text, 20_000, 13_000},
+		"not smaller":  {0, string(noise(5000)), 6000, 5000},
+		"nothing at 1": {1, "", 500, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			options := &rediscache.Options{Prefix: redistest.Prefix(t), CompressAbove: test.above, TierBytes: -1}
+			s := rediscache.New(rdb, options)
+			require.True(t, fill(t, s, "key", 1, test.data))
+			assert.Equal(t, test.data, get(t, s, "key"))
+			size := rdb.StrLen(t.Context(), entryKey(t, rdb, options.Prefix)).Val()
+			assert.LessOrEqual(t, size, test.atMost)
+			assert.GreaterOrEqual(t, size, test.least)
+		})
+	}
+}

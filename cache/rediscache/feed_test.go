@@ -1,0 +1,387 @@
+package rediscache_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/herdless/herdless/cache"
+	"github.com/herdless/herdless/cache/rediscache"
+	"github.com/herdless/herdless/internal/redistest"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+)
+
+const (
+	atLongest = 10 * time.Second
+	// defaultStale is the default of Options.Staleness, leeway what a busy machine adds.
+	defaultStale = time.Second
+	leeway       = 500 * time.Millisecond
+)
+
+func tagged(data string) cache.Entry {
+	return cache.Entry{Kind: cache.Value, Data: []byte(data), TTL: time.Minute, StaleFor: time.Minute, Tags: []string{"tag"}}
+}
+
+// warm reads until the store's tier may be relied on.
+func warm(t *testing.T, s *rediscache.Store) {
+	t.Helper()
+	require.Eventually(t, func() bool { s.Peek(""); return s.Fresh() }, atLongest, time.Millisecond)
+}
+
+// inTier lets the store read key until it has it in its tier.
+func inTier(t *testing.T, s *rediscache.Store, key string) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		_, _, err := s.Get(t.Context(), key)
+		require.NoError(t, err)
+		e, ok := s.Peek(key)
+		return ok && e.Local && e.Memo != nil
+	}, atLongest, time.Millisecond)
+}
+
+// Whatever one process does reaches the tier of another one at once.
+func TestOthersSeeWhatOneDoes(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+		options := &rediscache.Options{Prefix: redistest.Prefix(t)}
+		one, other := rediscache.New(rdb, options), rediscache.New(rdb, options)
+		var token uint64
+		for _, p := range []cache.Purge{
+			{Keys: []string{"key"}},
+			{Tags: []string{"tag"}},
+			{Prefixes: []string{"k"}},
+			{All: true},
+			{Keys: []string{"key"}, Soft: true},
+			{Tags: []string{"tag"}, Soft: true},
+			{Prefixes: []string{"k"}, Soft: true},
+			{All: true, Soft: true},
+		} {
+			token++
+			require.True(t, fillWith(t, one, "key", token, tagged("old")))
+			inTier(t, other, "key")
+			purge(t, one, p)
+			require.Eventually(t, func() bool { e, ok := other.Peek("key"); return !ok || e.TTL <= 0 }, 200*time.Millisecond, time.Millisecond, "%+v", p)
+			e, ok, err := other.Get(t.Context(), "key")
+			require.NoError(t, err)
+			assert.Equal(t, p.Soft, ok, "%+v", p)
+			assert.LessOrEqual(t, e.TTL, time.Duration(0), "%+v", p)
+			purge(t, one, cache.Purge{Keys: []string{"key"}})
+		}
+
+		require.True(t, fillWith(t, one, "key", token+1, tagged("old")))
+		inTier(t, other, "key")
+		w, err := one.BeginWrite(t.Context(), "key", time.Minute)
+		require.NoError(t, err)
+		stored, err := one.Write(t.Context(), "key", w, tagged("new"))
+		require.NoError(t, err)
+		require.True(t, stored)
+		require.Eventually(t, func() bool { return get(t, other, "key") == "new" }, 200*time.Millisecond, time.Millisecond)
+	})
+}
+
+func TestWhatAStoreStoresIsInItsTier(t *testing.T) {
+	proxy := redistest.NewProxy(t, redistest.Standalone(t).Addr())
+	rdb := redis.NewClient(&redis.Options{Addr: proxy.Addr()})
+	defer rdb.Close()
+	s := rediscache.New(rdb, &rediscache.Options{Prefix: redistest.Prefix(t)})
+	warm(t, s)
+	require.True(t, fillWith(t, s, "key", 1, tagged("filled")))
+	filled, ok := s.Peek("key")
+	require.True(t, ok)
+	assert.Equal(t, "filled", string(filled.Data))
+	assert.True(t, filled.Local)
+	assert.Nil(t, filled.Tags)
+	filled.Memo.Store("decoded")
+	again, _, err := s.Get(t.Context(), "key")
+	require.NoError(t, err)
+	assert.Equal(t, "decoded", again.Memo.Load())
+
+	w, err := s.BeginWrite(t.Context(), "key", time.Minute)
+	require.NoError(t, err)
+	_, err = s.Write(t.Context(), "key", w, tagged("written"))
+	require.NoError(t, err)
+	written, ok := s.Peek("key")
+	require.True(t, ok)
+	assert.Equal(t, "written", string(written.Data))
+	assert.Nil(t, written.Memo.Load())
+	assert.NotEqual(t, filled.Version, written.Version)
+	// The version is that in Redis: it serves as Seen.
+	b, err := s.Begin(t.Context(), "key", cache.Filling{Token: 5, TTL: time.Minute, Seen: written.Version})
+	require.NoError(t, err)
+	assert.Equal(t, cache.Begun, b.Outcome)
+	// While a write is under way the limit counts in the tier, too.
+	w, err = s.BeginWrite(t.Context(), "key", time.Minute)
+	require.NoError(t, err)
+	purge(t, s, cache.Purge{Keys: []string{"key"}})
+	require.True(t, fillWith(t, s, "key", 6, tagged("limited")))
+	limited, ok := s.Peek("key")
+	require.True(t, ok)
+	assert.LessOrEqual(t, limited.TTL+limited.StaleFor, time.Second)
+	b, err = s.Begin(t.Context(), "key", cache.Filling{Token: 7, TTL: time.Minute, Seen: limited.Version})
+	require.NoError(t, err)
+	assert.Equal(t, cache.Begun, b.Outcome)
+}
+
+func TestTheTierIsBounded(t *testing.T) {
+	rdb := redistest.Standalone(t).Client(t)
+	s := rediscache.New(rdb, &rediscache.Options{Prefix: redistest.Prefix(t), TierBytes: 160_000, CompressAbove: -1})
+	warm(t, s)
+	require.True(t, fill(t, s, "large", 1, string(make([]byte, 10_000))))
+	_, ok := s.Peek("large")
+	assert.False(t, ok, "more than a sixteenth")
+	const entries = 100
+	for i := range entries {
+		require.True(t, fill(t, s, fmt.Sprint(i), 1, string(make([]byte, 5_000))))
+	}
+	held := 0
+	for i := range entries {
+		if _, ok := s.Peek(fmt.Sprint(i)); ok {
+			held++
+		}
+	}
+	assert.LessOrEqual(t, held, 32)
+	assert.Positive(t, held)
+}
+
+// pair is a store behind a proxy that can be cut off, and one that cannot. The
+// first one has "key" in its tier.
+func pair(t *testing.T) (s, other *rediscache.Store, proxy *redistest.Proxy) {
+	t.Helper()
+	server := redistest.Standalone(t)
+	proxy = redistest.NewProxy(t, server.Addr())
+	rdb := redis.NewClient(&redis.Options{Addr: proxy.Addr(), ContextTimeoutEnabled: true, ReadTimeout: 200 * time.Millisecond})
+	t.Cleanup(func() { _ = rdb.Close() })
+	options := &rediscache.Options{Prefix: redistest.Prefix(t)}
+	s, other = rediscache.New(rdb, options), rediscache.New(server.Client(t), options)
+	require.True(t, fillWith(t, other, "key", 1, tagged("old")))
+	inTier(t, s, "key")
+	return s, other, proxy
+}
+
+// readOld reads key from s for so long, and returns when it had the old value for
+// the last time.
+func readOld(t *testing.T, s *rediscache.Store, during time.Duration) time.Time {
+	var last time.Time
+	for began := time.Now(); time.Since(began) < during; time.Sleep(time.Millisecond) {
+		if e, ok := s.Peek("key"); ok && string(e.Data) == "old" {
+			last = time.Now()
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		if e, ok, err := s.Get(ctx, "key"); err == nil && ok && string(e.Data) == "old" {
+			last = time.Now()
+		}
+		cancel()
+	}
+	return last
+}
+
+func TestAStoreThatIsCutOffStopsTrustingItsTier(t *testing.T) {
+	changes := map[string]func(t *testing.T, other *rediscache.Store){
+		"key": func(t *testing.T, other *rediscache.Store) { purge(t, other, cache.Purge{Keys: []string{"key"}}) },
+		"tag": func(t *testing.T, other *rediscache.Store) { purge(t, other, cache.Purge{Tags: []string{"tag"}}) },
+		"write": func(t *testing.T, other *rediscache.Store) {
+			w, err := other.BeginWrite(t.Context(), "key", time.Minute)
+			require.NoError(t, err)
+			_, err = other.Write(t.Context(), "key", w, tagged("new"))
+			require.NoError(t, err)
+		},
+	}
+	faults := map[string]struct{ begin, end func(p *redistest.Proxy) }{
+		"hung":    {func(p *redistest.Proxy) { p.Blackhole(true) }, func(p *redistest.Proxy) { p.Blackhole(false) }},
+		"refused": {func(p *redistest.Proxy) { p.Refuse(true) }, func(p *redistest.Proxy) { p.Refuse(false) }},
+	}
+	for changed, change := range changes {
+		for broken, fault := range faults {
+			t.Run(changed+" "+broken, func(t *testing.T) {
+				t.Parallel()
+				s, other, proxy := pair(t)
+				fault.begin(proxy)
+				change(t, other)
+				at := time.Now()
+				last := readOld(t, s, 3*time.Second)
+				if !last.IsZero() {
+					assert.Less(t, last.Sub(at), defaultStale+leeway)
+				}
+				fault.end(proxy)
+				assert.Zero(t, readOld(t, s, 300*time.Millisecond), "when it is over")
+				require.True(t, fillWith(t, other, "another", 1, tagged("data")))
+				inTier(t, s, "another")
+				purge(t, other, cache.Purge{Tags: []string{"tag"}})
+				require.Eventually(t, func() bool { _, ok := s.Peek("another"); return !ok }, atLongest, time.Millisecond)
+			})
+		}
+	}
+}
+
+// deafConn is a connection that a subscription was sent on, and that hears
+// nothing any more when it is told so.
+type deafConn struct {
+	net.Conn
+	deaf       *atomic.Bool
+	subscribed atomic.Bool
+}
+
+func (c *deafConn) Write(p []byte) (int, error) {
+	if len(p) > 20 && string(p[:13]) == "*2\r\n$9\r\nsubsc" {
+		c.subscribed.Store(true)
+	}
+	return c.Conn.Write(p)
+}
+
+func (c *deafConn) Read(p []byte) (int, error) {
+	for {
+		n, err := c.Conn.Read(p)
+		if err != nil || !c.subscribed.Load() || !c.deaf.Load() {
+			return n, err
+		}
+	}
+}
+
+func TestLostMessagesAreNoticed(t *testing.T) {
+	server := redistest.Standalone(t)
+	var deaf atomic.Bool
+	rdb := redis.NewClient(&redis.Options{Addr: server.Addr(), Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := new(net.Dialer).DialContext(ctx, network, addr)
+		return &deafConn{Conn: c, deaf: &deaf}, err
+	}})
+	defer rdb.Close()
+	options := &rediscache.Options{Prefix: redistest.Prefix(t)}
+	s, other := rediscache.New(rdb, options), rediscache.New(server.Client(t), options)
+	for round, p := range []cache.Purge{{Keys: []string{"key"}}, {All: true}} {
+		require.True(t, fillWith(t, other, "key", uint64(round+1), tagged("old")))
+		inTier(t, s, "key")
+		deaf.Store(true)
+		purge(t, other, p)
+		at := time.Now()
+		last := readOld(t, s, 2*time.Second)
+		require.False(t, last.IsZero(), "it was told after all")
+		assert.Less(t, last.Sub(at), defaultStale+leeway)
+		deaf.Store(false)
+		// The subscription is replaced, so that messages come at once again.
+		require.True(t, fillWith(t, other, "key", uint64(round+10), tagged("new")))
+		inTier(t, s, "key")
+		require.Eventually(t, func() bool {
+			purge(t, other, cache.Purge{Keys: []string{"key"}})
+			time.Sleep(50 * time.Millisecond)
+			_, ok := s.Peek("key")
+			if !ok {
+				return true
+			}
+			inTier(t, s, "key")
+			return false
+		}, atLongest, time.Millisecond)
+	}
+}
+
+// holdGet lets the answer to one GET wait.
+type holdGet struct {
+	armed     atomic.Bool
+	got, free chan struct{}
+}
+
+func (h *holdGet) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (h *holdGet) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (h *holdGet) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		err := next(ctx, cmds)
+		if cmds[len(cmds)-1].Name() == "get" && h.armed.CompareAndSwap(true, false) {
+			close(h.got)
+			<-h.free
+		}
+		return err
+	}
+}
+
+// A value that was read before it was purged, and arrives after that, must not
+// get into the tier, from where nobody would remove it.
+func TestALateReadDoesNotGetIntoTheTier(t *testing.T) {
+	ways := map[string]func(t *testing.T, s, other cache.Store){
+		"purged by another": func(t *testing.T, s, other cache.Store) {
+			require.True(t, fillWith(t, other, "sign", 1, tagged("x")))
+			inTier(t, s.(*rediscache.Store), "sign")
+			purge(t, other, cache.Purge{Keys: []string{"key", "sign"}})
+			require.Eventually(t, func() bool { _, ok := s.Peek("sign"); return !ok }, atLongest, time.Millisecond)
+		},
+		"purged":          func(t *testing.T, s, _ cache.Store) { purge(t, s, cache.Purge{Keys: []string{"key"}}) },
+		"everything gone": func(t *testing.T, s, _ cache.Store) { purge(t, s, cache.Purge{All: true}) },
+		"written": func(t *testing.T, s, _ cache.Store) {
+			w, err := s.BeginWrite(t.Context(), "key", time.Minute)
+			require.NoError(t, err)
+			_, err = s.Write(t.Context(), "key", w, cache.Entry{})
+			require.NoError(t, err)
+		},
+	}
+	for name, way := range ways {
+		t.Run(name, func(t *testing.T) {
+			server := redistest.Standalone(t)
+			rdb := server.Client(t)
+			options := &rediscache.Options{Prefix: redistest.Prefix(t)}
+			s, other := rediscache.New(rdb, options), rediscache.New(server.Client(t), options)
+			warm(t, s)
+			require.True(t, fillWith(t, other, "key", 1, tagged("old")))
+			hold := &holdGet{got: make(chan struct{}), free: make(chan struct{})}
+			hold.armed.Store(true)
+			rdb.AddHook(hold)
+			done := make(chan error, 1)
+			go func() {
+				_, _, err := s.Get(context.Background(), "key")
+				done <- err
+			}()
+			<-hold.got
+			way(t, s, other)
+			close(hold.free)
+			require.NoError(t, <-done)
+			_, ok := s.Peek("key")
+			assert.False(t, ok)
+			assert.Empty(t, get(t, s, "key"))
+		})
+	}
+}
+
+func TestNothingIsLeftWhenNobodyReads(t *testing.T) {
+	server := redistest.Standalone(t)
+	rdb := redis.NewClient(&redis.Options{Addr: server.Addr()})
+	before := goleak.IgnoreCurrent()
+	s := rediscache.New(rdb, &rediscache.Options{Prefix: redistest.Prefix(t), Staleness: 50 * time.Millisecond})
+	s.SetLinger(20 * time.Millisecond)
+	for range 2 { // it starts again
+		warm(t, s)
+		goleak.VerifyNone(t, before)
+	}
+	require.NoError(t, rdb.Close())
+}
+
+func TestClosingTheClientEndsTheFeed(t *testing.T) {
+	server := redistest.Standalone(t)
+	before := goleak.IgnoreCurrent()
+	rdb := redis.NewClient(&redis.Options{Addr: server.Addr()})
+	s := rediscache.New(rdb, &rediscache.Options{Prefix: redistest.Prefix(t)})
+	warm(t, s)
+	body, err := s.CreateBody(t.Context(), "key", time.Minute)
+	require.NoError(t, err)
+	require.NoError(t, rdb.Close())
+	goleak.VerifyNone(t, before)
+
+	_, _, getErr := s.Get(t.Context(), "key")
+	_, beginErr := s.Begin(t.Context(), "key", cache.Filling{Token: 1, TTL: time.Minute})
+	_, fillErr := s.Fill(t.Context(), "key", cache.Ticket{}, tagged("data"))
+	_, beginWriteErr := s.BeginWrite(t.Context(), "key", time.Minute)
+	_, writeErr := s.Write(t.Context(), "key", cache.Ticket{}, tagged("data"))
+	_, _ = body.Write([]byte("data"))
+	_, finishErr := body.Finish()
+	for name, err := range map[string]error{
+		"Get": getErr, "Begin": beginErr, "Fill": fillErr, "BeginWrite": beginWriteErr, "Write": writeErr, "Finish": finishErr,
+		"Purge": s.Purge(t.Context(), cache.Purge{Keys: []string{"key"}, All: true}),
+	} {
+		assert.ErrorContains(t, err, "rediscache: ", name)
+		assert.ErrorIs(t, err, redis.ErrClosed, name)
+	}
+	_, ok := s.Peek("key")
+	assert.False(t, ok)
+	goleak.VerifyNone(t, before)
+}

@@ -1,0 +1,179 @@
+package rediscache
+
+import (
+	"context"
+	"time"
+
+	"github.com/herdless/herdless/cache"
+	"github.com/herdless/herdless/cache/internal/purges"
+	"github.com/redis/go-redis/v9"
+)
+
+// Peek implements cache.Store.
+func (s *Store) Peek(key string) (cache.Entry, bool) {
+	s.feed.touch()
+	return s.tier.get(key, &s.log.table)
+}
+
+// Get implements cache.Store with one round trip at most, and some more for data
+// that is longer than a chunk.
+func (s *Store) Get(ctx context.Context, key string) (cache.Entry, bool, error) {
+	entries, err := s.GetMany(ctx, []string{key})
+	if err != nil {
+		return cache.Entry{}, false, err
+	}
+	return entries[0], entries[0].Kind != 0, nil
+}
+
+// GetMany implements cache.Store with one round trip at most, and some more for
+// data that is longer than a chunk. Round trips do not grow with the keys, but on
+// a Cluster each node is asked.
+func (s *Store) GetMany(ctx context.Context, keys []string) ([]cache.Entry, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fault(ctx, "get", err)
+	}
+	entries := make([]cache.Entry, len(keys))
+	var missing []int
+	for i, key := range keys {
+		// A stale one may have been replaced since.
+		if e, ok := s.Peek(key); ok && e.TTL > 0 {
+			entries[i] = e
+		} else {
+			missing = append(missing, i)
+		}
+	}
+	if len(missing) == 0 {
+		return entries, nil
+	}
+	ask := make([]string, len(missing))
+	for i, at := range missing {
+		ask[i] = keys[at]
+	}
+	found, err := s.read(ctx, ask)
+	if err != nil {
+		return nil, fault(ctx, "get", err)
+	}
+	for i, f := range found {
+		e, ok, err := s.judge(ctx, f)
+		if err != nil {
+			return nil, fault(ctx, "get", err)
+		}
+		if ok {
+			entries[missing[i]] = e
+		}
+	}
+	return entries, nil
+}
+
+// finding is what was found in Redis where the entry under key should be.
+type finding struct {
+	key   string
+	bytes []byte // nil: nothing
+	left  time.Duration
+	mark  mark
+	sent  time.Time // when it was asked for
+}
+
+// noEnd is the time left of a key without a TTL.
+const noEnd = -1
+
+// pttl returns a script's answer to PTTL as go-redis would.
+func pttl(ms int64) time.Duration {
+	if ms < 0 {
+		return time.Duration(ms)
+	}
+	return time.Duration(ms) * time.Millisecond
+}
+
+// read asks for what is under the keys. Afterwards the purge log is up to date.
+func (s *Store) read(ctx context.Context, keys []string) ([]finding, error) {
+	found := make([]finding, len(keys))
+	left := make([]*redis.DurationCmd, len(keys))
+	value := make([]*redis.StringCmd, len(keys))
+	steps, cmds := []step(nil), []*redis.Cmd(nil)
+	if !s.feed.fresh() {
+		steps = []step{s.log.sync()}
+	}
+	for i, key := range keys {
+		found[i].key, found[i].mark = key, s.tier.mark(key)
+	}
+	sent := time.Now()
+	// The time left is asked for first. If another entry is stored between
+	// the two, this one looks older than it is, never younger.
+	_, _ = s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for _, st := range steps {
+			cmds = append(cmds, st.script.EvalSha(ctx, p, st.keys, st.args...))
+		}
+		for i, key := range keys {
+			name := s.entryName(key)
+			left[i] = p.PTTL(ctx, name)
+			value[i] = p.Get(ctx, name)
+		}
+		return nil
+	})
+	if len(steps) > 0 {
+		answers, err := s.answers(ctx, steps, cmds)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := s.caughtUp(ctx, answers[0]); err != nil {
+			return nil, err
+		}
+	}
+	for i := range found {
+		b, err := value[i].Bytes()
+		switch {
+		case isNil(err):
+			continue
+		case isWrongType(err):
+			s.damaged.Add(1)
+			continue
+		case err != nil:
+			return nil, err
+		}
+		if err := left[i].Err(); err != nil {
+			return nil, err
+		}
+		found[i].bytes, found[i].left, found[i].sent = b, left[i].Val(), sent
+	}
+	return found, nil
+}
+
+// judge returns the entry that was found, if it is one and no purge has reached
+// it, with its data.
+func (s *Store) judge(ctx context.Context, f finding) (cache.Entry, bool, error) {
+	if f.bytes == nil {
+		return cache.Entry{}, false, nil
+	}
+	e, ok := decode(f.key, f.bytes)
+	switch {
+	case !ok, f.left == noEnd: // then it is not ours
+		s.damaged.Add(1)
+		return cache.Entry{}, false, nil
+	case f.left <= 0: // it came after its time left was asked for
+		return cache.Entry{}, false, nil
+	}
+	verdict := s.log.table.Verdict(f.key, e.tags, e.epoch)
+	if verdict == purges.Gone {
+		return cache.Entry{}, false, nil
+	}
+	data := e.inline
+	if e.chunks > 0 {
+		var err error
+		if data, err = s.loadChunks(ctx, f.key, e.dataID, e.chunks, int64(e.size)); err != nil && !isIncomplete(err) {
+			return cache.Entry{}, false, err
+		}
+	}
+	if !e.unpack(data) {
+		s.damaged.Add(1)
+		return cache.Entry{}, false, nil
+	}
+	e.since(f.left, isSoft(e.Version))
+	// The table's purges are looked at anew at each read of the tier.
+	s.tier.put(f.key, &e, f.sent, f.mark)
+	if verdict == purges.Stale && e.TTL > 0 {
+		e.StaleFor += e.TTL
+		e.TTL = 0
+	}
+	return e.Entry, true, nil
+}
