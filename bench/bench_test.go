@@ -3,6 +3,7 @@ package bench
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -85,8 +86,65 @@ func BenchmarkCachedPage(b *testing.B) {
 		}
 	})
 	b.Run("herdless on Redis", func(b *testing.B) {
+		serveInLoop(b, cached(rediscache.New(rdb, fromRedis(b))), nil)
+	})
+	b.Run("herdless in process over Redis", func(b *testing.B) {
 		serveInLoop(b, cached(rediscache.New(rdb, &rediscache.Options{Prefix: redistest.Prefix(b)})), nil)
 	})
+}
+
+// fromRedis are the options of a store that reads everything from Redis, as it
+// would be read without herdless.
+func fromRedis(b *testing.B) *rediscache.Options {
+	return &rediscache.Options{Prefix: redistest.Prefix(b), TierBytes: -1, CompressAbove: -1}
+}
+
+// BenchmarkCachedValue reads a struct that is cached as 1 kB of JSON.
+func BenchmarkCachedValue(b *testing.B) {
+	type article struct{ Title, Text string }
+	value := article{Title: "title", Text: string(bytes.Repeat([]byte("text "), 200))}
+	rdb := redistest.Standalone(b).Client(b)
+	b.Run("raw GET and JSON", func(b *testing.B) {
+		key := redistest.Prefix(b) + "key"
+		data, err := json.Marshal(value)
+		if err != nil {
+			b.Fatal(err)
+		}
+		rdb.Set(b.Context(), key, data, time.Hour)
+		b.ReportAllocs()
+		for b.Loop() {
+			data, err := rdb.Get(context.Background(), key).Bytes()
+			if err == nil {
+				err = json.Unmarshal(data, &article{})
+			}
+			if err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	for name, store := range map[string]cache.Store{
+		"herdless in process":            cache.NewMemoryStore(nil),
+		"herdless on Redis":              rediscache.New(rdb, fromRedis(b)),
+		"herdless in process over Redis": rediscache.New(rdb, &rediscache.Options{Prefix: redistest.Prefix(b)}),
+	} {
+		b.Run(name, func(b *testing.B) {
+			engine, err := cache.New(store, nil)
+			if err != nil {
+				b.Fatal(err)
+			}
+			articles, err := cache.For[article](engine, "article", cache.Policy{TTL: time.Hour})
+			if err != nil {
+				b.Fatal(err)
+			}
+			load := func(context.Context, string) (article, error) { return value, nil }
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := articles.Get(context.Background(), "1", load); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
 }
 
 // BenchmarkSessionRead reads one value of a session.

@@ -90,18 +90,18 @@ func ForCodec[V any](engine *Engine, name string, p Policy, codec Codec[V]) (*Na
 // another one's was waited for; ErrWaitTimeout; or the cause of ctx's end. Trouble
 // with the store is no error.
 func (n *Namespace[V]) Get(ctx context.Context, key string, load Loader[V]) (V, error) {
-	j := n.job(key, n.contained(key, load))
-	if entry, ok := n.engine.store.Peek(j.key); ok {
-		switch n.judge(entry) {
-		case useAndRefresh:
-			n.engine.refresh(ctx, j, entry)
-			fallthrough
-		case use:
-			n.engine.hit(ctx, j.key, entry)
+	full := n.prefix + key
+	if entry, ok := n.engine.store.Peek(full); ok {
+		v := n.judge(entry)
+		if v == useAndRefresh {
+			n.engine.refresh(ctx, n.job(key, n.contained(key, load)), entry)
+		}
+		if v >= useAndRefresh {
+			n.engine.hit(ctx, full, entry)
 			return n.value(entry)
 		}
 	}
-	return n.get(ctx, j)
+	return n.get(ctx, n.job(key, n.contained(key, load)))
 }
 
 func (n *Namespace[V]) get(ctx context.Context, j *job) (V, error) {
