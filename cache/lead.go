@@ -19,7 +19,7 @@ func (e *Engine) lead(ctx context.Context, f *flight, j *job, patience <-chan ti
 		return result, nil
 	case ctx.Err() != nil:
 		return Result{}, ended(ctx)
-	case err == nil:
+	case err == nil && !j.background:
 		e.happened(ctx, Event{Kind: Missed, Key: j.key})
 	}
 	if failure := l.failedLately(); failure != nil {

@@ -226,17 +226,22 @@ func (b *batch[V]) run(members []*member[V]) {
 		defer stop()
 	}
 	ctx, added := withAdditions(ctx)
-	values, err := b.callContained(ctx, keys)
-	for _, m := range members {
-		o := loadedValue[V]{added: added, err: err}
-		if err == nil {
-			v, ok := values[m.key]
-			if o.value = v; !ok {
-				o.err = ErrNotFound
+	var values map[string]V
+	err := errLoadExited
+	// Deferred: also if the loader ends its goroutine.
+	defer func() {
+		for _, m := range members {
+			o := loadedValue[V]{added: added, err: err}
+			if err == nil {
+				v, ok := values[m.key]
+				if o.value = v; !ok {
+					o.err = ErrNotFound
+				}
 			}
+			m.outcome <- o
 		}
-		m.outcome <- o
-	}
+	}()
+	values, err = b.callContained(ctx, keys)
 }
 
 func (b *batch[V]) callContained(ctx context.Context, keys []string) (values map[string]V, err error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 )
@@ -53,8 +54,8 @@ type PanicError struct {
 
 func (e *PanicError) Error() string { return fmt.Sprintf("cache: the load panicked: %v", e.Value) }
 
-// For returns the namespace called name on engine, with the values' DefaultCodec.
-// Two programs, or two parts of one, that use the same name on the same store
+// For returns the namespace called name on engine, with the values' DefaultCodec. A
+// name is letters, digits, '-', '_' and '.', and begins with a letter. Two programs, or two parts of one, that use the same name on the same store
 // share its values. All that is wrong with the arguments is reported in one error.
 func For[V any](engine *Engine, name string, p Policy) (*Namespace[V], error) {
 	return ForCodec(engine, name, p, DefaultCodec[V]())
@@ -66,8 +67,8 @@ func ForCodec[V any](engine *Engine, name string, p Policy, codec Codec[V]) (*Na
 	if engine == nil {
 		faults = append(faults, errors.New("cache: the engine is nil; make one by New"))
 	}
-	if name == "" {
-		faults = append(faults, errors.New("cache: the name of the namespace is empty"))
+	if !nameIsValid(name) {
+		faults = append(faults, fmt.Errorf("cache: the name of the namespace is %q, it must be letters, digits, '-', '_' and '.', and begin with a letter", name))
 	}
 	if codec == nil {
 		faults = append(faults, errors.New("cache: the codec is nil; DefaultCodec is one"))
@@ -80,6 +81,18 @@ func ForCodec[V any](engine *Engine, name string, p Policy, codec Codec[V]) (*Na
 	p.Backoff = defaulted(p.Backoff, defaultBackoff)
 	p.WriteTimeout = defaulted(p.WriteTimeout, defaultWriteTimeout)
 	return &Namespace[V]{engine: engine, prefix: name + ":", policy: p, codec: codec}, nil
+}
+
+// nameIsValid reports that no key of another name can begin with name and a colon,
+// nor one of a response.
+func nameIsValid(name string) bool {
+	for i, c := range name {
+		letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
+		if !letter && (i == 0 || !strings.ContainsRune("0123456789-_.", c)) {
+			return false
+		}
+	}
+	return name != ""
 }
 
 // Get returns the value under key, from the cache or by load (cache-aside). Of all
@@ -253,7 +266,7 @@ func contained(timeout time.Duration, load Load) Load {
 		}
 		done := make(chan outcome, 1)
 		go func() {
-			o := outcome{err: errors.New("cache: the load has ended its goroutine")}
+			o := outcome{err: errLoadExited}
 			defer func() {
 				if p := recover(); p != nil {
 					o = outcome{err: &PanicError{Value: p, Stack: debug.Stack()}}
@@ -270,6 +283,9 @@ func contained(timeout time.Duration, load Load) Load {
 		}
 	}
 }
+
+// errLoadExited is the error of a load that called runtime.Goexit.
+var errLoadExited = errors.New("cache: the load has ended its goroutine")
 
 // loaded runs a Loader and encodes its value.
 func (n *Namespace[V]) loaded(ctx context.Context, key string, load Loader[V]) (Entry, error) {

@@ -112,6 +112,10 @@ func TestThePolicyIsValidated(t *testing.T) {
 	for _, part := range []string{"engine", "name", "TTL", "Jitter", "NegativeTTL", "StaleWhileRevalidate", "StaleIfError", "EarlyRefresh", "LoadTimeout", "SoftLoadTimeout", "WaitTimeout", "Backoff", "WriteTimeout"} {
 		require.ErrorContains(t, err, part)
 	}
+	for _, name := range []string{"a:b", "4", "a b", "ä", "a{b}"} { // keys of two namespaces must differ
+		_, err = cache.For[user](e, name, cache.Policy{TTL: 1})
+		require.ErrorContains(t, err, "name")
+	}
 	_, err = cache.ForCodec[user](e, "user", cache.Policy{TTL: 1}, nil)
 	require.ErrorContains(t, err, "codec")
 }
@@ -759,6 +763,75 @@ func roundTrip[V any](t *testing.T, v V) {
 		require.NoError(t, err)
 		assert.Equal(t, v, got)
 	}
+}
+
+func TestALoadThatEndsItsGoroutine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := namespace(t, newEngines(t, 1, newMemoryStore(t), cache.Options{})[0], cache.Policy{TTL: time.Minute})
+		began := time.Now()
+		_, err := n.Get(t.Context(), "1", func(context.Context, string) (user, error) { runtime.Goexit(); return user{}, nil })
+		require.ErrorContains(t, err, "goroutine")
+		_, err = n.GetMany(t.Context(), []string{"2", "3"}, func(context.Context, []string) (map[string]user, error) { runtime.Goexit(); return nil, nil })
+		require.ErrorContains(t, err, "goroutine")
+		assert.Zero(t, time.Since(began))
+	})
+}
+
+func TestWhatIsObserved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var events []cache.Event
+		var n *cache.Namespace[user]
+		var inside atomic.Bool
+		e := newEngines(t, 1, newMemoryStore(t), cache.Options{Observe: func(ctx context.Context, event cache.Event) {
+			mu.Lock()
+			events = append(events, event)
+			mu.Unlock()
+			if inside.CompareAndSwap(false, true) { // who observes may use the engine
+				_, _ = n.Get(ctx, "inside", (&source{}).load)
+			}
+		}})[0]
+		n = namespace(t, e, cache.Policy{TTL: time.Minute, StaleWhileRevalidate: time.Minute, Backoff: time.Millisecond})
+		_, _ = n.Get(t.Context(), "first", (&source{}).load)
+		synctest.Wait()
+		events = nil
+		var wg sync.WaitGroup
+		for range 2 {
+			wg.Go(func() { _, _ = n.Get(t.Context(), "1", (&source{during: sleep(time.Second)}).load) })
+		}
+		wg.Wait()
+		_, _ = n.Get(t.Context(), "1", nil)
+		_, _ = n.Get(t.Context(), "2", (&source{during: func(context.Context) error { return errSource }}).load)
+		_ = e.PurgeTags(t.Context(), "tag")
+		time.Sleep(90 * time.Second)
+		_, _ = n.Get(t.Context(), "1", (&source{}).load)
+		synctest.Wait()
+		_, _ = n.Get(t.Context(), "3", func(ctx context.Context, _ string) (user, error) { return user{}, n.Delete(ctx, "3") })
+
+		var got []string
+		for _, ev := range events {
+			got = append(got, fmt.Sprintf("%d %s %v %v %v", ev.Kind, ev.Key, ev.Local, ev.Took, ev.Err != nil))
+		}
+		assert.Equal(t, []string{
+			fmt.Sprintf("%d user:1 false 0s false", cache.Missed),
+			fmt.Sprintf("%d user:1 false 1s false", cache.LoadEnded),
+			fmt.Sprintf("%d user:1 false 1s false", cache.WaitEnded),
+			fmt.Sprintf("%d user:1 true 0s false", cache.HitFresh),
+			fmt.Sprintf("%d user:2 false 0s false", cache.Missed),
+			fmt.Sprintf("%d user:2 false 0s true", cache.LoadEnded),
+			fmt.Sprintf("%d  false 0s false", cache.Purged),
+			fmt.Sprintf("%d user:1 true 0s false", cache.HitStale),
+			fmt.Sprintf("%d user:1 false 0s false", cache.LoadEnded),
+			fmt.Sprintf("%d user:3 false 0s false", cache.Missed),
+			fmt.Sprintf("%d  false 0s false", cache.Purged),
+			fmt.Sprintf("%d user:3 false 0s false", cache.LoadEnded),
+			fmt.Sprintf("%d user:3 false 0s false", cache.FillRefused),
+		}, got)
+		stats := e.Stats()
+		assert.EqualValues(t, 1, stats.FillsRefused)
+		assert.EqualValues(t, 1, stats.LoadErrors)
+		assert.EqualValues(t, 2, stats.Purges)
+	})
 }
 
 func TestGetMany(t *testing.T) {
