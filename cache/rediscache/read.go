@@ -36,7 +36,7 @@ func (s *Store) GetMany(ctx context.Context, keys []string) ([]cache.Entry, erro
 	var missing []int
 	for i, key := range keys {
 		// A stale one may have been replaced since.
-		if e, ok := s.Peek(key); ok && e.TTL > 0 {
+		if e, ok := s.Peek(key); ok && e.TTL > 0 { //nolint:contextcheck // the feed outlives the read that starts it
 			entries[i] = e
 		} else {
 			missing = append(missing, i)

@@ -253,12 +253,9 @@ func (s *Store) prepare(ctx context.Context, key string, t cache.Ticket, entry c
 	}
 	if len(chunked) > 0 {
 		w := s.newChunkWriter(ctx, key, e.dataID, e.total)
-		if _, err := w.Write(chunked); err != nil {
-			w.Abort()
-			return stored{}, nil, err
-		}
+		_, _ = w.Write(chunked) // flush fails, too
 		if err := w.flush(); err != nil {
-			w.Abort()
+			w.Abort() //nolint:contextcheck // it has its own, as ctx may be over
 			return stored{}, nil, err
 		}
 	}
