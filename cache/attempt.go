@@ -19,7 +19,7 @@ type attempt struct {
 // attempt tries once to take the lease of the flight's key and to compute under
 // it. What has begun goes on if the caller goes away: others may be waiting.
 func (e *Engine) attempt(ctx context.Context, l *leader) attempt {
-	budget, cancel := context.WithDeadline(context.WithoutCancel(ctx), l.deadline)
+	budget, cancel := context.WithDeadlineCause(context.WithoutCancel(ctx), l.deadline, errBudget)
 	defer cancel()
 	if e.locker == nil {
 		a := e.fill(ctx, budget, l, e.token(), func() {})
@@ -94,7 +94,8 @@ func (e *Engine) lease(budget context.Context, key string) (token uint64, releas
 
 // fill announces a fill under token, computes and stores.
 func (e *Engine) fill(ctx, budget context.Context, l *leader, token uint64, release func()) (a attempt) {
-	asOf := e.asked.Load()
+	began := e.instant()
+	asOf := began.asked
 	var b Beginning
 	err := e.step(budget, "begin", l.j.key, func() (err error) {
 		b, err = e.store.Begin(budget, l.j.key, Filling{Token: token, Seen: l.seen, TTL: fillTTL})
@@ -114,16 +115,18 @@ func (e *Engine) fill(ctx, budget context.Context, l *leader, token uint64, rele
 	failure := finding{}
 	loading := &Loading{kept: true, settle: func(entry Entry) {
 		last := e.asked.Load()
-		stored, err := e.finish(ctx, l.j.key, b.Ticket, entry)
-		if stored || err != nil {
-			// No purge came between Begin and Fill, or the store that it
-			// would have had to reach is away.
+		stored, err := e.finish(ctx, l.j, b.Ticket, entry)
+		switch {
+		case stored: // no purge came between Begin and Fill
 			asOf = last
+		case err != nil: // there is no telling
+			asOf = e.upTo(began)
 		}
 		a.result.Stored = stored
 		if failure.err == nil {
 			e.flights.end(l.f, finding{entry: entry, asOf: asOf, loaded: l.j.detached})
 		} else {
+			failure.asOf = asOf
 			e.flights.end(l.f, failure)
 		}
 		release()
@@ -133,6 +136,7 @@ func (e *Engine) fill(ctx, budget context.Context, l *leader, token uint64, rele
 	outcome := Entry{Kind: Uncacheable, TTL: failureTTL}
 	defer func() { loading.Settle(outcome) }()
 	a.ran, a.result.Source = true, Loaded
+	e.flights.nowLoads(l.f)
 	a.result.Entry, a.err = e.load(ctx, l.j, loading)
 	switch {
 	case a.err == nil:
@@ -147,16 +151,24 @@ func (e *Engine) fill(ctx, budget context.Context, l *leader, token uint64, rele
 	return a
 }
 
+// perMiB is added to the budget of storing for each MiB of data.
+const perMiB = 20 * time.Millisecond
+
 // finish stores the outcome of a load.
-func (e *Engine) finish(ctx context.Context, key string, t Ticket, entry Entry) (stored bool, err error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.storeTimeout)
+func (e *Engine) finish(ctx context.Context, j *job, t Ticket, entry Entry) (stored bool, err error) {
+	if j.slots != nil {
+		j.slots <- struct{}{}
+		defer func() { <-j.slots }()
+	}
+	budget := e.storeTimeout + time.Duration(len(entry.Data)>>20)*perMiB
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), budget, errBudget)
 	defer cancel()
-	err = e.step(ctx, "fill", key, func() (err error) {
-		stored, err = e.store.Fill(ctx, key, t, entry)
+	err = e.step(ctx, "fill", j.key, func() (err error) {
+		stored, err = e.store.Fill(ctx, j.key, t, entry)
 		return err
 	})
 	if err == nil && !stored && entry.TTL > 0 {
-		e.happened(ctx, Event{Kind: FillRefused, Key: key})
+		e.happened(ctx, Event{Kind: FillRefused, Key: j.key})
 	}
 	return stored, err
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 )
 
 // Blobs is a Namespace for values that are too big to be held in memory, such as
@@ -46,8 +47,10 @@ var errDirect = errors.New("cache: the store is away, the value comes straight f
 
 // Get returns the value under key, from the cache or by load, as Namespace.Get
 // does. Reading it is bounded by ctx, and fails if bytes turn out to be missing:
-// what was read up to io.EOF is whole. While the store is away each caller reads
-// from a load of its own.
+// what was read up to io.EOF is whole.
+//
+// While the store is away each caller reads from a load of its own; Get returns
+// then when that has written its first bytes.
 func (b *Blobs) Get(ctx context.Context, key string, load BlobLoader) (*Blob, error) {
 	j := b.values.job(key, contained(b.values.policy.LoadTimeout, func(ctx context.Context, l *Loading) (Entry, error) {
 		return b.loaded(ctx, key, load, l)
@@ -57,26 +60,71 @@ func (b *Blobs) Get(ctx context.Context, key string, load BlobLoader) (*Blob, er
 		result, err := b.values.engine.do(ctx, j)
 		switch {
 		case errors.Is(err, errDirect):
-			return b.direct(ctx, key, load), nil
+			return b.direct(ctx, key, load)
 		case err != nil:
 			return nil, err
 		case result.Entry.Kind == Negative:
 			return nil, ErrNotFound
 		}
-		r, err := b.store.OpenBody(ctx, j.key, result.Entry.Body)
-		if err == nil {
+		r, err := b.open(ctx, j.key, result.Entry.Body)
+		switch {
+		case err == nil:
 			if result.Source == Hit {
 				b.values.engine.hit(ctx, j.key, result.Entry)
 			}
 			return &Blob{ReadCloser: r, Size: result.Entry.Body.Size}, nil
-		}
-		if ctx.Err() != nil {
+		case ctx.Err() != nil:
 			return nil, ended(ctx)
+		case !errors.Is(err, ErrNoBody):
+			return b.direct(ctx, key, load)
 		}
-		// Some of it is missing: as good as not there.
-		_ = b.values.engine.Purge(ctx, j.key)
+		// It is as good as not there, and to be replaced.
+		torn := result.Entry.Body
+		j.judge = func(e Entry) verdict {
+			if e.Body == torn {
+				return reject
+			}
+			return b.judge(e)
+		}
 	}
-	return b.direct(ctx, key, load), nil
+	return b.direct(ctx, key, load)
+}
+
+// open opens a body. The budget is for that only, and not for the reading.
+func (b *Blobs) open(ctx context.Context, key string, body Body) (r io.ReadCloser, err error) {
+	e := b.values.engine
+	ctx, cancel := context.WithCancelCause(ctx)
+	budget := time.AfterFunc(e.storeTimeout, func() { cancel(errBudget) })
+	var missing error
+	err = e.step(ctx, "open", key, func() (err error) {
+		r, err = b.store.OpenBody(ctx, key, body)
+		if errors.Is(err, ErrNoBody) {
+			missing = err
+			return nil // the store is well
+		}
+		return err
+	})
+	inTime := budget.Stop()
+	switch {
+	case err == nil && missing == nil && inTime:
+		return closing{r, cancel}, nil
+	case err == nil && missing == nil:
+		_ = r.Close()
+		err = errBudget
+	}
+	cancel(nil)
+	return nil, errors.Join(missing, err)
+}
+
+// closing is a reader with a context that ends with it.
+type closing struct {
+	io.ReadCloser
+	cancel context.CancelCauseFunc
+}
+
+func (c closing) Close() error {
+	defer c.cancel(nil)
+	return c.ReadCloser.Close()
 }
 
 // Delete is Namespace.Delete.
@@ -103,22 +151,21 @@ func (b *Blobs) loaded(ctx context.Context, key string, load BlobLoader, l *Load
 	}
 	p := &b.values.policy
 	ctx, added := withAdditions(ctx)
-	w, err := b.store.CreateBody(ctx, b.values.prefix+key, p.TTL+max(p.StaleWhileRevalidate, p.StaleIfError)+p.LoadTimeout)
+	w, err := b.newBlobWriter(ctx, key)
 	if err != nil {
 		return Entry{}, errDirect
 	}
-	defer w.Abort() // unless it is finished
-	tee := &blobWriter{w: w}
-	err = load(ctx, key, tee)
+	defer w.abort() // unless it is finished
+	err = load(ctx, key, w)
 	switch {
-	case tee.err != nil && ctx.Err() == nil:
+	case w.err != nil && ctx.Err() == nil:
 		return Entry{}, errDirect
 	case errors.Is(err, ErrNotFound) && p.NegativeTTL > 0:
 		return b.values.entry(Negative, nil, added), nil
 	case err != nil:
 		return Entry{}, err
 	}
-	body, err := w.Finish()
+	body, err := w.finish()
 	if err != nil {
 		return Entry{}, errDirect
 	}
@@ -127,30 +174,93 @@ func (b *Blobs) loaded(ctx context.Context, key string, load BlobLoader, l *Load
 	return e, nil
 }
 
-// blobWriter remembers whose fault a failed write was.
+// blobWriter writes into the store, each step within a budget.
 type blobWriter struct {
-	w   io.Writer
-	err error
+	w      BodyWriter
+	budget *time.Timer
+	each   time.Duration
+	cancel context.CancelCauseFunc
+	err    error // of the store
+
+	finished bool
 }
 
-func (w *blobWriter) Write(p []byte) (int, error) {
-	n, err := w.w.Write(p)
+func (b *Blobs) newBlobWriter(ctx context.Context, key string) (*blobWriter, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	w := &blobWriter{cancel: cancel, each: max(writeEndTimeout, b.values.engine.storeTimeout)}
+	w.budget = time.AfterFunc(w.each, func() { cancel(errBudget) })
+	p := &b.values.policy
+	var err error
+	w.w, err = b.store.CreateBody(ctx, b.values.prefix+key, p.TTL+max(p.StaleWhileRevalidate, p.StaleIfError)+p.LoadTimeout)
+	w.budget.Stop()
+	if err != nil {
+		cancel(nil)
+		return nil, err
+	}
+	return w, nil
+}
+
+// Write implements io.Writer. Its budget is larger than that of a read: some MiB
+// may be on their way.
+func (w *blobWriter) Write(p []byte) (n int, err error) {
+	w.budget.Reset(w.each)
+	defer w.budget.Stop()
+	n, err = w.w.Write(p)
 	if err != nil {
 		w.err = err
 	}
 	return n, err
 }
 
-// direct lets a caller read from a load of its own.
-func (b *Blobs) direct(ctx context.Context, key string, load BlobLoader) *Blob {
-	ctx, cancel := context.WithTimeoutCause(ctx, b.values.policy.LoadTimeout, ErrLoadTimeout)
+func (w *blobWriter) finish() (Body, error) {
+	w.budget.Reset(w.each)
+	defer w.budget.Stop()
+	body, err := w.w.Finish()
+	w.finished = err == nil
+	return body, err
+}
+
+func (w *blobWriter) abort() {
+	if w.finished {
+		w.cancel(nil)
+		return
+	}
+	go func() { // nobody waits for what is only tidying up
+		w.w.Abort()
+		w.cancel(nil)
+	}()
+}
+
+// direct lets a caller read from a load of its own, once that has begun to write.
+func (b *Blobs) direct(ctx context.Context, key string, load BlobLoader) (*Blob, error) {
 	r, w := io.Pipe()
+	begun := make(chan error, 1)
 	go func() {
-		defer cancel()
 		_, err := contained(b.values.policy.LoadTimeout, func(ctx context.Context, _ *Loading) (Entry, error) {
-			return Entry{}, load(ctx, key, w)
+			return Entry{}, load(ctx, key, beginning{w, begun})
 		})(ctx, nil)
+		select {
+		case begun <- err: // it has written nothing
+		default:
+		}
 		w.CloseWithError(err) // nil is io.EOF
 	}()
-	return &Blob{ReadCloser: r, Size: -1}
+	if err := <-begun; err != nil {
+		return nil, err
+	}
+	return &Blob{ReadCloser: r, Size: -1}, nil
+}
+
+// beginning says when the first bytes come.
+type beginning struct {
+	w     io.Writer
+	begun chan<- error
+}
+
+func (b beginning) Write(p []byte) (int, error) {
+	select {
+	case b.begun <- nil:
+	default:
+	}
+	return b.w.Write(p)
 }

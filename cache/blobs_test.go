@@ -36,7 +36,7 @@ func readBlob(ctx context.Context, b *cache.Blobs, key string, load cache.BlobLo
 func TestBlobsAreLoadedOnceInTheCluster(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		engines := newEngines(t, 3, newMemoryStore(t), cache.Options{})
-		want := strings.Repeat("0123456789", 300_000)
+		want := strings.Repeat("0123456789", 30_000)
 		var loads atomic.Int32
 		load := func(_ context.Context, _ string, w io.Writer) error {
 			loads.Add(1)

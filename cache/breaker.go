@@ -40,6 +40,9 @@ func (e *Engine) newBreaker() *gobreaker.CircuitBreaker[struct{}] {
 	})
 }
 
+// errBudget is the cause of the end of a budget. Any other end is the caller's.
+var errBudget = fmt.Errorf("cache: the store has not answered within StoreTimeout: %w", context.DeadlineExceeded)
+
 // errGone marks an error of a step whose caller went away.
 var errGone = errors.New("the caller went away")
 
@@ -49,7 +52,7 @@ var errGone = errors.New("the caller went away")
 func (e *Engine) step(ctx context.Context, doing, key string, do func() error) error {
 	_, err := e.breaker.Execute(func() (struct{}, error) {
 		err := do()
-		if err != nil && errors.Is(context.Cause(ctx), context.Canceled) {
+		if err != nil && ctx.Err() != nil && !errors.Is(context.Cause(ctx), errBudget) {
 			err = fmt.Errorf("%w: %w", errGone, err)
 		}
 		return struct{}{}, err

@@ -95,8 +95,15 @@ type job struct {
 	// waits is called when the caller begins to wait for what another one
 	// computes; nil: nobody wants to know.
 	waits func()
+	// lane keeps the flights of those apart who want different things of a key.
+	// It comes before the key and must not be the beginning of one.
+	lane string
+	// slots bounds how many jobs store their outcome at a time; nil: nothing.
+	slots chan struct{}
 	// background: there is no caller. Nobody is waited for.
 	background bool
+	// alone: the store is not asked.
+	alone bool
 }
 
 func (j *job) begunToWait() {
@@ -111,7 +118,7 @@ func (e *Engine) do(ctx context.Context, j *job) (Result, error) {
 	w := newWait(j)
 	defer w.stop()
 	for waited := false; ; {
-		f, leads := e.flights.join(j.key)
+		f, leads := e.flights.join(j.lane + j.key)
 		switch {
 		case leads && !j.detached:
 			result, err := e.lead(ctx, f, j, w.patience.C)
@@ -124,12 +131,16 @@ func (e *Engine) do(ctx context.Context, j *job) (Result, error) {
 		default:
 			j.begunToWait()
 		}
-		fallback, found, err := w.await(ctx, e, f)
+		fallback, found, err := w.await(ctx, e, f, leads)
 		switch {
+		case errors.Is(err, ErrNotFound) && f.found.asOf < asked:
+			waited = true // there may be something since: see finding.asOf
 		case err != nil && !found:
 			return Result{}, err
 		case found:
 			return Result{Entry: fallback, Source: Hit}, nil
+		case w.tired && j.detached:
+			return e.do(ctx, j.together())
 		case w.tired:
 			return e.loadAlone(ctx, nil, j)
 		case !f.shared || f.found.asOf < asked:
@@ -143,6 +154,15 @@ func (e *Engine) do(ctx context.Context, j *job) (Result, error) {
 			return Result{Entry: f.found.entry, Source: Waited}, nil
 		}
 	}
+}
+
+// together returns the job of those who have waited for too long: one of them
+// loads for all of this process.
+func (j *job) together() *job {
+	alone := *j
+	alone.lane, alone.alone, alone.giveUp = "alone "+j.lane, true, true
+	alone.wait = fillTTL // LoadTimeout comes earlier
+	return &alone
 }
 
 // wait is the patience of one caller.
@@ -167,7 +187,7 @@ func newWait(j *job) *wait {
 
 // await waits for the end of f. It returns an error if that is the caller's
 // answer, and a fallback if that is.
-func (w *wait) await(ctx context.Context, e *Engine, f *flight) (fallback Entry, ok bool, err error) {
+func (w *wait) await(ctx context.Context, e *Engine, f *flight, leads bool) (fallback Entry, ok bool, err error) {
 	for {
 		select {
 		case <-f.done:
@@ -184,6 +204,9 @@ func (w *wait) await(ctx context.Context, e *Engine, f *flight) (fallback Entry,
 			}
 		case <-w.patience.C:
 			fallback, ok = e.flights.fallbackOf(f)
+			if !ok && leads && e.flights.isLoading(f) {
+				continue // it is this caller's own load, which LoadTimeout bounds
+			}
 			e.flights.leave(f, ok)
 			switch {
 			case ok:

@@ -67,15 +67,20 @@
 //
 // # When the store fails
 //
-// A caller is held up by the store for StoreTimeout (50 ms), then it loads by
-// itself, at most one at a time per process and key. After three failures in a row
-// a circuit breaker keeps everybody from the store for a second. No value is
-// remembered meanwhile.
+// A caller is held up by the store for StoreTimeout (50 ms), and once more if it
+// stores what it has loaded. Then one caller at a time of each process and key
+// loads, for all that wait there; of Blobs each caller does. After three failures
+// in a row a circuit breaker keeps everybody from the store for a second. No value
+// is remembered meanwhile. What the others of a process share of such a load can
+// be older than a purge by another process.
+//
+// Purges take up to 5 s, the end of a Put up to 1 s, before they fail: what is
+// stale must go.
 //
 // # What is not promised
 //
 // A lease that is lost while its holder loads lets a second process load as well
 // (see package lock); the value stored is right all the same. A caller that has
 // waited for WaitTimeout, and every process while the store is out of reach, loads
-// for itself.
+// for itself, with the others of its process that are in the same position.
 package cache

@@ -28,6 +28,7 @@ type Engine struct {
 	failures     failures
 	tokens       atomic.Uint64 // the last one given out without a locker
 	asked        atomic.Uint64 // callers, counted; see finding.asOf
+	changes      atomic.Uint64 // purges and writes that have ended, counted
 }
 
 // Options are the options of an Engine. The zero value of a field means its
@@ -52,10 +53,11 @@ type Options struct {
 	// store and the locker before it computes, or waits for who does, and
 	// once more for storing the outcome. It holds if they obey a context's
 	// deadline; a go-redis client does with ContextTimeoutEnabled. Default
-	// 50 ms.
+	// 50 ms. To read or store some MiB takes longer: raise it, or use Blobs.
 	//
 	// After three failures in a row a circuit breaker keeps everybody from
-	// the store. Each second it lets one caller try again.
+	// the store. Each second it lets one caller try again. Purges, and the end
+	// of a Put, are patient, and not kept back: nobody can do without them.
 	StoreTimeout time.Duration
 
 	// Logger gets a line when the store or the locker fails, and when the
@@ -63,7 +65,8 @@ type Options struct {
 	Logger *slog.Logger
 
 	// Observe is told what happens, in the goroutine in which it does, and so
-	// must be quick and safe for concurrent use. Nil: nothing is.
+	// must be quick and safe for concurrent use. It must not panic, nor ask
+	// for the key that it is told of. Nil: nobody is told.
 	Observe func(context.Context, Event)
 }
 
@@ -149,7 +152,7 @@ func (e *Engine) Get(ctx context.Context, key string) (Entry, bool, error) {
 	if entry, ok := e.store.Peek(key); ok {
 		return entry, true, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, e.storeTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, e.storeTimeout, errBudget)
 	defer cancel()
 	return e.read(ctx, key)
 }
@@ -166,7 +169,7 @@ func (e *Engine) read(ctx context.Context, key string) (entry Entry, ok bool, er
 // Add stores entry under a key that nobody else fills, such as one that has just
 // been made up. It does not replace a fresh entry that is there.
 func (e *Engine) Add(ctx context.Context, key string, entry Entry) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.storeTimeout)
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), e.storeTimeout, errBudget)
 	defer cancel()
 	return e.step(ctx, "store", key, func() error {
 		b, err := e.store.Begin(ctx, key, Filling{Token: e.token(), TTL: fillTTL})
@@ -232,6 +235,7 @@ func (e *Engine) purge(ctx context.Context, p Purge) error {
 	defer cancel()
 	began := time.Now()
 	err := e.store.Purge(ctx, p)
+	e.changes.Add(1) // before anybody can ask who knows of it
 	e.happened(ctx, Event{Kind: Purged, Purge: p, Took: time.Since(began), Err: err})
 	if err != nil {
 		return fmt.Errorf("cache: purge: %w", err)

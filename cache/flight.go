@@ -24,6 +24,7 @@ type flight struct {
 	callers  int                // those who wait; a leader that waits for itself is one
 	cancel   context.CancelFunc // of a leader that goes on by itself; else nil
 	kept     bool               // it goes on without callers
+	loads    bool               // its leader computes: the one who began it waits for itself
 	fallback Entry              // to be had if nothing better comes; no Kind: none
 
 	// Valid after done. Without shared, those who waited start over.
@@ -42,6 +43,22 @@ type finding struct {
 	// asOf is the number of the last caller that may have it. Whoever asked
 	// later may have asked after a purge that the entry is older than.
 	asOf uint64
+}
+
+// instant is when something was begun that others are to share.
+type instant struct{ asked, changes uint64 }
+
+func (e *Engine) instant() instant { return instant{changes: e.changes.Load(), asked: e.asked.Load()} }
+
+// upTo returns the number of the last caller that may have what was begun at i:
+// of those who have asked until now, if this process has purged and written
+// nothing meanwhile. A store that fails now and then may take a purge in between.
+func (e *Engine) upTo(i instant) uint64 {
+	last := e.asked.Load() // first: see changes
+	if e.changes.Load() == i.changes {
+		return last
+	}
+	return i.asked
 }
 
 // join returns the flight of key, a new one if there is none. Whoever gets a
@@ -84,6 +101,19 @@ func (fs *flights) detach(f *flight, cancel context.CancelFunc) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	f.cancel = cancel
+}
+
+// nowLoads says that the leader of f computes.
+func (fs *flights) nowLoads(f *flight) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	f.loads = true
+}
+
+func (fs *flights) isLoading(f *flight) bool {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	return f.loads
 }
 
 // fallBack offers entry to the callers of f in case that nothing better comes.

@@ -11,6 +11,9 @@ import (
 // that does. It ends the flight whatever happens, load's panic included.
 func (e *Engine) lead(ctx context.Context, f *flight, j *job, patience <-chan time.Time) (Result, error) {
 	defer e.flights.end(f, finding{})
+	if j.alone {
+		return e.loadAlone(ctx, f, j)
+	}
 	l := &leader{e: e, f: f, j: j, deadline: time.Now().Add(e.storeTimeout)}
 	defer l.stopWatching()
 	result, ok, err := l.look(ctx)
@@ -124,7 +127,7 @@ type leader struct {
 // look asks the store, and reports whether the flight has ended with what it has.
 func (l *leader) look(ctx context.Context) (Result, bool, error) {
 	asOf := l.e.asked.Load()
-	budget, cancel := context.WithDeadline(ctx, l.deadline)
+	budget, cancel := context.WithDeadlineCause(ctx, l.deadline, errBudget)
 	defer cancel()
 	entry, ok, err := l.e.read(budget, l.j.key)
 	if err != nil || !ok {
@@ -178,7 +181,7 @@ func (l *leader) watch(ctx context.Context) bool {
 	if l.changed != nil {
 		return false
 	}
-	budget, cancel := context.WithDeadline(ctx, l.deadline)
+	budget, cancel := context.WithDeadlineCause(ctx, l.deadline, errBudget)
 	defer cancel()
 	err := l.e.step(budget, "watch", l.j.key, func() (err error) {
 		l.changed, l.stop, err = l.e.store.Watch(budget, l.j.key)
@@ -200,12 +203,15 @@ func (l *leader) stopWatching() {
 // loadAlone computes without the store, and shares the outcome with those who
 // wait for the flight, if it is not nil.
 func (e *Engine) loadAlone(ctx context.Context, f *flight, j *job) (Result, error) {
+	began := e.instant()
 	share := func(found finding) {
 		if f != nil {
-			// The store that a purge would have to reach is away.
-			found.asOf = e.asked.Load()
+			found.asOf = e.upTo(began)
 			e.flights.end(f, found)
 		}
+	}
+	if f != nil {
+		e.flights.nowLoads(f)
 	}
 	l := &Loading{settle: func(entry Entry) { share(finding{entry: entry, loaded: j.detached}) }}
 	entry, err := e.load(ctx, j, l)

@@ -13,9 +13,10 @@ import (
 // say holds for all of them.
 type ManyLoader[V any] func(ctx context.Context, keys []string) (map[string]V, error)
 
-// GetMany is Get for many keys: one step in the store for all of them, and one
-// call of load for those that are missing and that nobody else loads already. It
-// returns the values that there are, by key. Keys without a value are left out.
+// GetMany is Get for many keys: they are read in one step of the store, and those
+// that are missing and that nobody else loads already in one call of load, each
+// under a lease of its own. It returns the values that there are, by key. Keys
+// without a value are left out.
 //
 // If some cannot be had, because load fails or ctx ends, the others are returned
 // together with the error.
@@ -32,11 +33,12 @@ func (n *Namespace[V]) GetMany(ctx context.Context, keys []string, load ManyLoad
 		wg   sync.WaitGroup
 	)
 	for _, key := range missing {
+		b.slots <- struct{}{} // until it is decided
 		wg.Go(func() {
 			member := b.member(key)
 			defer member.decide() // it has not loaded
 			j := n.job(key, member.load)
-			j.waits = member.decide
+			j.waits, j.slots = member.decide, b.fills
 			v, err := n.get(ctx, j)
 			mu.Lock()
 			defer mu.Unlock()
@@ -112,7 +114,7 @@ func (n *Namespace[V]) readMany(ctx context.Context, keys []string, load ManyLoa
 }
 
 func (e *Engine) readMany(ctx context.Context, keys []string) (entries []Entry, err error) {
-	ctx, cancel := context.WithTimeout(ctx, e.storeTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, e.storeTimeout, errBudget)
 	defer cancel()
 	err = e.step(ctx, "read many", keys[0], func() (err error) {
 		entries, err = e.store.GetMany(ctx, keys)
@@ -129,20 +131,36 @@ type batch[V any] struct {
 	n    *Namespace[V]
 	call ManyLoader[V]
 
+	// slots bounds how many members are on their way to load at a time, and
+	// fills how many store: all at once would take longer than the budget that
+	// each has.
+	slots, fills chan struct{}
+
 	mu        sync.Mutex
 	undecided int
-	ready     []*member[V]
+	ready     []*request[V]
 }
 
+// batchAtOnce is how many members of a batch are in the store at a time.
+const batchAtOnce = 32
+
 func newBatch[V any](n *Namespace[V], call ManyLoader[V], members int) *batch[V] {
-	return &batch[V]{n: n, call: call, undecided: members}
+	return &batch[V]{
+		n: n, call: call, undecided: members,
+		slots: make(chan struct{}, batchAtOnce), fills: make(chan struct{}, batchAtOnce),
+	}
 }
 
 // member is one key of a batch.
 type member[V any] struct {
 	batch   *batch[V]
 	key     string
-	decided bool            // guarded by the batch's mutex
+	decided bool // guarded by the batch's mutex
+}
+
+// request is one load of a member. A member that got tired loads a second time.
+type request[V any] struct {
+	key     string
 	ctx     context.Context //nolint:containedctx // it stands for a load that waits for the others
 	outcome chan loadedValue[V]
 }
@@ -162,28 +180,35 @@ func (m *member[V]) decide() {
 	b := m.batch
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !m.decided {
-		m.decided = true
-		b.undecided--
-		b.startIfComplete()
+	m.settled()
+	b.startIfComplete()
+}
+
+// settled is called with the batch's mutex held.
+func (m *member[V]) settled() {
+	if m.decided {
+		return
+	}
+	m.decided = true
+	m.batch.undecided--
+	select {
+	case <-m.batch.slots:
+	default: // a refresh, which has not taken one
 	}
 }
 
 // load is the Load of m's key.
 func (m *member[V]) load(ctx context.Context, l *Loading) (Entry, error) {
 	return m.batch.n.contained(m.key, func(ctx context.Context, _ string) (V, error) {
-		m.ctx, m.outcome = ctx, make(chan loadedValue[V], 1)
+		r := &request[V]{key: m.key, ctx: ctx, outcome: make(chan loadedValue[V], 1)}
 		b := m.batch
 		b.mu.Lock()
-		b.ready = append(b.ready, m)
-		if !m.decided {
-			m.decided = true
-			b.undecided--
-		}
+		b.ready = append(b.ready, r)
+		m.settled()
 		b.startIfComplete()
 		b.mu.Unlock()
 		select {
-		case o := <-m.outcome:
+		case o := <-r.outcome:
 			if o.added != nil {
 				o.added.passTo(ctx)
 			}
@@ -206,7 +231,7 @@ func (b *batch[V]) startIfComplete() {
 
 // run calls the loader for members and hands the values out. The loader's context
 // ends when no member waits any more.
-func (b *batch[V]) run(members []*member[V]) {
+func (b *batch[V]) run(members []*request[V]) {
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(members[0].ctx))
 	defer cancel(nil)
 	var (

@@ -36,9 +36,10 @@ type MemoryStore struct {
 
 // MemoryOptions are the options of a MemoryStore.
 type MemoryOptions struct {
-	// MaxBytes bounds the keys, data and bodies of all entries together, with
-	// a little added for each. Decoded values that are kept along with their
-	// entries (Memo) come on top. Zero means 64 MiB.
+	// MaxBytes bounds the keys, tags, data and bodies of all entries together,
+	// with a little added for each. What comes on top are decoded values that
+	// are kept along with their entries (Memo), and bodies that are not part of
+	// an entry, up to as much again for a minute. Zero means 64 MiB.
 	MaxBytes int64
 }
 
@@ -66,8 +67,18 @@ type memoryEntry struct {
 
 // memoryWrite is what is known of the writes of a key that are under way.
 type memoryWrite struct {
-	number  uint64 // of the write, or of what disturbed it since
-	pending int
+	number uint64               // of the last one, or of what disturbed it since
+	ends   map[uint64]time.Time // when each is forgotten, by its number
+}
+
+// underWay reports whether there are any.
+func (w *memoryWrite) underWay() bool {
+	for number, end := range w.ends {
+		if !time.Now().Before(end) {
+			delete(w.ends, number)
+		}
+	}
+	return len(w.ends) > 0
 }
 
 // NewMemoryStore returns an empty store. Nil options mean the defaults. It panics
@@ -86,7 +97,7 @@ func NewMemoryStore(o *MemoryOptions) *MemoryStore {
 	entries := otter.Must(&otter.Options[string, *memoryEntry]{
 		MaximumWeight: uint64(maxBytes),
 		Weigher: func(key string, e *memoryEntry) uint32 {
-			return uint32(min(int64(len(key)+len(e.Data)+entryOverhead)+e.Body.Size, math.MaxUint32))
+			return uint32(min(int64(len(key)+len(e.Data)+8*len(e.tags)+entryOverhead)+e.Body.Size, math.MaxUint32))
 		},
 		// In place: a caller sees the bound kept when its call returns.
 		Executor: func(fn func()) { fn() },
@@ -97,7 +108,6 @@ func NewMemoryStore(o *MemoryOptions) *MemoryStore {
 		fills:    ttlmap.New[string, uint64](),
 		writes:   ttlmap.New[string, memoryWrite](),
 		watchers: make(map[string]map[chan struct{}]struct{}),
-		bodies:   memoryBodies{waiting: ttlmap.New[string, *memoryBody]()},
 	}
 }
 
@@ -192,7 +202,7 @@ func (s *MemoryStore) Fill(ctx context.Context, key string, t Ticket, entry Entr
 	if entry.TTL <= 0 {
 		return false, nil
 	}
-	if w, _, ok := s.writes.Get(key); ok && w.pending > 0 {
+	if w, _, ok := s.writes.Get(key); ok && w.underWay() {
 		entry.TTL, entry.StaleFor = min(entry.TTL, whileWritten), 0
 	}
 	return s.set(key, t, entry), nil
@@ -212,8 +222,12 @@ func (s *MemoryStore) set(key string, t Ticket, entry Entry) bool {
 		e.body = body
 	}
 	e.Tags = nil
+	e.StaleFor = min(e.StaleFor, math.MaxInt64-e.TTL) // the sum is a Duration, too
 	e.Age, e.Version, e.Local, e.Memo = 0, s.number(), true, new(Memo)
 	s.entries.Set(key, e)
+	if _, kept := s.entries.GetIfPresent(key); !kept && e.body != nil {
+		s.bodies.wait(e.body, s.maxBytes) // too big at present, but somebody waits for it
+	}
 	return true
 }
 
@@ -230,10 +244,13 @@ func (s *MemoryStore) BeginWrite(ctx context.Context, key string, ttl time.Durat
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.fills.Delete(key)
-	w, _, _ := s.writes.Get(key)
+	w, left, ok := s.writes.Get(key)
+	if !ok {
+		w.ends = make(map[uint64]time.Time)
+	}
 	w.number = s.number()
-	w.pending++
-	s.writes.Set(key, w, ttl)
+	w.ends[w.number] = time.Now().Add(ttl)
+	s.writes.Set(key, w, max(left, ttl))
 	return Ticket{Token: w.number, Epoch: s.epoch}, nil
 }
 
@@ -251,7 +268,8 @@ func (s *MemoryStore) Write(ctx context.Context, key string, t Ticket, entry Ent
 	alone := ok && w.number == t.Token
 	if ok {
 		w.number = s.number()
-		if w.pending--; w.pending <= 0 {
+		delete(w.ends, t.Token)
+		if !w.underWay() {
 			left = 0
 		}
 		s.writes.Set(key, w, left)

@@ -8,26 +8,56 @@ import (
 	"fmt"
 	"io"
 	"time"
-
-	"github.com/herdless/herdless/internal/ttlmap"
 )
 
-// memoryBodies are the bodies that belong to no entry yet.
-type memoryBodies struct {
-	waiting *ttlmap.Map[string, *memoryBody]
+// memoryBodies are the bodies that belong to no entry: not yet, or not any more.
+// They are few.
+type memoryBodies struct{ waiting []*memoryBody }
+
+type memoryBody struct {
+	id   string
+	data []byte
+	ends time.Time
 }
 
-type memoryBody struct{ data []byte }
-
-func (b *memoryBodies) take(id string) (*memoryBody, bool) {
-	body, _, ok := b.waiting.Get(id)
-	b.waiting.Delete(id)
-	return body, ok
-}
-
-// memoryBodyTTL is how long a body whose entry was refused can still be opened by
-// those who waited for it.
+// memoryBodyTTL is how long a body without an entry can be opened by those who
+// have waited for it.
 const memoryBodyTTL = time.Minute
+
+// wait keeps a body for a while, and gives up older ones for it if all together
+// are more than maxBytes.
+func (b *memoryBodies) wait(body *memoryBody, maxBytes int64) {
+	body.ends = time.Now().Add(memoryBodyTTL)
+	b.waiting = append(b.waiting, body)
+	bytes := int64(0)
+	for _, w := range b.waiting {
+		bytes += int64(len(w.data))
+	}
+	for bytes > maxBytes || time.Now().After(b.waiting[0].ends) {
+		bytes -= int64(len(b.waiting[0].data))
+		b.waiting[0] = nil
+		b.waiting = b.waiting[1:]
+	}
+}
+
+func (b *memoryBodies) find(id string) (*memoryBody, int) {
+	for i, w := range b.waiting {
+		if w.id == id {
+			return w, i
+		}
+	}
+	return nil, 0
+}
+
+// take returns a body and keeps it no longer.
+func (b *memoryBodies) take(id string) (*memoryBody, bool) {
+	body, i := b.find(id)
+	if body == nil {
+		return nil, false
+	}
+	b.waiting = append(b.waiting[:i:i], b.waiting[i+1:]...)
+	return body, true
+}
 
 type memoryBodyWriter struct {
 	ctx    context.Context //nolint:containedctx // it bounds the writing, as BodyStore says
@@ -50,7 +80,7 @@ func (w *memoryBodyWriter) Write(p []byte) (int, error) {
 	case err != nil:
 		return 0, err
 	case w.closed:
-		return 0, errors.New("cache: write to a body that has ended")
+		return 0, errBodyEnded
 	case int64(len(w.data)+len(p)) > w.store.maxBytes:
 		return 0, fmt.Errorf("cache: the body is longer than the %d bytes of its store", w.store.maxBytes)
 	}
@@ -58,17 +88,22 @@ func (w *memoryBodyWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+var errBodyEnded = errors.New("cache: the body has ended")
+
 // Finish implements BodyWriter.
 func (w *memoryBodyWriter) Finish() (Body, error) {
 	if w.closed {
-		return Body{}, errors.New("cache: the body has ended")
+		return Body{}, errBodyEnded
+	}
+	if err := ended(w.ctx); err != nil {
+		return Body{}, err
 	}
 	w.closed = true
-	id := rand.Text()
+	body := &memoryBody{id: rand.Text(), data: w.data}
 	w.store.mu.Lock()
 	defer w.store.mu.Unlock()
-	w.store.bodies.waiting.Set(id, &memoryBody{data: w.data}, memoryBodyTTL)
-	return Body{ID: id, Size: int64(len(w.data))}, nil
+	w.store.bodies.wait(body, w.store.maxBytes)
+	return Body{ID: body.id, Size: int64(len(w.data))}, nil
 }
 
 // Abort implements BodyWriter.
@@ -81,11 +116,12 @@ func (s *MemoryStore) OpenBody(ctx context.Context, key string, b Body) (io.Read
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if body, _, ok := s.bodies.waiting.Get(b.ID); ok {
-		return io.NopCloser(bytes.NewReader(body.data)), nil
-	}
+	body, _ := s.bodies.find(b.ID)
 	if e, ok := s.entries.GetIfPresent(key); ok && e.body != nil && e.Body == b {
-		return io.NopCloser(bytes.NewReader(e.body.data)), nil
+		body = e.body
 	}
-	return nil, errors.New("cache: the body is gone")
+	if body == nil {
+		return nil, fmt.Errorf("cache: open: %w", ErrNoBody)
+	}
+	return io.NopCloser(bytes.NewReader(body.data)), nil
 }

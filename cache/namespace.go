@@ -141,6 +141,9 @@ func (n *Namespace[V]) job(key string, load Load) *job {
 // replace it. If two Puts of a key overlap, or a purge comes in between, nothing is
 // stored, because it is not known which of them the source has: the next Get loads.
 //
+// A store that hangs holds a Put up for StoreTimeout before the write, and for a
+// second after it.
+//
 // The error is write's, as it is; nothing is cached under key then, because what
 // became of the source is not known. Or it is ErrNotPurged. AddTags and SetTTL take
 // the context that write gets.
@@ -184,11 +187,13 @@ func (n *Namespace[V]) DeletePrefix(ctx context.Context, prefix string) error {
 }
 
 // Refresh loads the value under key anew, whatever is cached, and stores it. Until
-// then, and if loading fails, others get what there is, as a stale value.
+// then, and if loading fails, others get what there is as a stale value, if the
+// policy lets them. Within Backoff of a failure it returns that failure.
 func (n *Namespace[V]) Refresh(ctx context.Context, key string, load Loader[V]) (V, error) {
 	// If it fails the store is away, and what is loaded here helps this caller.
 	_ = n.engine.SoftPurge(ctx, n.prefix+key)
 	j := n.job(key, n.contained(key, load))
+	j.lane = "refresh "
 	j.judge = func(e Entry) verdict {
 		if n.judge(e) == reject || e.TTL <= 0 {
 			return reject
@@ -224,6 +229,12 @@ func (n *Namespace[V]) value(e Entry) (v V, err error) {
 	if kept, ok := e.Memo.Load().(decoded[V]); ok {
 		return kept.value, nil
 	}
+	// It runs in goroutines of the engine's own, where a panic would end the process.
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("cache: decode: %w", &PanicError{Value: p, Stack: debug.Stack()})
+		}
+	}()
 	if v, err = n.codec.Decode(e.Data); err != nil {
 		return v, fmt.Errorf("cache: decode: %w", err)
 	}
@@ -277,6 +288,9 @@ func contained(timeout time.Duration, load Load) Load {
 		}()
 		select {
 		case o := <-done:
+			if deadline, _ := ctx.Deadline(); errors.Is(o.err, context.DeadlineExceeded) && !time.Now().Before(deadline) {
+				o.err = errors.Join(ErrLoadTimeout, o.err) // the load has noticed first
+			}
 			return o.entry, o.err
 		case <-ctx.Done():
 			return Entry{}, context.Cause(ctx)
@@ -333,7 +347,8 @@ func AddTags(ctx context.Context, tags ...string) {
 }
 
 // SetTTL replaces the policy's TTL for the value that is being loaded or written;
-// zero or less means that it is not kept. ctx is as for AddTags.
+// zero or less means that it is not kept. ErrNotFound is kept for NegativeTTL all
+// the same. ctx is as for AddTags.
 func SetTTL(ctx context.Context, ttl time.Duration) {
 	if a, ok := ctx.Value(additionsKey{}).(*additions); ok {
 		a.mu.Lock()

@@ -507,7 +507,10 @@ func TestNegativeResults(t *testing.T) {
 				}
 				wg.Wait()
 			}
-			assert.Equal(t, tt.want, s.loads.Load(), "NegativeTTL %v", tt.negative)
+			// Who asks while a load is under way must not get its ErrNotFound:
+			// there may be something since.
+			assert.GreaterOrEqual(t, s.loads.Load(), tt.want, "NegativeTTL %v", tt.negative)
+			assert.LessOrEqual(t, s.loads.Load(), 2*tt.want, "NegativeTTL %v", tt.negative)
 		}
 		time.Sleep(2 * time.Minute)
 		n, err := cache.For[user](e, "user1m0s", cache.Policy{TTL: time.Hour, NegativeTTL: time.Minute})
@@ -726,7 +729,7 @@ func TestAnotherSchemaIsAMiss(t *testing.T) {
 			i, err = n.Get(t.Context(), "1", nil)
 			require.NoError(t, err)
 			assert.Equal(t, 1, i)
-			assert.Zero(t, time.Since(began))
+			assert.Less(t, time.Since(began), 100*time.Millisecond)
 			_, err = v1.Refresh(t.Context(), "1", func(context.Context, string) (string, error) { return "one", nil })
 			require.NoError(t, err)
 		}

@@ -15,7 +15,7 @@ type Policy struct {
 	TTL time.Duration
 
 	// Jitter shortens each TTL by a random part of it, up to this fraction, so
-	// that what was stored together does not end together. 0 to 1, default 0.
+	// that what was stored together does not end together. Less than 1, default 0.
 	Jitter float64
 
 	// NegativeTTL is how long it is remembered that there is nothing under a
@@ -49,8 +49,9 @@ type Policy struct {
 	SoftLoadTimeout time.Duration
 
 	// WaitTimeout is how long a caller waits for what another one loads. Then
-	// it gets a stale value if StaleIfError lets it; else it loads for itself,
-	// or with GiveUp it gets ErrWaitTimeout. Default that of the Engine.
+	// it gets a stale value if StaleIfError lets it; else it loads for itself
+	// and for the others of its process that have waited as long, or with
+	// GiveUp it gets ErrWaitTimeout. Default that of the Engine.
 	WaitTimeout time.Duration
 	GiveUp      bool
 
@@ -107,7 +108,7 @@ func (p *Policy) validate() error {
 
 // lifetime returns for how long a value that was just loaded is fresh.
 func (p *Policy) lifetime(ttl time.Duration) time.Duration {
-	if p.Jitter == 0 {
+	if p.Jitter == 0 || ttl <= 0 {
 		return ttl
 	}
 	return max(1, ttl-time.Duration(rand.Float64()*p.Jitter*float64(ttl)))

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"io"
 	"sync/atomic"
 	"time"
@@ -168,10 +169,14 @@ type BodyStore interface {
 	CreateBody(ctx context.Context, key string, ttl time.Duration) (BodyWriter, error)
 
 	// OpenBody returns the bytes of a body of an entry under key. If some are
-	// missing or damaged it fails, or reading does before the end: what was
-	// read without an error up to io.EOF is whole. ctx bounds the reading, too.
+	// missing or damaged it fails with ErrNoBody, or reading does before the
+	// end: what was read without an error up to io.EOF is whole. ctx bounds the
+	// reading, too.
 	OpenBody(ctx context.Context, key string, b Body) (io.ReadCloser, error)
 }
+
+// ErrNoBody is the error of a BodyStore where a body is not there, or not whole.
+var ErrNoBody = errors.New("cache: the body is gone")
 
 // Body names the bytes that were written to a BodyStore.
 type Body struct {

@@ -10,7 +10,7 @@ import (
 const writeEndTimeout = time.Second
 
 func (e *Engine) beginWrite(ctx context.Context, key string, ttl time.Duration) (t Ticket, err error) {
-	ctx, cancel := context.WithTimeout(ctx, e.storeTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, e.storeTimeout, errBudget)
 	defer cancel()
 	err = e.step(ctx, "begin a write", key, func() (err error) {
 		t, err = e.store.BeginWrite(ctx, key, ttl)
@@ -24,6 +24,7 @@ func (e *Engine) beginWrite(ctx context.Context, key string, ttl time.Duration) 
 func (e *Engine) endWrite(ctx context.Context, key string, t Ticket, begun bool, entry Entry) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), max(writeEndTimeout, e.storeTimeout))
 	defer cancel()
+	defer e.changes.Add(1) // before anybody can ask who knows of it
 	if !begun {
 		return e.store.Purge(ctx, Purge{Keys: []string{key}})
 	}

@@ -180,15 +180,15 @@ func exercise(t *testing.T, rdb *redis.Client) {
 
 	locker, err := lock.New(redislock.New(rdb, nil), nil)
 	require.NoError(err)
-	lease, err := locker.TryAcquire(ctx, "report", 100*time.Millisecond)
+	lease, err := locker.TryAcquire(ctx, "report", 2*time.Second)
 	require.NoError(err)
-	waitCtx, cancel := context.WithTimeout(ctx, 300*time.Millisecond) // long enough for a renewal
+	waitCtx, cancel := context.WithTimeout(ctx, time.Second) // long enough for a renewal
 	defer cancel()
 	_, err = locker.Acquire(waitCtx, "report", time.Second)
 	require.ErrorIs(err, lock.ErrNotAcquired)
 	require.NoError(lease.Release(ctx))
 	for range 2 {
-		shared, err := locker.Semaphore(2).TryAcquire(ctx, "report", 100*time.Millisecond)
+		shared, err := locker.Semaphore(2).TryAcquire(ctx, "report", 2*time.Second)
 		require.NoError(err)
 		defer func() { require.NoError(shared.Release(ctx)) }()
 	}

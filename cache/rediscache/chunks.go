@@ -36,7 +36,7 @@ const (
 )
 
 // errIncomplete is the error of reading chunks that are missing or damaged.
-var errIncomplete = errors.New("a part of the value is missing or damaged")
+var errIncomplete = fmt.Errorf("a part of the value is missing or damaged: %w", cache.ErrNoBody)
 
 func isIncomplete(err error) bool { return errors.Is(err, errIncomplete) }
 

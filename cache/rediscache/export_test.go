@@ -1,6 +1,7 @@
 package rediscache
 
 import (
+	"context"
 	"time"
 
 	"github.com/herdless/herdless/cache"
@@ -60,4 +61,18 @@ func News(hash uint64, soft bool, key string) string {
 func ParseNews(message string) (string, error) {
 	n, err := parseNews(message)
 	return string(n.body()), err
+}
+
+// EntryName and HeadName are keys in Redis.
+func (s *Store) EntryName(key string) string { return s.entryName(key) }
+func (s *Store) HeadName() string            { return s.log.keys[0] }
+
+// BeginWriteWith is BeginWrite with an id, which a client that repeats it has.
+func (s *Store) BeginWriteWith(ctx context.Context, key, id string) (any, error) {
+	n := s.names(key)
+	answers, err := s.together(ctx, step{beginWriteScript, []string{n.fill, n.write}, []any{60_000, id}})
+	if err != nil {
+		return nil, err
+	}
+	return answers[0], nil
 }

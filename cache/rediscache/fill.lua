@@ -3,7 +3,7 @@
 --
 -- KEYS[1]  the entry
 -- KEYS[2]  the fill
--- KEYS[3]  the writes under way: a hash of v and pending
+-- KEYS[3]  the writes under way: see writes.lua
 -- ARGV[1]  the token that the fill was begun under
 -- ARGV[2]  milliseconds to live; 0 stores nothing and only ends the fill
 -- ARGV[3]  the bytes of the entry
@@ -30,8 +30,8 @@ if redis.pcall('GET', KEYS[2]) == token then
   if px > 0 and keep(entry, bytes, '', px + GRACE) then
     keep(entry, found, bytes, GRACE)
     stored = 1
-    local pending = redis.pcall('HGET', KEYS[3], 'pending')
-    if type(pending) == 'string' and tonumber(pending) > 0 and px > tonumber(ARGV[5]) then
+    local _, _, writes = writesOf(KEYS[3])
+    if writes > 0 and px > tonumber(ARGV[5]) then
       -- What is written now the filler may not have seen, and the writer may die.
       px, stored = tonumber(ARGV[5]), 2
     end

@@ -22,7 +22,11 @@ local function open(head, log, known, retention)
     redis.call('PEXPIRE', head, retention)
     redis.call('PEXPIRE', log, retention)
   end
-  local found = redis.call('HMGET', head, 'epoch', 'floor', 'last')
+  local found = redis.pcall('HMGET', head, 'epoch', 'floor', 'last')
+  if found.err then
+    redis.call('DEL', head) -- another type: nothing of ours
+    found = {}
+  end
   local epoch, floor, last = tonumber(found[1] or ''), tonumber(found[2] or ''), tonumber(found[3] or '')
   if epoch and floor and last and known <= epoch then
     return epoch, floor, last

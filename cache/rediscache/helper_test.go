@@ -81,8 +81,8 @@ func startProcess(t *testing.T, s Setup) process {
 	return p
 }
 
-// startProcesses starts three processes, and lets each read once, so that its
-// connections and its feed are there.
+// startProcesses starts three processes, and lets them load and wait once, so that
+// connections, scripts and feeds are there.
 func startProcesses(t *testing.T, s Setup) []process {
 	t.Helper()
 	source(s.Source).set(t, "warm", "warm")
@@ -90,8 +90,12 @@ func startProcesses(t *testing.T, s Setup) []process {
 	for range 3 {
 		ps = append(ps, startProcess(t, s))
 	}
+	var calls []<-chan *rpc.Call
 	for _, p := range ps {
-		p.get(t, GetOrder{Key: "warm"})
+		calls = append(calls, p.getSoon(GetOrder{Key: "warm", Load: LoadOrder{Takes: 200 * time.Millisecond}}))
+	}
+	for _, soon := range calls {
+		answer[[]Answer](t, soon)
 	}
 	return ps
 }
@@ -180,6 +184,9 @@ type node struct {
 	loads  atomic.Int64
 }
 
+// reload is how often a client asks a Cluster who its masters are.
+const reload = time.Second
+
 // leaseTTL and backoff are the defaults of package cache.
 const leaseTTL, backoff = 500 * time.Millisecond, 500 * time.Millisecond
 
@@ -187,6 +194,14 @@ func newNode(s Setup) (*node, error) {
 	rdb, err := redisconn.Open(s.URL)
 	if err != nil {
 		return nil, err
+	}
+	if c, ok := rdb.(*redis.ClusterClient); ok {
+		// Else a client that has lost a master looks for another one once a
+		// minute.
+		o := *c.Options()
+		o.ClusterStateReloadInterval = reload
+		rdb = redis.NewClusterClient(&o)
+		_ = c.Close()
 	}
 	locker, err := lock.New(redislock.New(rdb, &redislock.Options{Prefix: s.Prefix + "lock:"}), nil)
 	if err != nil {
@@ -295,6 +310,23 @@ func (s source) loads(t *testing.T, key string) []*load {
 	return list
 }
 
+// count returns how often the keys have been loaded, by a process.
+func (s source) count(t *testing.T, pid int, keys ...string) (n int) {
+	t.Helper()
+	for _, key := range keys {
+		b, err := os.ReadFile(filepath.Join(string(s), "loads "+key))
+		if !errors.Is(err, os.ErrNotExist) {
+			require.NoError(t, err)
+		}
+		for line := range strings.Lines(string(b)) {
+			if strings.HasPrefix(line, strconv.Itoa(pid)+" ") && strings.Contains(line, " began ") {
+				n++
+			}
+		}
+	}
+	return n
+}
+
 // begun waits until key has been loaded that often, or is about to be.
 func (s source) begun(t *testing.T, key string, loads int) {
 	t.Helper()
@@ -342,6 +374,7 @@ func serveProcess(setup string) error {
 	if err := json.Unmarshal([]byte(setup), &s); err != nil {
 		return err
 	}
+	redis.SetLogger(silence{}) // or each test of a failing Redis would fill a page
 	n, err := newNode(s)
 	if err != nil {
 		return err
@@ -353,6 +386,10 @@ func serveProcess(setup string) error {
 	server.ServeConn(pipes{untilTheEnd{os.Stdin}, os.Stdout})
 	return nil
 }
+
+type silence struct{}
+
+func (silence) Printf(context.Context, string, ...any) {}
 
 // untilTheEnd ends the process at the end of its input, whatever it does, so that
 // none is left behind by a test that was killed.

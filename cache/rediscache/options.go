@@ -15,7 +15,8 @@ type Options struct {
 	Prefix string
 
 	// TierBytes bounds the entries that are kept in this process as well, in
-	// bytes. An entry of more than a sixteenth of it is not. Zero means 32 MiB,
+	// bytes. An entry of more than a sixteenth of it is not. Decoded values that
+	// are kept along with their entries come on top. Zero means 32 MiB,
 	// a negative number that none is.
 	TierBytes int64
 

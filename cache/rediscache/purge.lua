@@ -3,7 +3,7 @@
 --
 -- KEYS[1]  the entry
 -- KEYS[2]  the fill
--- KEYS[3]  the writes under way: see beginwrite.lua
+-- KEYS[3]  the writes under way: see writes.lua
 -- ARGV[1]  "1" to make it stale only
 -- ARGV[2]  the channel of those who wait
 --
@@ -15,7 +15,7 @@ local entry = KEYS[1]
 redis.call('DEL', KEYS[2])
 local v = redis.pcall('HGET', KEYS[3], 'v')
 if type(v) == 'string' then
-  redis.call('HSET', KEYS[3], 'v', string.format('%.0f', tonumber(v) + 1))
+  redis.call('HSET', KEYS[3], 'v', string.format('%.0f', (tonumber(v) or 0) + 1))
 end
 
 local found = header(entry)

@@ -103,9 +103,9 @@ func (l *purgeLog) addPage(answer any) (epoch uint64, whole bool, err error) {
 		if err != nil {
 			// A newer version's, or damage: nobody knows what it reaches.
 			l.table.Raise(of)
-			continue
+		} else {
+			l.table.Add(of, record)
 		}
-		l.table.Add(of, record)
 		upTo = of
 	}
 	if whole = len(list)-2 < 2*l.page; whole {

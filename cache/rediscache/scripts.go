@@ -13,6 +13,8 @@ import (
 var (
 	//go:embed chunks.lua
 	chunksSource string
+	//go:embed writes.lua
+	writesSource string
 	//go:embed begin.lua
 	beginSource string
 	//go:embed fill.lua
@@ -31,9 +33,9 @@ var (
 	logSource string
 
 	beginScript      = redis.NewScript(beginSource)
-	fillScript       = redis.NewScript(chunksSource + fillSource)
-	beginWriteScript = redis.NewScript(beginWriteSource)
-	writeScript      = redis.NewScript(chunksSource + writeSource)
+	fillScript       = redis.NewScript(chunksSource + writesSource + fillSource)
+	beginWriteScript = redis.NewScript(writesSource + beginWriteSource)
+	writeScript      = redis.NewScript(chunksSource + writesSource + writeSource)
 	purgeScript      = redis.NewScript(chunksSource + purgeSource)
 	syncScript       = redis.NewScript(headSource + syncSource)
 	logScript        = redis.NewScript(headSource + logSource)

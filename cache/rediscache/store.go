@@ -48,13 +48,17 @@ type Store struct {
 var _ cache.BodyStore = (*Store)(nil)
 
 // New returns a Store on client, which it neither checks nor closes. Nil
-// options mean the defaults. It panics if client is nil or the options are
-// invalid: both are mistakes in the program.
+// options mean the defaults. It panics if client is nil, if it reads from replicas
+// of a Cluster, which lag behind purges, or if the options are invalid: all are
+// mistakes in the program.
 func New(client Client, o *Options) *Store {
 	if o == nil {
 		o = &Options{}
 	}
 	prefix := rediskey.Prefix("rediscache", client, o.Prefix, defaultPrefix)
+	if c, ok := client.(*redis.ClusterClient); ok && c.Options().ReadOnly {
+		panic("rediscache: the client reads from replicas, which lag behind purges; leave ReadOnly, RouteByLatency and RouteRandomly off")
+	}
 	opts := o.withDefaults()
 	_, ordered := client.(*redis.Client)
 	s := &Store{
@@ -255,7 +259,7 @@ func (s *Store) prepare(ctx context.Context, key string, t cache.Ticket, entry c
 		w := s.newChunkWriter(ctx, key, e.dataID, e.total)
 		_, _ = w.Write(chunked) // flush fails, too
 		if err := w.flush(); err != nil {
-			w.Abort() //nolint:contextcheck // it has its own, as ctx may be over
+			go w.Abort() //nolint:contextcheck // it has its own, as ctx may be over, and the caller's budget with it
 			return stored{}, nil, err
 		}
 	}

@@ -2,7 +2,7 @@
 --
 -- KEYS[1]  the entry
 -- KEYS[2]  the fill
--- KEYS[3]  the writes under way: see beginwrite.lua
+-- KEYS[3]  the writes under way: see writes.lua
 -- ARGV[1]  the write's number
 -- ARGV[2]  milliseconds to live; 0 stores nothing
 -- ARGV[3]  the bytes of the entry
@@ -26,19 +26,22 @@ if same(found, bytes) then
 end
 
 redis.call('DEL', KEYS[2])
-local writes = redis.pcall('HMGET', KEYS[3], 'v', 'pending')
-local v = not writes.err and writes[1]
-if v then
-  local pending = (tonumber(writes[2] or '') or 0) - 1
-  if pending > 0 then
-    redis.call('HSET', KEYS[3], 'v', string.format('%.0f', tonumber(v) + 1), 'pending', pending)
-  else
-    redis.call('DEL', KEYS[3])
+local v, writes, count = writesOf(KEYS[3])
+local alone = v == tonumber(ARGV[1])
+for id, number in pairs(writes) do
+  if number == ARGV[1] then
+    redis.call('HDEL', KEYS[3], 'w:' .. id)
+    count = count - 1
   end
+end
+if count > 0 then
+  redis.call('HSET', KEYS[3], 'v', string.format('%.0f', (v or 0) + 1))
+else
+  redis.call('DEL', KEYS[3])
 end
 
 local stored = 0
-if v == ARGV[1] and ARGV[2] ~= '0' and keep(entry, bytes, '', tonumber(ARGV[2]) + GRACE) then
+if alone and ARGV[2] ~= '0' and keep(entry, bytes, '', tonumber(ARGV[2]) + GRACE) then
   keep(entry, found, bytes, GRACE)
   redis.call('SET', entry, bytes, 'PX', ARGV[2])
   stored = 1
