@@ -63,7 +63,20 @@ func (e *Engine) step(ctx context.Context, doing, key string, do func() error) e
 	case errors.Is(err, gobreaker.ErrOpenState), errors.Is(err, gobreaker.ErrTooManyRequests):
 		return errOpen
 	}
-	e.logger.WarnContext(ctx, "cache: the store fails, computing without it", "step", doing, "lease", e.store.LeaseName(key), "error", err)
+	e.warn(ctx, doing, key, err)
 	e.happened(ctx, Event{Kind: StoreFailed, Key: key, Err: err})
 	return err
+}
+
+// warnEvery is how often a failing store is logged at most.
+const warnEvery = time.Second
+
+// warn logs a failure, unless one was logged a moment ago: a store that reads but
+// does not write, being full, fails with every load and never opens the breaker.
+func (e *Engine) warn(ctx context.Context, doing, key string, err error) {
+	last, now := e.warned.Load(), time.Now()
+	if last != nil && now.Sub(*last) < warnEvery || !e.warned.CompareAndSwap(last, &now) {
+		return
+	}
+	e.logger.WarnContext(ctx, "cache: the store fails, computing without it", "step", doing, "lease", e.store.LeaseName(key), "error", err)
 }

@@ -21,6 +21,7 @@ type Engine struct {
 	storeTimeout time.Duration
 	breaker      *gobreaker.CircuitBreaker[struct{}]
 	logger       *slog.Logger
+	warned       atomic.Pointer[time.Time]    // when a failure was logged last
 	observe      func(context.Context, Event) // nil: nobody does
 	counters     counters
 	flights      flights
@@ -60,8 +61,9 @@ type Options struct {
 	// of a Put, are patient, and not kept back: nobody can do without them.
 	StoreTimeout time.Duration
 
-	// Logger gets a line when the store or the locker fails, and when the
-	// circuit breaker opens or closes. Default slog.Default().
+	// Logger gets a line when the store or the locker fails, one in a second at
+	// most, and when the circuit breaker opens or closes. Default
+	// slog.Default().
 	Logger *slog.Logger
 
 	// Observe is told what happens, in the goroutine in which it does, and so

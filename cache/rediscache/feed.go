@@ -2,6 +2,7 @@ package rediscache
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -224,8 +225,13 @@ func (f *feed) ask(l *life) {
 		ctx, cancel := context.WithTimeout(context.Background(), max(f.bound, time.Second))
 		epoch, err := f.sync(ctx)
 		cancel()
-		if err == nil {
+		switch {
+		case err == nil:
 			f.answered(l, asked, epoch)
+		case errors.Is(err, redis.ErrClosed):
+			// If it was closed while the subscription was connecting, only
+			// this ends that.
+			f.end(l)
 		}
 	}
 }

@@ -189,7 +189,7 @@ type node struct {
 	loads  atomic.Int64
 }
 
-// reload is how often a client asks a Cluster who its masters are.
+// reload is how often redisconn's clients ask a Cluster who its masters are.
 const reload = time.Second
 
 // leaseTTL and backoff are the defaults of package cache.
@@ -199,14 +199,6 @@ func newNode(s Setup) (*node, error) {
 	rdb, err := redisconn.Open(s.URL)
 	if err != nil {
 		return nil, err
-	}
-	if c, ok := rdb.(*redis.ClusterClient); ok {
-		// Else a client that has lost a master looks for another one once a
-		// minute.
-		o := *c.Options()
-		o.ClusterStateReloadInterval = reload
-		rdb = redis.NewClusterClient(&o)
-		_ = c.Close()
 	}
 	locker, err := lock.New(redislock.New(rdb, &redislock.Options{Prefix: s.Prefix + "lock:"}), nil)
 	if err != nil {

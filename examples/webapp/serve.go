@@ -67,7 +67,7 @@ func (a *app) startNode(ctx context.Context, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := a.addNode(a.front, a.name, a.router, s); err != nil {
+	if err := a.addNode(a.front, a.name, a.router, s); err != nil { //nolint:contextcheck // what the cache does by itself has no request
 		return err
 	}
 	_, _ = fmt.Fprintf(stdout, "herdless webapp: one node, %s (%s), and no balancer.\n%s\nOpen http://%s\n",
@@ -96,7 +96,7 @@ func (a *app) startCluster(ctx context.Context, stdout io.Writer) error {
 			return err
 		}
 		name, router := "node-"+strconv.Itoa(i+1), []string{routerNetHTTP, routerGin}[i%2]
-		if err := a.addNode(listener, name, router, s); err != nil {
+		if err := a.addNode(listener, name, router, s); err != nil { //nolint:contextcheck // as above
 			return errors.Join(err, listener.Close())
 		}
 		targets = append(targets, &url.URL{Scheme: "http", Host: listener.Addr().String()})
