@@ -10,7 +10,7 @@ import (
 
 // Blobs is a Namespace for values that are too big to be held in memory, such as
 // files: they are streamed from the source into the store, and from there to each
-// caller. It is safe for concurrent use.
+// caller. When the source has changed, Delete them. It is safe for concurrent use.
 type Blobs struct {
 	values *Namespace[[]byte] // for all but the bytes
 	store  BodyStore
@@ -149,7 +149,6 @@ func (b *Blobs) loaded(ctx context.Context, key string, load BlobLoader, l *Load
 	if !l.Kept() {
 		return Entry{}, errDirect
 	}
-	p := &b.values.policy
 	ctx, added := withAdditions(ctx)
 	w, err := b.newBlobWriter(ctx, key)
 	if err != nil {
@@ -160,7 +159,7 @@ func (b *Blobs) loaded(ctx context.Context, key string, load BlobLoader, l *Load
 	switch {
 	case w.err != nil && ctx.Err() == nil:
 		return Entry{}, errDirect
-	case errors.Is(err, ErrNotFound) && p.NegativeTTL > 0:
+	case errors.Is(err, ErrNotFound):
 		return b.values.entry(Negative, nil, added), nil
 	case err != nil:
 		return Entry{}, err

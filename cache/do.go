@@ -133,8 +133,6 @@ func (e *Engine) do(ctx context.Context, j *job) (Result, error) {
 		}
 		fallback, found, err := w.await(ctx, e, f, leads)
 		switch {
-		case errors.Is(err, ErrNotFound) && f.found.asOf < asked:
-			waited = true // there may be something since: see finding.asOf
 		case err != nil && !found:
 			return Result{}, err
 		case found:

@@ -4,7 +4,7 @@
 // loads it, and the others get what it brings.
 //
 //	engine, err := cache.New(rediscache.New(rdb, nil), &cache.Options{Locker: locker})
-//	users, err := cache.For[User](engine, "user", cache.Policy{TTL: time.Hour, StaleIfError: 24 * time.Hour})
+//	users, err := cache.For[User](engine, "user", cache.Policy{TTL: time.Hour, NegativeTTL: time.Minute, StaleIfError: 24 * time.Hour})
 //
 //	u, err := users.Get(ctx, id, db.LoadUser)
 //	err = users.Put(ctx, id, u, db.SaveUser)
@@ -74,8 +74,8 @@
 // is remembered meanwhile. What the others of a process share of such a load can
 // be older than a purge by another process.
 //
-// Purges take up to 5 s, the end of a Put up to 1 s, before they fail: what is
-// stale must go.
+// Purges take up to 2 s, the end of a Put up to 1 s, before they fail, and go on
+// without their caller: what is stale must go.
 //
 // # What is not promised
 //

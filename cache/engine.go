@@ -182,10 +182,12 @@ func (e *Engine) Add(ctx context.Context, key string, entry Entry) error {
 	})
 }
 
-// Purge removes the entry under each key everywhere. A computation of it that has
+// Purge removes the entry under each key everywhere. Keys are the engine's: for
+// those of a Namespace call its Delete. A computation of it that has
 // begun is not stored any more, and whoever asks this process after the purge, or
 // any other one as soon as it has heard of it, does not get what it brings. If it
-// fails nothing is certain: call it again.
+// fails nothing is certain: call it again. It takes two seconds at most, and goes on
+// if ctx ends: the client that has changed something may have gone.
 func (e *Engine) Purge(ctx context.Context, keys ...string) error {
 	return e.purge(ctx, Purge{Keys: keys})
 }
@@ -197,7 +199,8 @@ func (e *Engine) PurgeTags(ctx context.Context, tags ...string) error {
 }
 
 // PurgePrefix removes the entries whose keys begin with prefix, as Purge does.
-// All stores remember a prefix for days: do not make them up per request.
+// All stores remember a prefix for days: do not make them up per request. An empty
+// one is everything.
 func (e *Engine) PurgePrefix(ctx context.Context, prefix string) error {
 	return e.purge(ctx, Purge{Prefixes: []string{prefix}})
 }
@@ -229,11 +232,12 @@ func (e *Engine) SoftPurgeAll(ctx context.Context) error {
 }
 
 // purgeTimeout is how long a purge may take. Unlike a read it cannot be done
-// without, so that it is patient, and does not ask the circuit breaker.
-const purgeTimeout = 5 * time.Second
+// without, so that it is patient, goes on without its caller, and does not ask the
+// circuit breaker.
+const purgeTimeout = 2 * time.Second
 
 func (e *Engine) purge(ctx context.Context, p Purge) error {
-	ctx, cancel := context.WithTimeout(ctx, purgeTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), purgeTimeout)
 	defer cancel()
 	began := time.Now()
 	err := e.store.Purge(ctx, p)

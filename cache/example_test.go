@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log"
+	"os"
 	"time"
 
 	"github.com/herdless/herdless/cache"
@@ -40,8 +42,9 @@ func Example() {
 		cache.AddTags(ctx, "by "+a.Author)
 		return a, nil
 	}
-	save := func(_ context.Context, id string, a Article) error {
+	save := func(ctx context.Context, id string, a Article) error {
 		database[id] = a
+		cache.AddTags(ctx, "by "+a.Author) // the tags that load adds
 		return nil
 	}
 
@@ -59,12 +62,19 @@ func Example() {
 	}
 	a, err := articles.Get(ctx, "1", load)
 	fmt.Println(a.Title, err)
+	if err := engine.PurgeTags(ctx, "by ada"); err != nil {
+		log.Fatal(err)
+	}
+	a, err = articles.Get(ctx, "1", load)
+	fmt.Println(a.Title, err)
 	_, err = articles.Get(ctx, "2", load)
 	fmt.Println(errors.Is(err, cache.ErrNotFound))
 	// Output:
 	// loading 1
 	// On Caches <nil>
 	// On Caches <nil>
+	// On Caching <nil>
+	// loading 1
 	// On Caching <nil>
 	// loading 2
 	// true
@@ -92,6 +102,32 @@ func ExampleNamespace_GetMany() {
 	// map[1:name of 1 2:name of 2 3:name of 3] <nil>
 	// loading 1
 	// map[2:name of 2 3:name of 3 4:name of 4] <nil>
+}
+
+func ExampleBlobs_Get() {
+	files, err := cache.NewBlobs(newEngine(), "file", cache.Policy{TTL: time.Hour})
+	if err != nil {
+		log.Fatal(err)
+	}
+	load := func(_ context.Context, name string, w io.Writer) error {
+		fmt.Println("loading", name)
+		_, err := io.WriteString(w, "a long text\n")
+		return err
+	}
+	for range 2 {
+		blob, err := files.Get(context.Background(), "terms.txt", load)
+		if err != nil {
+			log.Fatal(err)
+		}
+		_, err = io.Copy(os.Stdout, blob)
+		if err = errors.Join(err, blob.Close()); err != nil {
+			log.Fatal(err)
+		}
+	}
+	// Output:
+	// loading terms.txt
+	// a long text
+	// a long text
 }
 
 func ExampleEngine_Do() {

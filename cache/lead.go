@@ -254,7 +254,7 @@ func (e *Engine) load(ctx context.Context, j *job, l *Loading) (entry Entry, err
 var errPanicked = errors.New("cache: the load panicked")
 
 // isFailure reports an error of a load that another load soon would most likely
-// meet again: not that nobody waits any more, or that there is nothing.
+// meet again: not that nobody waits any more.
 func isFailure(ctx context.Context, err error) bool {
-	return err != nil && ctx.Err() == nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, errDirect)
+	return err != nil && ctx.Err() == nil && !errors.Is(err, errDirect)
 }

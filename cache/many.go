@@ -8,9 +8,10 @@ import (
 	"sync"
 )
 
-// A ManyLoader is a Loader for many keys at once: it returns the values that the
-// source has, by key. Keys that it leaves out do not exist. What AddTags and SetTTL
-// say holds for all of them.
+// A ManyLoader is a Loader for many keys at once, none of them twice: it returns the
+// values that the source has, by key. Keys that it leaves out do not exist, those
+// that were not asked for are ignored, and so is the map that comes with an error.
+// What AddTags and SetTTL say holds for all of them; AddTagsFor is for single ones.
 type ManyLoader[V any] func(ctx context.Context, keys []string) (map[string]V, error)
 
 // GetMany is Get for many keys: they are read in one step of the store, and those
@@ -19,7 +20,7 @@ type ManyLoader[V any] func(ctx context.Context, keys []string) (map[string]V, e
 // without a value are left out.
 //
 // If some cannot be had, because load fails or ctx ends, the others are returned
-// together with the error.
+// together with the error. The map is never nil.
 func (n *Namespace[V]) GetMany(ctx context.Context, keys []string, load ManyLoader[V]) (map[string]V, error) {
 	values := make(map[string]V, len(keys))
 	missing := n.readMany(ctx, keys, load, values)
@@ -210,7 +211,7 @@ func (m *member[V]) load(ctx context.Context, l *Loading) (Entry, error) {
 		select {
 		case o := <-r.outcome:
 			if o.added != nil {
-				o.added.passTo(ctx)
+				o.added.passTo(ctx, m.key)
 			}
 			return o.value, o.err
 		case <-ctx.Done():
@@ -278,11 +279,12 @@ func (b *batch[V]) callContained(ctx context.Context, keys []string) (values map
 	return b.call(ctx, keys)
 }
 
-// passTo adds what a has to the additions of ctx.
-func (a *additions) passTo(ctx context.Context) {
+// passTo adds what a has for key to the additions of ctx.
+func (a *additions) passTo(ctx context.Context, key string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	AddTags(ctx, a.tags...)
+	AddTags(ctx, a.of[key]...)
 	if a.ttl != nil {
 		SetTTL(ctx, *a.ttl)
 	}

@@ -39,7 +39,8 @@ type MemoryOptions struct {
 	// MaxBytes bounds the keys, tags, data and bodies of all entries together,
 	// with a little added for each. What comes on top are decoded values that
 	// are kept along with their entries (Memo), and bodies that are not part of
-	// an entry, up to as much again for a minute. Zero means 64 MiB.
+	// an entry, up to as much again for a minute. An entry that is larger by
+	// itself is not kept. Zero means 64 MiB.
 	MaxBytes int64
 }
 

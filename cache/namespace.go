@@ -10,11 +10,14 @@ import (
 	"time"
 )
 
-// Namespace holds values of one type under one Policy. Its keys are its own: they
-// begin with its name. It is safe for concurrent use.
+// Namespace holds values of one type under one Policy. Its keys are its own: in the
+// engine, in Events and in the store a key is the name, a colon and the key. It is
+// safe for concurrent use.
 //
 // Values are shared by all callers of a process that ask for the same key. They
-// are read-only.
+// are read-only. Those who wait for a load get the loader's own value, later ones
+// what the codec has kept of it: with JSON, unexported fields are gone. A nil
+// pointer is a value like any other.
 type Namespace[V any] struct {
 	engine *Engine
 	prefix string
@@ -25,14 +28,18 @@ type Namespace[V any] struct {
 // A Loader gets the value under key from the source: a database, a service, a
 // computation. An error that is ErrNotFound says that there is none.
 //
-// ctx has the values of the context of the caller that came first. It ends after
-// the policy's LoadTimeout, and when no caller of this process waits any more.
-// AddTags and SetTTL take it.
+// It runs in a goroutine of its own and serves callers of other requests as well:
+// what it returns must depend on key only, not on who asks. ctx has the values of
+// the context of the caller that came first; a transaction or a request in it may
+// have ended. ctx ends after the policy's LoadTimeout, and when no caller of this
+// process waits any more. AddTags and SetTTL take it. A Loader must not Get its own
+// key, which would wait for itself.
 type Loader[V any] func(ctx context.Context, key string) (V, error)
 
 // ErrNotFound is what a Loader returns, as it is or wrapped, if the source has
-// nothing under the key. Get returns it then, from the cache also, for the
-// policy's NegativeTTL.
+// nothing under the key. Get returns it then, without the wrapping, and for the
+// policy's NegativeTTL from the cache also. It is an answer, not a failure: what
+// was cached before goes, and no stale value is returned for it.
 var ErrNotFound = errors.New("cache: the source has nothing under this key")
 
 // ErrLoadTimeout is the error of a load that took longer than the policy's
@@ -55,7 +62,8 @@ type PanicError struct {
 func (e *PanicError) Error() string { return fmt.Sprintf("cache: the load panicked: %v", e.Value) }
 
 // For returns the namespace called name on engine, with the values' DefaultCodec. A
-// name is letters, digits, '-', '_' and '.', and begins with a letter. Two programs, or two parts of one, that use the same name on the same store
+// name is letters, digits, '-', '_' and '.', and begins with a letter, and belongs to
+// one type: a Namespace's or Blobs'. Two programs, or two parts of one, that use the same name on the same store
 // share its values. All that is wrong with the arguments is reported in one error.
 func For[V any](engine *Engine, name string, p Policy) (*Namespace[V], error) {
 	return ForCodec(engine, name, p, DefaultCodec[V]())
@@ -99,9 +107,10 @@ func nameIsValid(name string) bool {
 // callers in the cluster that miss it together one loads; the others get what it
 // brings. A caller stops waiting when ctx ends; the load goes on for the others.
 //
-// The error is the load's, as it is, if it runs in this process; ErrLoadFailed if
-// another one's was waited for; ErrWaitTimeout; or the cause of ctx's end. Trouble
-// with the store is no error.
+// The error is ErrNotFound; the load's, as it is, if it runs in this process, also
+// for Backoff afterwards; a *PanicError if it panicked; ErrLoadTimeout;
+// ErrLoadFailed if another process's load was waited for; ErrWaitTimeout; or the
+// cause of ctx's end. Trouble with the store is no error.
 func (n *Namespace[V]) Get(ctx context.Context, key string, load Loader[V]) (V, error) {
 	full := n.prefix + key
 	if entry, ok := n.engine.store.Peek(full); ok {
@@ -144,9 +153,14 @@ func (n *Namespace[V]) job(key string, load Load) *job {
 // A store that hangs holds a Put up for StoreTimeout before the write, and for a
 // second after it.
 //
-// The error is write's, as it is; nothing is cached under key then, because what
-// became of the source is not known. Or it is ErrNotPurged. AddTags and SetTTL take
-// the context that write gets.
+// The value has the tags that write adds, and no others: write is to add those
+// that the loader does. AddTags and SetTTL take the context that write gets, which
+// is ctx: write has no other deadline, runs in the caller's goroutine, and is called
+// also if ctx has ended. If it panics, so does Put.
+//
+// If value cannot be encoded, write is not called. Otherwise the error is write's, or
+// ErrNotPurged, or both joined. If write fails nothing is cached under key, because
+// what became of the source is not known.
 func (n *Namespace[V]) Put(ctx context.Context, key string, value V, write func(ctx context.Context, key string, value V) error) (err error) {
 	data, err := n.codec.Encode(value)
 	if err != nil {
@@ -170,14 +184,23 @@ func (n *Namespace[V]) Put(ctx context.Context, key string, value V, write func(
 	return nil
 }
 
-// Delete removes the value under each key from the cache, on all servers. Loads of
-// it that have begun are not stored.
+// Delete removes the value under each key from the cache, on all servers, as
+// Engine.Purge does. Loads of it that have begun are not stored.
 func (n *Namespace[V]) Delete(ctx context.Context, keys ...string) error {
+	return n.engine.Purge(ctx, n.full(keys)...)
+}
+
+// SoftDelete makes the value under each key stale, as Engine.SoftPurge does.
+func (n *Namespace[V]) SoftDelete(ctx context.Context, keys ...string) error {
+	return n.engine.SoftPurge(ctx, n.full(keys)...)
+}
+
+func (n *Namespace[V]) full(keys []string) []string {
 	full := make([]string, len(keys))
 	for i, key := range keys {
 		full[i] = n.prefix + key
 	}
-	return n.engine.Purge(ctx, full...)
+	return full
 }
 
 // DeletePrefix removes the values whose keys begin with prefix; all values of the
@@ -186,9 +209,10 @@ func (n *Namespace[V]) DeletePrefix(ctx context.Context, prefix string) error {
 	return n.engine.PurgePrefix(ctx, n.prefix+prefix)
 }
 
-// Refresh loads the value under key anew, whatever is cached, and stores it. Until
-// then, and if loading fails, others get what there is as a stale value, if the
-// policy lets them. Within Backoff of a failure it returns that failure.
+// Refresh makes what is cached under key stale, as SoftDelete does, loads anew and
+// stores. It never returns a stale value itself. Others get it until then, and if
+// loading fails, if StaleWhileRevalidate or StaleIfError lets them; without either
+// they wait for this load. Within Backoff of a failure it returns that failure.
 func (n *Namespace[V]) Refresh(ctx context.Context, key string, load Loader[V]) (V, error) {
 	// If it fails the store is away, and what is loaded here helps this caller.
 	_ = n.engine.SoftPurge(ctx, n.prefix+key)
@@ -250,9 +274,14 @@ func (n *Namespace[V]) entry(kind Kind, data []byte, added *additions) Entry {
 		ttl = *added.ttl
 	}
 	e := Entry{Kind: kind, Data: data, TTL: n.policy.lifetime(ttl), Schema: n.policy.Schema, Tags: added.tags}
-	if kind == Negative {
-		e.TTL = n.policy.lifetime(n.policy.NegativeTTL)
-	} else if ttl > 0 {
+	switch {
+	case kind == Negative:
+		// For a moment at least, so that it replaces what the source had before.
+		e.TTL = max(n.policy.lifetime(n.policy.NegativeTTL), time.Millisecond)
+	case len(e.Tags) > maxTags:
+		n.engine.logger.Warn("cache: a value is not kept, because it has too many tags", "namespace", strings.TrimSuffix(n.prefix, ":"), "tags", len(e.Tags), "limit", maxTags)
+		e.TTL, e.Tags = 0, nil
+	case ttl > 0:
 		e.StaleFor = max(n.policy.StaleWhileRevalidate, n.policy.StaleIfError)
 	}
 	return e
@@ -306,7 +335,7 @@ func (n *Namespace[V]) loaded(ctx context.Context, key string, load Loader[V]) (
 	ctx, added := withAdditions(ctx)
 	v, err := load(ctx, key)
 	switch {
-	case errors.Is(err, ErrNotFound) && n.policy.NegativeTTL > 0:
+	case errors.Is(err, ErrNotFound):
 		return n.entry(Negative, nil, added), nil
 	case err != nil:
 		return Entry{}, err
@@ -325,6 +354,7 @@ func (n *Namespace[V]) loaded(ctx context.Context, key string, load Loader[V]) (
 type additions struct {
 	mu   sync.Mutex
 	tags []string
+	of   map[string][]string // more tags of single keys
 	ttl  *time.Duration
 }
 
@@ -335,14 +365,31 @@ func withAdditions(ctx context.Context) (context.Context, *additions) {
 	return context.WithValue(ctx, additionsKey{}, a), a
 }
 
-// AddTags gives tags, by which it can be purged, to the value that is being loaded
-// or written. ctx is the one that a Loader, or the write of a Put, has got; with any
-// other one AddTags does nothing.
+// AddTags gives tags, by which Engine.PurgeTags can purge it, to the value that is
+// being loaded or written, or in a ManyLoader to all values of the call. ctx is the
+// one that a Loader, or the write of a Put, has got; with any other one AddTags does
+// nothing.
+//
+// Tags are the store's, not the namespace's, and compared byte for byte. A value
+// with more than 1,000 is not kept. A loader that gets values from another namespace
+// does not inherit their tags.
 func AddTags(ctx context.Context, tags ...string) {
 	if a, ok := ctx.Value(additionsKey{}).(*additions); ok {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		a.tags = append(a.tags, tags...)
+	}
+}
+
+// AddTagsFor is AddTags for the value under one of the keys of a ManyLoader.
+func AddTagsFor(ctx context.Context, key string, tags ...string) {
+	if a, ok := ctx.Value(additionsKey{}).(*additions); ok {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if a.of == nil {
+			a.of = make(map[string][]string)
+		}
+		a.of[key] = append(a.of[key], tags...)
 	}
 }
 

@@ -464,7 +464,7 @@ func TestEarlyRefresh(t *testing.T) {
 		// With a caller each 0.1 s, nearly all refreshes come early, a few
 		// seconds before the end.
 		assert.InDelta(t, 3600/97.0, float64(s.loads.Load()), 3)
-		assert.LessOrEqual(t, waits, 3)
+		assert.LessOrEqual(t, waits, 10, "one, and where the refresh was chosen in the last second")
 	})
 }
 
@@ -506,6 +506,7 @@ func TestNegativeResults(t *testing.T) {
 					})
 				}
 				wg.Wait()
+				time.Sleep(2 * time.Millisecond) // "not remembered" is for a moment
 			}
 			// Who asks while a load is under way must not get its ErrNotFound:
 			// there may be something since.
@@ -521,6 +522,99 @@ func TestNegativeResults(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, "Ada", u.Name)
 	})
+}
+
+// What the source has no more is no failure to be covered up by a stale value.
+func TestWhatIsDeletedInTheSourceIsNotServedStale(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, negative := range []time.Duration{0, time.Minute} {
+			engines := newEngines(t, 2, newMemoryStore(t), cache.Options{})
+			p := cache.Policy{TTL: time.Minute, NegativeTTL: negative, StaleIfError: time.Hour, StaleWhileRevalidate: time.Hour}
+			s := &source{name: "Ada"}
+			_, err := namespace(t, engines[0], p).Get(t.Context(), "1", s.load)
+			require.NoError(t, err)
+			time.Sleep(2 * time.Minute)
+			s.do(func(context.Context) error { return cache.ErrNotFound })
+			_, err = namespace(t, engines[0], p).Get(t.Context(), "1", s.load)
+			require.NoError(t, err, "while it is revalidated")
+			time.Sleep(time.Second)
+			for _, e := range engines {
+				_, err = namespace(t, e, p).Get(t.Context(), "1", s.load)
+				require.ErrorIs(t, err, cache.ErrNotFound, "NegativeTTL %v", negative)
+			}
+			assert.Zero(t, engines[0].Stats().LoadErrors)
+		}
+	})
+}
+
+func TestTagsOfABatch(t *testing.T) {
+	e := newEngines(t, 1, newMemoryStore(t), cache.Options{StoreTimeout: 2 * time.Second})[0]
+	n := namespace(t, e, cache.Policy{TTL: time.Minute})
+	load := func(ctx context.Context, keys []string) (map[string]user, error) {
+		users := map[string]user{}
+		cache.AddTags(ctx, "all")
+		for _, key := range keys {
+			users[key] = user{ID: key}
+			cache.AddTagsFor(ctx, key, "user "+key)
+		}
+		return users, nil
+	}
+	keys := make([]string, 1_100) // one more tag each would be too many for one value
+	for i := range keys {
+		keys[i] = fmt.Sprint(i)
+	}
+	cached := func() int {
+		found := 0
+		for _, key := range keys {
+			if _, err := n.Get(t.Context(), key, func(context.Context, string) (user, error) { return user{}, cache.ErrNotFound }); err == nil {
+				found++
+			}
+		}
+		return found
+	}
+	_, err := n.GetMany(t.Context(), keys, load)
+	require.NoError(t, err)
+	assert.Equal(t, 1_100, cached())
+	require.NoError(t, e.PurgeTags(t.Context(), "user 3"))
+	assert.Equal(t, 1_099, cached())
+	require.NoError(t, e.PurgeTags(t.Context(), "all"))
+	assert.Zero(t, cached())
+}
+
+func TestAValueWithTooManyTagsIsNotKept(t *testing.T) {
+	e := newEngines(t, 1, newMemoryStore(t), cache.Options{})[0]
+	n := namespace(t, e, cache.Policy{TTL: time.Minute})
+	s := &source{during: func(ctx context.Context) error {
+		for i := range 1_001 {
+			cache.AddTags(ctx, fmt.Sprint(i))
+		}
+		return nil
+	}}
+	for range 5 {
+		_, err := n.Get(t.Context(), "1", s.load)
+		require.NoError(t, err)
+	}
+	assert.EqualValues(t, 5, s.loads.Load())
+	assert.Zero(t, e.Stats().StoreErrors)
+}
+
+// The client that has changed something may have gone.
+func TestAPurgeGoesOnWithoutItsCaller(t *testing.T) {
+	n := namespace(t, newEngines(t, 1, newMemoryStore(t), cache.Options{})[0], cache.Policy{TTL: time.Minute, StaleWhileRevalidate: time.Minute})
+	s := &source{name: "old"}
+	_, err := n.Get(t.Context(), "1", s.load)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	s.set("new")
+	require.NoError(t, n.SoftDelete(ctx, "1"))
+	u, err := n.Get(t.Context(), "1", s.load)
+	require.NoError(t, err)
+	assert.Equal(t, "old", u.Name)
+	require.NoError(t, n.Delete(ctx, "1"))
+	u, err = n.Get(t.Context(), "1", s.load)
+	require.NoError(t, err)
+	assert.Equal(t, "new", u.Name)
 }
 
 func TestPutIsWriteThrough(t *testing.T) {
@@ -813,6 +907,7 @@ func TestWhatIsObserved(t *testing.T) {
 
 		var got []string
 		for _, ev := range events {
+			assert.NotContains(t, ev.Kind.String(), "EventKind")
 			got = append(got, fmt.Sprintf("%d %s %v %v %v", ev.Kind, ev.Key, ev.Local, ev.Took, ev.Err != nil))
 		}
 		assert.Equal(t, []string{

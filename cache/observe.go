@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"fmt"
 	"sync/atomic"
 	"time"
 )
@@ -32,10 +33,24 @@ const (
 	BreakerChanged
 )
 
+var eventNames = [...]string{
+	HitFresh: "hit fresh", HitStale: "hit stale", Missed: "missed", WaitEnded: "wait ended", LoadEnded: "load ended",
+	FillRefused: "fill refused", Purged: "purged", StoreFailed: "store failed", BreakerChanged: "breaker changed",
+}
+
+// String returns the kind in words.
+func (k EventKind) String() string {
+	if int(k) < len(eventNames) && eventNames[k] != "" {
+		return eventNames[k]
+	}
+	return fmt.Sprintf("EventKind(%d)", uint8(k))
+}
+
 // Event is something that happened in an Engine.
 type Event struct {
 	Kind EventKind
-	// Key is the cache key. Empty for Purged and BreakerChanged.
+	// Key is the engine's key: of a value of a Namespace its name, a colon and
+	// the key. Empty for Purged and BreakerChanged.
 	Key string
 	// Local says of HitFresh and HitStale that the entry was in this process.
 	Local bool
@@ -49,7 +64,9 @@ type Event struct {
 	Open bool
 }
 
-// Stats counts what has happened in an Engine since it was made.
+// Stats counts what has happened in an Engine since it was made, in this process,
+// of all namespaces. A remembered ErrNotFound is a hit, and no load error. GetMany
+// counts each key.
 type Stats struct {
 	// HitsLocal and HitsStore count callers that got a fresh entry, from this
 	// process and from the store. HitsStale count those that got a stale one.

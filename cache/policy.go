@@ -11,7 +11,8 @@ import (
 // Policy says how the values of a Namespace are kept. The zero value of a field
 // means its default; TTL has none.
 type Policy struct {
-	// TTL is how long a value is fresh. Required.
+	// TTL is how long a value is fresh. Required. A store may not keep it as
+	// long: see rediscache.Options.Retention, and the bounds of the stores.
 	TTL time.Duration
 
 	// Jitter shortens each TTL by a random part of it, up to this fraction, so
@@ -57,8 +58,9 @@ type Policy struct {
 
 	// Backoff is for how long the failure of a load is returned to those who
 	// ask for the same key in the same process, without another try. Processes
-	// that waited for that load take part, others try once themselves. Default
-	// 500 ms.
+	// that waited for that load take part, others try once themselves. A value
+	// that is stored meanwhile ends it, a Delete does not. ErrNotFound is no
+	// failure. Default 500 ms.
 	Backoff time.Duration
 
 	// WriteTimeout is how long Put's write may take before other processes may
@@ -66,7 +68,10 @@ type Policy struct {
 	WriteTimeout time.Duration
 
 	// Schema is the version of the encoding of the values. What was stored
-	// under another one is as good as not there.
+	// under another one is as good as not there. Raise it whenever the type or
+	// its encoding changes its meaning: JSON reads the bytes of another struct
+	// without complaint. While two versions run, each loads what the other has
+	// stored.
 	Schema uint32
 }
 

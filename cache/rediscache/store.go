@@ -47,8 +47,10 @@ type Store struct {
 
 var _ cache.BodyStore = (*Store)(nil)
 
-// New returns a Store on client, which it neither checks nor closes. Nil
-// options mean the defaults. It panics if client is nil, if it reads from replicas
+// New returns a Store on client, which it neither checks nor closes. A go-redis
+// client is to have ContextTimeoutEnabled, as redisconn.Open sets it: without it a
+// Redis that hangs holds callers for the client's ReadTimeout. Nil options mean the
+// defaults. It panics if client is nil, if it reads from replicas
 // of a Cluster, which lag behind purges, or if the options are invalid: all are
 // mistakes in the program.
 func New(client Client, o *Options) *Store {
