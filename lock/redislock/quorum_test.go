@@ -241,8 +241,11 @@ func TestAHungServerOfAQuorumIsNotAskedWithoutEnd(t *testing.T) {
 	servers[0].Stop(t)
 	defer servers[0].Continue(t)
 	lockAndUnlock(t, locker, 500)
-	assert.Equal(t, redislock.MaxUnanswered, redislock.Unanswered(q, 0))
-	assert.Zero(t, redislock.Unanswered(q, 1))
+	// Not exactly: on a slow machine the first have ended by the client's timeout.
+	hung := redislock.Unanswered(q, 0)
+	assert.LessOrEqual(t, hung, redislock.MaxUnanswered)
+	assert.Greater(t, hung, redislock.MaxUnanswered/2)
+	assert.Eventually(t, func() bool { return redislock.Unanswered(q, 1) == 0 }, patience, time.Millisecond)
 }
 
 func TestWhatNewQuorumCannotUse(t *testing.T) {
