@@ -183,11 +183,12 @@ func (e *Engine) Add(ctx context.Context, key string, entry Entry) error {
 }
 
 // Purge removes the entry under each key everywhere. Keys are the engine's: for
-// those of a Namespace call its Delete. A computation of it that has
-// begun is not stored any more, and whoever asks this process after the purge, or
-// any other one as soon as it has heard of it, does not get what it brings. If it
-// fails nothing is certain: call it again. It takes two seconds at most, and goes on
-// if ctx ends: the client that has changed something may have gone.
+// those of a Namespace call its Delete. A computation that has begun is not stored
+// any more, and whoever asks this process after the purge, or any other one as soon
+// as it has heard of it, does not get what it brings.
+//
+// It takes two seconds at most, and goes on if ctx ends: the client that has
+// changed something may have gone. If it fails nothing is certain: call it again.
 func (e *Engine) Purge(ctx context.Context, keys ...string) error {
 	return e.purge(ctx, Purge{Keys: keys})
 }

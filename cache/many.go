@@ -181,12 +181,13 @@ func (m *member[V]) decide() {
 	b := m.batch
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	m.settled()
+	m.settle()
 	b.startIfComplete()
 }
 
-// settled is called with the batch's mutex held.
-func (m *member[V]) settled() {
+// settle notes that m is decided, and lets another member have its slot. It is
+// called with the batch's mutex held.
+func (m *member[V]) settle() {
 	if m.decided {
 		return
 	}
@@ -205,7 +206,7 @@ func (m *member[V]) load(ctx context.Context, l *Loading) (Entry, error) {
 		b := m.batch
 		b.mu.Lock()
 		b.ready = append(b.ready, r)
-		m.settled()
+		m.settle()
 		b.startIfComplete()
 		b.mu.Unlock()
 		select {

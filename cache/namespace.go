@@ -62,9 +62,10 @@ type PanicError struct {
 func (e *PanicError) Error() string { return fmt.Sprintf("cache: the load panicked: %v", e.Value) }
 
 // For returns the namespace called name on engine, with the values' DefaultCodec. A
-// name is letters, digits, '-', '_' and '.', and begins with a letter, and belongs to
-// one type: a Namespace's or Blobs'. Two programs, or two parts of one, that use the same name on the same store
-// share its values. All that is wrong with the arguments is reported in one error.
+// name is letters, digits, '-', '_' and '.', begins with a letter, and belongs to
+// one type of values, or to Blobs. Two programs, or two parts of one, that use the
+// same name on the same store share its values. All that is wrong with the arguments
+// is reported in one error.
 func For[V any](engine *Engine, name string, p Policy) (*Namespace[V], error) {
 	return ForCodec(engine, name, p, DefaultCodec[V]())
 }
