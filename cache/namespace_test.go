@@ -817,6 +817,7 @@ func TestAnotherSchemaIsAMiss(t *testing.T) {
 		_, err = v1.Get(t.Context(), "1", func(context.Context, string) (string, error) { return "one", nil })
 		require.NoError(t, err)
 		for _, n := range []*cache.Namespace[int]{v2, same} { // the latter cannot decode it
+			synctest.Wait() // until the lease is released
 			began := time.Now()
 			i, err := n.Get(t.Context(), "1", func(context.Context, string) (int, error) { return 1, nil })
 			require.NoError(t, err)
@@ -824,7 +825,7 @@ func TestAnotherSchemaIsAMiss(t *testing.T) {
 			i, err = n.Get(t.Context(), "1", nil)
 			require.NoError(t, err)
 			assert.Equal(t, 1, i)
-			assert.Less(t, time.Since(began), 100*time.Millisecond)
+			assert.Zero(t, time.Since(began))
 			_, err = v1.Refresh(t.Context(), "1", func(context.Context, string) (string, error) { return "one", nil })
 			require.NoError(t, err)
 		}
