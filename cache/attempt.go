@@ -107,13 +107,14 @@ func (e *Engine) fill(ctx, budget context.Context, l *leader, token uint64, rele
 	case b.Outcome == Overtaken:
 		return attempt{heldFor: overtakenPause}
 	case b.Outcome == Filled:
+		l.foundAt = began
 		if l.take(ctx, b.Entry, finding{entry: b.Entry, asOf: asOf}) {
 			return attempt{ran: true, result: Result{Entry: b.Entry, Source: Waited}}
 		}
 		return attempt{heldFor: leaseMargin} // look again
 	}
 	failure := finding{}
-	loading := &Loading{kept: true, settle: func(entry Entry) {
+	loading := &Loading{kept: true, stale: l.stale, share: e.sharing(l.f, began), settle: func(entry Entry) {
 		last := e.asked.Load()
 		stored, err := e.finish(ctx, l.j, b.Ticket, entry)
 		switch {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"time"
 )
 
 // Blobs is a Namespace for values that are too big to be held in memory, such as
@@ -13,7 +12,6 @@ import (
 // caller. When the source has changed, Delete them. It is safe for concurrent use.
 type Blobs struct {
 	values *Namespace[[]byte] // for all but the bytes
-	store  BodyStore
 }
 
 // A BlobLoader writes the bytes under key to w, as they come. It may fail half way.
@@ -35,11 +33,10 @@ func NewBlobs(engine *Engine, name string, p Policy) (*Blobs, error) {
 	if err != nil {
 		return nil, err
 	}
-	store, ok := engine.store.(BodyStore)
-	if !ok {
+	if _, ok := engine.store.(BodyStore); !ok {
 		return nil, fmt.Errorf("cache: a %T is not a BodyStore, and cannot hold blobs", engine.store)
 	}
-	return &Blobs{values: values, store: store}, nil
+	return &Blobs{values: values}, nil
 }
 
 // errDirect says that the store cannot take the bytes.
@@ -66,7 +63,7 @@ func (b *Blobs) Get(ctx context.Context, key string, load BlobLoader) (*Blob, er
 		case result.Entry.Kind == Negative:
 			return nil, ErrNotFound
 		}
-		r, err := b.open(ctx, j.key, result.Entry.Body)
+		r, err := b.values.engine.OpenBody(ctx, j.key, result.Entry.Body)
 		switch {
 		case err == nil:
 			if result.Source == Hit {
@@ -80,51 +77,14 @@ func (b *Blobs) Get(ctx context.Context, key string, load BlobLoader) (*Blob, er
 		}
 		// It is as good as not there, and to be replaced.
 		torn := result.Entry.Body
-		j.judge = func(e Entry) verdict {
+		j.judge = func(e Entry) Verdict {
 			if e.Body == torn {
-				return reject
+				return Reject
 			}
 			return b.judge(e)
 		}
 	}
 	return b.direct(ctx, key, load)
-}
-
-// open opens a body. The budget is for that only, and not for the reading.
-func (b *Blobs) open(ctx context.Context, key string, body Body) (r io.ReadCloser, err error) {
-	e := b.values.engine
-	ctx, cancel := context.WithCancelCause(ctx)
-	budget := time.AfterFunc(e.storeTimeout, func() { cancel(errBudget) })
-	var missing error
-	err = e.step(ctx, "open", key, func() (err error) {
-		r, err = b.store.OpenBody(ctx, key, body)
-		if errors.Is(err, ErrNoBody) {
-			missing = err
-			return nil // the store is well
-		}
-		return err
-	})
-	inTime := budget.Stop()
-	switch {
-	case err == nil && missing == nil && inTime:
-		return closing{r, cancel}, nil
-	case err == nil && missing == nil:
-		_ = r.Close()
-		err = errBudget
-	}
-	cancel(nil)
-	return nil, errors.Join(missing, err)
-}
-
-// closing is a reader with a context that ends with it.
-type closing struct {
-	io.ReadCloser
-	cancel context.CancelCauseFunc
-}
-
-func (c closing) Close() error {
-	defer c.cancel(nil)
-	return c.ReadCloser.Close()
 }
 
 // Delete is Namespace.Delete.
@@ -137,9 +97,9 @@ func (b *Blobs) DeletePrefix(ctx context.Context, prefix string) error {
 	return b.values.DeletePrefix(ctx, prefix)
 }
 
-func (b *Blobs) judge(e Entry) verdict {
+func (b *Blobs) judge(e Entry) Verdict {
 	if e.Kind == Uncacheable || e.Schema != b.values.policy.Schema || e.Kind == Value && e.Body.ID == "" {
-		return reject
+		return Reject
 	}
 	return b.values.policy.judge(e)
 }
@@ -150,21 +110,23 @@ func (b *Blobs) loaded(ctx context.Context, key string, load BlobLoader, l *Load
 		return Entry{}, errDirect
 	}
 	ctx, added := withAdditions(ctx)
-	w, err := b.newBlobWriter(ctx, key)
+	p := &b.values.policy
+	w, err := b.values.engine.CreateBody(ctx, b.values.prefix+key, p.TTL+max(p.StaleWhileRevalidate, p.StaleIfError)+p.LoadTimeout)
 	if err != nil {
 		return Entry{}, errDirect
 	}
-	defer w.abort() // unless it is finished
-	err = load(ctx, key, w)
+	defer w.Abort() // unless it is finished
+	bytes := &remembering{w: w}
+	err = load(ctx, key, bytes)
 	switch {
-	case w.err != nil && ctx.Err() == nil:
+	case bytes.err != nil && ctx.Err() == nil:
 		return Entry{}, errDirect
 	case errors.Is(err, ErrNotFound):
 		return b.values.entry(Negative, nil, added), nil
 	case err != nil:
 		return Entry{}, err
 	}
-	body, err := w.finish()
+	body, err := w.Finish()
 	if err != nil {
 		return Entry{}, errDirect
 	}
@@ -173,61 +135,18 @@ func (b *Blobs) loaded(ctx context.Context, key string, load BlobLoader, l *Load
 	return e, nil
 }
 
-// blobWriter writes into the store, each step within a budget.
-type blobWriter struct {
-	w      BodyWriter
-	budget *time.Timer
-	each   time.Duration
-	cancel context.CancelCauseFunc
-	err    error // of the store
-
-	finished bool
+// remembering is a writer that remembers whether it has failed.
+type remembering struct {
+	w   io.Writer
+	err error
 }
 
-func (b *Blobs) newBlobWriter(ctx context.Context, key string) (*blobWriter, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	w := &blobWriter{cancel: cancel, each: max(writeEndTimeout, b.values.engine.storeTimeout)}
-	w.budget = time.AfterFunc(w.each, func() { cancel(errBudget) })
-	p := &b.values.policy
-	var err error
-	w.w, err = b.store.CreateBody(ctx, b.values.prefix+key, p.TTL+max(p.StaleWhileRevalidate, p.StaleIfError)+p.LoadTimeout)
-	w.budget.Stop()
+func (r *remembering) Write(p []byte) (int, error) {
+	n, err := r.w.Write(p)
 	if err != nil {
-		cancel(nil)
-		return nil, err
-	}
-	return w, nil
-}
-
-// Write implements io.Writer. Its budget is larger than that of a read: some MiB
-// may be on their way.
-func (w *blobWriter) Write(p []byte) (n int, err error) {
-	w.budget.Reset(w.each)
-	defer w.budget.Stop()
-	n, err = w.w.Write(p)
-	if err != nil {
-		w.err = err
+		r.err = err
 	}
 	return n, err
-}
-
-func (w *blobWriter) finish() (Body, error) {
-	w.budget.Reset(w.each)
-	defer w.budget.Stop()
-	body, err := w.w.Finish()
-	w.finished = err == nil
-	return body, err
-}
-
-func (w *blobWriter) abort() {
-	if w.finished {
-		w.cancel(nil)
-		return
-	}
-	go func() { // nobody waits for what is only tidying up
-		w.w.Abort()
-		w.cancel(nil)
-	}()
 }
 
 // direct lets a caller read from a load of its own, once that has begun to write.

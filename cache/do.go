@@ -43,6 +43,76 @@ func (e *Engine) Do(ctx context.Context, key string, load Load) (Result, error) 
 	return result, err
 }
 
+// Fetch is a call of Engine.Fetch.
+type Fetch struct {
+	// Key is what the entry is stored under.
+	Key string
+
+	// Load computes the entry. If it panics, so does Engine.Fetch.
+	Load Load
+
+	// Judge says what to do with an entry that is found, of any Kind. It is
+	// called in the caller's goroutine and may be called more than once. An
+	// entry that is to be looked at again when it is out of date is found with
+	// FallBack: Load has it as Loading.Stale. Nil: Use what is fresh, and Reject
+	// all else.
+	Judge func(Entry) Verdict
+
+	// Refresh computes the entry in the background when Judge has said
+	// UseAndRefresh. It runs in a goroutine of its own and must not panic. Nil:
+	// one caller in the cluster runs Load, and the others use what there is.
+	Refresh Load
+
+	// Lane keeps callers apart who want different things of a key: what is found
+	// is shared only within one. Those of all lanes share what is computed.
+	Lane string
+
+	// NoWait: the caller waits for nobody, and nobody in this process waits for
+	// it. If another one computes the key, the error is ErrHeld.
+	NoWait bool
+}
+
+// ErrHeld is the error of a Fetch with NoWait if another caller computes the key.
+var ErrHeld = errors.New("cache: another caller computes the value")
+
+// Fetch is Do for callers who judge for themselves what they use. Callers of one
+// process share what the first of them in their lane has found, even if Judge
+// depends on the caller: who is handed an entry judges it once more.
+func (e *Engine) Fetch(ctx context.Context, f Fetch) (Result, error) {
+	if f.Judge == nil {
+		f.Judge = freshOnly
+	}
+	j := &job{
+		key: f.Key, load: f.Load, judge: f.Judge, refresh: f.Refresh, wait: e.waitTimeout, noWait: f.NoWait,
+		inline: f.Refresh == nil,
+	}
+	if f.Lane != "" {
+		j.lane = "lane " + f.Lane + " "
+	}
+	if j.inline {
+		j.soft = inlinePause
+	}
+	if entry, ok := e.store.Peek(f.Key); ok {
+		v := f.Judge(entry)
+		if v == UseAndRefresh && !j.inline {
+			e.refresh(ctx, j, entry)
+		}
+		if v == Use || v == UseAndRefresh && !j.inline {
+			e.hit(ctx, f.Key, entry)
+			return Result{Entry: entry, Source: Hit}, nil
+		}
+	}
+	result, err := e.do(ctx, j)
+	if err == nil && result.Source == Hit {
+		e.hit(ctx, f.Key, result.Entry)
+	}
+	return result, err
+}
+
+// inlinePause is how long those wait who can use what there is, for the one who
+// computes anew to say what that is.
+const inlinePause = 10 * time.Millisecond
+
 // hit counts an entry that was found.
 func (e *Engine) hit(ctx context.Context, key string, entry Entry) {
 	kind := HitFresh
@@ -52,32 +122,32 @@ func (e *Engine) hit(ctx context.Context, key string, entry Entry) {
 	e.happened(ctx, Event{Kind: kind, Key: key, Local: entry.Local})
 }
 
-// verdict says what a caller does with an entry that is found.
-type verdict uint8
+// Verdict says what a caller does with an entry that is found.
+type Verdict uint8
 
 const (
-	// reject: it is as good as none.
-	reject verdict = iota
-	// fallBack: it is better than nothing, if loading fails or takes long.
-	fallBack
-	// useAndRefresh: it will do, and a new one is loaded in the background.
-	useAndRefresh
-	// use: it will do.
-	use
+	// Reject: it is as good as none.
+	Reject Verdict = iota
+	// FallBack: it is better than nothing, if loading fails or takes long.
+	FallBack
+	// UseAndRefresh: it will do, and a new one is loaded in the background.
+	UseAndRefresh
+	// Use: it will do.
+	Use
 )
 
-func freshOnly(e Entry) verdict {
+func freshOnly(e Entry) Verdict {
 	if e.TTL > 0 {
-		return use
+		return Use
 	}
-	return reject
+	return Reject
 }
 
 // job is what a caller wants of a key.
 type job struct {
 	key   string
 	load  Load
-	judge func(Entry) verdict
+	judge func(Entry) Verdict
 	// wait is how long to wait for another one who computes.
 	wait time.Duration
 
@@ -102,6 +172,12 @@ type job struct {
 	slots chan struct{}
 	// background: there is no caller. Nobody is waited for.
 	background bool
+	// noWait: nobody is waited for, and nobody waits.
+	noWait bool
+	// refresh is the load of a background job, if it is another one.
+	refresh Load
+	// inline: what is to be refreshed is, by the caller that gets to it.
+	inline bool
 	// alone: the store is not asked.
 	alone bool
 }
@@ -115,6 +191,9 @@ func (j *job) begunToWait() {
 func (e *Engine) do(ctx context.Context, j *job) (Result, error) {
 	asked := e.asked.Add(1)
 	began := time.Now()
+	if j.noWait {
+		return e.lead(ctx, newFlight(j.key), j, nil)
+	}
 	w := newWait(j)
 	defer w.stop()
 	for waited := false; ; {
@@ -135,6 +214,9 @@ func (e *Engine) do(ctx context.Context, j *job) (Result, error) {
 		switch {
 		case err != nil && !found:
 			return Result{}, err
+		case w.shared:
+			e.happened(ctx, Event{Kind: WaitEnded, Key: j.key, Took: time.Since(began)})
+			return Result{Entry: fallback, Source: Waited}, nil
 		case found:
 			return Result{Entry: fallback, Source: Hit}, nil
 		case w.tired && j.detached:
@@ -170,6 +252,7 @@ type wait struct {
 	soft     <-chan time.Time // nil: none, or over
 	stop     func()
 	tired    bool // it has waited for long enough, and is to compute for itself
+	shared   bool // it has got what the one who computes has shared before the end
 }
 
 func newWait(j *job) *wait {
@@ -186,22 +269,29 @@ func newWait(j *job) *wait {
 // await waits for the end of f. It returns an error if that is the caller's
 // answer, and a fallback if that is.
 func (w *wait) await(ctx context.Context, e *Engine, f *flight, leads bool) (fallback Entry, ok bool, err error) {
-	for {
+	for early := f.early; ; {
 		select {
+		case <-early:
+			early = nil
+			if entry, ok := e.flights.earlyOf(f, e.changes.Load()); ok {
+				e.flights.leave(f, true)
+				w.shared = true
+				return entry, true, nil
+			}
 		case <-f.done:
 			if f.shared && f.found.err != nil {
-				fallback, ok = e.flights.fallbackOf(f)
+				fallback, ok = e.flights.fallbackOf(f, e.changes.Load())
 				return fallback, ok, f.found.err
 			}
 			return Entry{}, false, nil
 		case <-w.soft:
 			w.soft = nil
-			if fallback, ok = e.flights.fallbackOf(f); ok {
+			if fallback, ok = e.flights.fallbackOf(f, e.changes.Load()); ok {
 				e.flights.leave(f, true)
 				return fallback, true, nil
 			}
 		case <-w.patience.C:
-			fallback, ok = e.flights.fallbackOf(f)
+			fallback, ok = e.flights.fallbackOf(f, e.changes.Load())
 			if !ok && leads && e.flights.isLoading(f) {
 				continue // it is this caller's own load, which LoadTimeout bounds
 			}
@@ -245,19 +335,21 @@ func (e *Engine) refresh(ctx context.Context, j *job, entry Entry) {
 		return
 	}
 	background := *j
-	background.background = true
-	background.judge = func(found Entry) verdict {
+	background.background, background.inline = true, false
+	if j.refresh != nil {
+		background.load = j.refresh
+	}
+	background.judge = func(found Entry) Verdict {
 		if found.TTL > 0 && found.Version != entry.Version {
-			return use // somebody else has
+			return Use // somebody else has
 		}
-		return reject
+		return FallBack
 	}
 	ctx = context.WithoutCancel(ctx)
 	go func() {
-		f := &flight{key: j.key, done: make(chan struct{})} // nobody is on it
-		_, err := e.lead(ctx, f, &background, nil)
+		_, err := e.lead(ctx, newFlight(j.key), &background, nil) // nobody else is on it
 		pause := time.Duration(0)
-		if errors.Is(err, errHeld) {
+		if errors.Is(err, ErrHeld) {
 			// Another process is at it. To look again at once is for nothing.
 			pause = refreshPause
 		}
@@ -268,6 +360,3 @@ func (e *Engine) refresh(ctx context.Context, j *job, entry Entry) {
 // refreshPause is for how long a process leaves a refresh to another one that is
 // at it.
 const refreshPause = 100 * time.Millisecond
-
-// errHeld says that another process has the lease.
-var errHeld = errors.New("cache: another process loads the value")

@@ -26,6 +26,11 @@ type flight struct {
 	kept     bool               // it goes on without callers
 	loads    bool               // its leader computes: the one who began it waits for itself
 	fallback Entry              // to be had if nothing better comes; no Kind: none
+	since    uint64             // Engine.changes when that was found
+	sharing  Entry              // what is to be had already; no Kind: none
+	asOf     uint64             // Engine.changes when that was begun
+
+	early chan struct{} // closed when sharing is there
 
 	// Valid after done. Without shared, those who waited start over.
 	shared bool
@@ -73,9 +78,34 @@ func (fs *flights) join(key string) (f *flight, leads bool) {
 	if fs.byKey == nil {
 		fs.byKey = make(map[string]*flight)
 	}
-	f = &flight{key: key, done: make(chan struct{}), callers: 1}
+	f = newFlight(key)
+	f.callers = 1
 	fs.byKey[key] = f
 	return f, true
+}
+
+// newFlight returns a flight that only its leader knows.
+func newFlight(key string) *flight {
+	return &flight{key: key, done: make(chan struct{}), early: make(chan struct{})}
+}
+
+// share offers entry to the callers of f before its end. Only the first call
+// counts. changes is what Engine.changes was when it was begun.
+func (fs *flights) share(f *flight, entry Entry, changes uint64) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if f.sharing.Kind == 0 {
+		f.sharing, f.asOf = entry, changes
+		close(f.early)
+	}
+}
+
+// earlyOf returns what was shared, unless this process has purged or written
+// something since that was begun, for which the caller may have waited.
+func (fs *flights) earlyOf(f *flight, changes uint64) (Entry, bool) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	return f.sharing, f.asOf == changes
 }
 
 // leave says that a caller does not wait any more. When the last one has left, a
@@ -117,17 +147,19 @@ func (fs *flights) isLoading(f *flight) bool {
 }
 
 // fallBack offers entry to the callers of f in case that nothing better comes.
-func (fs *flights) fallBack(f *flight, entry Entry) {
+// changes is what Engine.changes was when it was asked for.
+func (fs *flights) fallBack(f *flight, entry Entry, changes uint64) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	f.fallback = entry
+	f.fallback, f.since = entry, changes
 }
 
-// fallbackOf returns what the callers of f can have if nothing better comes.
-func (fs *flights) fallbackOf(f *flight) (Entry, bool) {
+// fallbackOf returns what the callers of f can have if nothing better comes: not
+// after a purge or write by this process, for which the caller may have waited.
+func (fs *flights) fallbackOf(f *flight, changes uint64) (Entry, bool) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	return f.fallback, f.fallback.Kind != 0
+	return f.fallback, f.fallback.Kind != 0 && f.since == changes
 }
 
 // end takes the flight off and lets those who wait for it go on, with what was

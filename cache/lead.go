@@ -42,8 +42,11 @@ func (e *Engine) lead(ctx context.Context, f *flight, j *job, patience <-chan ti
 			return a.result, a.err
 		case a.err != nil:
 			return e.loadAlone(ctx, f, j)
-		case j.background:
-			return Result{}, errHeld
+		case l.usable:
+			e.flights.end(f, finding{entry: l.stale, hit: true, asOf: e.upTo(l.foundAt)})
+			return Result{Entry: l.stale, Source: Hit}, nil
+		case j.background, j.noWait:
+			return Result{}, ErrHeld
 		}
 		j.begunToWait()
 		if l.watch(ctx) {
@@ -115,6 +118,11 @@ type leader struct {
 	seen uint64
 	// found: there is a value, if only a stale one, which no marker must replace.
 	found bool
+	// stale is that value, if it is better than nothing. usable: it will do, if
+	// another one computes.
+	stale   Entry
+	foundAt instant
+	usable  bool
 	// looked: the leader has looked before. othersFailed: since then somebody
 	// else's load has failed.
 	looked, othersFailed bool
@@ -126,7 +134,8 @@ type leader struct {
 
 // look asks the store, and reports whether the flight has ended with what it has.
 func (l *leader) look(ctx context.Context) (Result, bool, error) {
-	asOf := l.e.asked.Load()
+	l.foundAt = l.e.instant()
+	asOf := l.foundAt.asked
 	budget, cancel := context.WithDeadlineCause(ctx, l.deadline, errBudget)
 	defer cancel()
 	entry, ok, err := l.e.read(budget, l.j.key)
@@ -149,15 +158,20 @@ func (l *leader) look(ctx context.Context) (Result, bool, error) {
 // take judges an entry and ends the flight with it if it will do.
 func (l *leader) take(ctx context.Context, entry Entry, found finding) bool {
 	l.found = entry.Kind == Value
-	switch l.j.judge(entry) {
-	case use:
-	case useAndRefresh:
-		l.e.refresh(ctx, l.j, entry)
-	case fallBack:
-		l.seen = entry.Version
-		l.e.flights.fallBack(l.f, entry)
+	l.stale, l.usable = Entry{}, false
+	switch v := l.j.judge(entry); v {
+	case Use:
+	case UseAndRefresh, FallBack:
+		if v == UseAndRefresh && !l.j.inline {
+			l.e.refresh(ctx, l.j, entry)
+			break
+		}
+		l.seen, l.stale, l.usable = entry.Version, entry, v == UseAndRefresh
+		if l.j.detached || l.usable {
+			l.e.flights.fallBack(l.f, entry, l.foundAt.changes)
+		}
 		return false
-	case reject:
+	case Reject:
 		// A marker that was not there before is by the one who was waited for.
 		l.othersFailed = l.othersFailed || l.looked && entry.Kind == Uncacheable && entry.TTL > 0 && entry.Version != l.seen
 		l.seen = entry.Version
@@ -213,7 +227,10 @@ func (e *Engine) loadAlone(ctx context.Context, f *flight, j *job) (Result, erro
 	if f != nil {
 		e.flights.nowLoads(f)
 	}
-	l := &Loading{settle: func(entry Entry) { share(finding{entry: entry, loaded: j.detached}) }}
+	l := &Loading{
+		settle: func(entry Entry) { share(finding{entry: entry, loaded: j.detached}) },
+		share:  e.sharing(f, began),
+	}
 	entry, err := e.load(ctx, j, l)
 	switch {
 	case err == nil:
@@ -222,6 +239,16 @@ func (e *Engine) loadAlone(ctx context.Context, f *flight, j *job) (Result, erro
 		share(finding{err: err})
 	}
 	return Result{Entry: entry, Source: Loaded}, err
+}
+
+// sharing returns what shares an entry with those who wait for f, if it is not
+// nil, that was begun at the instant i.
+func (e *Engine) sharing(f *flight, i instant) func(Entry) {
+	return func(entry Entry) {
+		if f != nil {
+			e.flights.share(f, entry, i.changes)
+		}
+	}
 }
 
 // load runs the load of j. Of a detached job the context is its own; of any other

@@ -17,8 +17,19 @@ type Load func(ctx context.Context, l *Loading) (Entry, error)
 // not safe for concurrent use.
 type Loading struct {
 	kept   bool
+	stale  Entry
+	share  func(Entry)
 	settle func(Entry) // nil once settled
 }
+
+// Stale returns the entry that was found and judged to FallBack, which what is
+// computed is to replace, and whether there is one.
+func (l *Loading) Stale() (Entry, bool) { return l.stale, l.stale.Kind != 0 }
+
+// Share hands entry to those of this process who wait, and who come before the
+// end, without storing it: a Memo in it can lead them to what is still being made.
+// Only the first call counts, and none after a purge or write by this process.
+func (l *Loading) Share(entry Entry) { l.share(entry) }
 
 // Kept reports whether the store would take the outcome, as far as is known.
 // It would not where it is out of reach, or where this caller has waited too

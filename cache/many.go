@@ -74,10 +74,10 @@ func (n *Namespace[V]) readMany(ctx context.Context, keys []string, load ManyLoa
 	seen := make(map[string]bool, len(keys))
 	take := func(key string, entry Entry) bool {
 		switch n.judge(entry) {
-		case useAndRefresh:
+		case UseAndRefresh:
 			one := newBatch(n, load, 1).member(key)
 			e.refresh(ctx, n.job(key, one.load), entry)
-		case use:
+		case Use:
 		default:
 			return false
 		}

@@ -218,7 +218,12 @@ func (s *MemoryStore) set(key string, t Ticket, entry Entry) bool {
 	if entry.Body.ID != "" {
 		body, ok := s.bodies.take(entry.Body.ID)
 		if !ok {
-			return false
+			// Only what is said about the body is new.
+			old, kept := s.entries.GetIfPresent(key)
+			if !kept || old.Body.ID != entry.Body.ID {
+				return false
+			}
+			body = old.body
 		}
 		e.body = body
 	}

@@ -116,10 +116,10 @@ func (n *Namespace[V]) Get(ctx context.Context, key string, load Loader[V]) (V, 
 	full := n.prefix + key
 	if entry, ok := n.engine.store.Peek(full); ok {
 		v := n.judge(entry)
-		if v == useAndRefresh {
+		if v == UseAndRefresh {
 			n.engine.refresh(ctx, n.job(key, n.contained(key, load)), entry)
 		}
-		if v >= useAndRefresh {
+		if v >= UseAndRefresh {
 			n.engine.hit(ctx, full, entry)
 			return n.value(entry)
 		}
@@ -219,25 +219,25 @@ func (n *Namespace[V]) Refresh(ctx context.Context, key string, load Loader[V]) 
 	_ = n.engine.SoftPurge(ctx, n.prefix+key)
 	j := n.job(key, n.contained(key, load))
 	j.lane = "refresh "
-	j.judge = func(e Entry) verdict {
-		if n.judge(e) == reject || e.TTL <= 0 {
-			return reject
+	j.judge = func(e Entry) Verdict {
+		if n.judge(e) == Reject || e.TTL <= 0 {
+			return Reject
 		}
-		return use
+		return Use
 	}
 	return n.get(ctx, j)
 }
 
 // judge says what to do with an entry. One that cannot be decoded is as good as
 // none.
-func (n *Namespace[V]) judge(e Entry) verdict {
+func (n *Namespace[V]) judge(e Entry) Verdict {
 	if e.Kind == Uncacheable || e.Schema != n.policy.Schema {
-		return reject
+		return Reject
 	}
 	v := n.policy.judge(e)
-	if v != reject && e.Kind == Value {
+	if v != Reject && e.Kind == Value {
 		if _, err := n.value(e); err != nil {
-			return reject
+			return Reject
 		}
 	}
 	return v

@@ -129,19 +129,19 @@ func (p *Policy) isEarly(e Entry) bool {
 }
 
 // judge says what is to be done with an entry whose value is whole.
-func (p *Policy) judge(e Entry) verdict {
+func (p *Policy) judge(e Entry) Verdict {
 	stale := -e.TTL
 	switch {
 	case e.TTL > 0 && !p.isEarly(e):
-		return use
+		return Use
 	case e.TTL > 0:
-		return useAndRefresh
+		return UseAndRefresh
 	case e.Kind != Value:
-		return reject
+		return Reject
 	case p.StaleWhileRevalidate > 0 && stale <= p.StaleWhileRevalidate:
-		return useAndRefresh
+		return UseAndRefresh
 	case p.StaleIfError > 0 && stale <= p.StaleIfError:
-		return fallBack
+		return FallBack
 	}
-	return reject
+	return Reject
 }

@@ -1,0 +1,114 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+)
+
+// OpenBody opens the body of an entry under key that was found. Opening it counts
+// as asking the store; reading it is bounded by ctx. If bytes are missing the error
+// is ErrNoBody, here or of a Read: what was read without an error up to io.EOF is
+// whole.
+func (e *Engine) OpenBody(ctx context.Context, key string, body Body) (r io.ReadCloser, err error) {
+	store, ok := e.store.(BodyStore)
+	if !ok {
+		return nil, errNoBodyStore(e.store)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	budget := time.AfterFunc(e.storeTimeout, func() { cancel(errBudget) })
+	var missing error
+	err = e.step(ctx, "open", key, func() (err error) {
+		r, err = store.OpenBody(ctx, key, body)
+		if errors.Is(err, ErrNoBody) {
+			missing = err
+			return nil // the store is well
+		}
+		return err
+	})
+	inTime := budget.Stop()
+	switch {
+	case err == nil && missing == nil && inTime:
+		return closing{r, cancel}, nil
+	case err == nil && missing == nil:
+		_ = r.Close()
+		err = errBudget
+	}
+	cancel(nil)
+	return nil, errors.Join(missing, err)
+}
+
+func errNoBodyStore(s Store) error { return fmt.Errorf("cache: a %T is not a BodyStore", s) }
+
+// closing is a reader with a context that ends with it.
+type closing struct {
+	io.ReadCloser
+	cancel context.CancelCauseFunc
+}
+
+func (c closing) Close() error {
+	defer c.cancel(nil)
+	return c.ReadCloser.Close()
+}
+
+// CreateBody begins a body that is to belong to an entry under key, as BodyStore
+// does. Each Write and Finish has a budget, larger than that of a read because some
+// MiB may be on their way.
+func (e *Engine) CreateBody(ctx context.Context, key string, ttl time.Duration) (BodyWriter, error) {
+	store, ok := e.store.(BodyStore)
+	if !ok {
+		return nil, errNoBodyStore(e.store)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	w := &bodyWriter{cancel: cancel, each: max(writeEndTimeout, e.storeTimeout)}
+	w.budget = time.AfterFunc(w.each, func() { cancel(errBudget) })
+	defer w.budget.Stop()
+	var err error
+	if w.w, err = store.CreateBody(ctx, key, ttl); err != nil {
+		cancel(nil)
+		return nil, err
+	}
+	return w, nil
+}
+
+// bodyWriter writes into the store, each step within a budget.
+type bodyWriter struct {
+	w      BodyWriter
+	budget *time.Timer
+	each   time.Duration
+	cancel context.CancelCauseFunc
+	ended  bool
+}
+
+// Write implements io.Writer.
+func (w *bodyWriter) Write(p []byte) (n int, err error) {
+	w.budget.Reset(w.each)
+	defer w.budget.Stop()
+	return w.w.Write(p)
+}
+
+// Finish implements BodyWriter.
+func (w *bodyWriter) Finish() (Body, error) {
+	w.budget.Reset(w.each)
+	defer w.budget.Stop()
+	body, err := w.w.Finish()
+	if err == nil {
+		w.ended = true
+		w.cancel(nil)
+	}
+	return body, err
+}
+
+// Abort implements BodyWriter. Nobody waits for what is only tidying up.
+func (w *bodyWriter) Abort() {
+	if w.ended {
+		return
+	}
+	w.ended = true
+	go func() {
+		w.w.Abort()
+		w.cancel(nil)
+	}()
+}
