@@ -114,7 +114,11 @@ func (e *Engine) fill(ctx, budget context.Context, l *leader, token uint64, rele
 		return attempt{heldFor: leaseMargin} // look again
 	}
 	failure := finding{}
-	loading := &Loading{kept: true, stale: l.stale, share: e.sharing(l.f, began), settle: func(entry Entry) {
+	loading := &Loading{kept: true, stale: l.stale, share: e.sharing(l.f, began)}
+	loading.add = func(ctx context.Context, key string, entry Entry, seen uint64) error {
+		return e.add(ctx, key, Filling{Token: token, Seen: seen, TTL: fillTTL}, b.Ticket.Epoch, entry)
+	}
+	loading.settle = func(entry Entry) {
 		last := e.asked.Load()
 		stored, err := e.finish(ctx, l.j, b.Ticket, entry)
 		switch {
@@ -131,7 +135,7 @@ func (e *Engine) fill(ctx, budget context.Context, l *leader, token uint64, rele
 			e.flights.end(l.f, failure)
 		}
 		release()
-	}}
+	}
 	// Deferred, with the outcome of a failure until there is a better one, so
 	// that nobody waits for a load that has panicked.
 	outcome := Entry{Kind: Uncacheable, TTL: failureTTL}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync/atomic"
 	"time"
 
@@ -171,11 +172,17 @@ func (e *Engine) read(ctx context.Context, key string) (entry Entry, ok bool, er
 // Add stores entry under a key that nobody else fills, such as one that has just
 // been made up. It does not replace a fresh entry that is there.
 func (e *Engine) Add(ctx context.Context, key string, entry Entry) error {
+	return e.add(ctx, key, Filling{Token: e.token(), TTL: fillTTL}, math.MaxUint64, entry)
+}
+
+// add stores entry as of the given epoch, or the present one if that is earlier.
+func (e *Engine) add(ctx context.Context, key string, fill Filling, epoch uint64, entry Entry) error {
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), e.storeTimeout, errBudget)
 	defer cancel()
 	return e.step(ctx, "store", key, func() error {
-		b, err := e.store.Begin(ctx, key, Filling{Token: e.token(), TTL: fillTTL})
+		b, err := e.store.Begin(ctx, key, fill)
 		if err == nil && b.Outcome == Begun {
+			b.Ticket.Epoch = min(b.Ticket.Epoch, epoch)
 			_, err = e.store.Fill(ctx, key, b.Ticket, entry)
 		}
 		return err

@@ -1,6 +1,9 @@
 package cache
 
-import "context"
+import (
+	"context"
+	"errors"
+)
 
 // Load computes an entry. It runs in the goroutine that called Do. Its context
 // has the values of Do's, but does not end with it, because others may be
@@ -19,7 +22,8 @@ type Loading struct {
 	kept   bool
 	stale  Entry
 	share  func(Entry)
-	settle func(Entry) // nil once settled
+	add    func(ctx context.Context, key string, entry Entry, seen uint64) error // nil: nothing is kept
+	settle func(Entry)                                                           // nil once settled
 }
 
 // Stale returns the entry that was found and judged to FallBack, which what is
@@ -35,6 +39,19 @@ func (l *Loading) Share(entry Entry) { l.share(entry) }
 // It would not where it is out of reach, or where this caller has waited too
 // long for another one.
 func (l *Loading) Kept() bool { return l.kept }
+
+// Add stores entry under another key, which belongs to what is computed, as if it
+// had been begun together with it: a purge since then that reaches it keeps it out.
+// It replaces a fresh entry only if that has the Version seen. An error is the
+// store's, or says that nothing is kept.
+func (l *Loading) Add(ctx context.Context, key string, entry Entry, seen uint64) error {
+	if l.add == nil {
+		return errNotKept
+	}
+	return l.add(ctx, key, entry, seen)
+}
+
+var errNotKept = errors.New("cache: the store takes nothing from this load")
 
 // Settle makes entry the outcome for everybody else now, before Load returns:
 // those who wait go on, and the key is anybody's. A Load calls it when it finds

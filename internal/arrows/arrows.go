@@ -127,6 +127,7 @@ var rules = []rule{
 // smallLibraries are the third parties that a feature may import.
 var smallLibraries = []string{
 	"github.com/cespare/xxhash/v2",       // names tags in cache
+	"github.com/dunglas/httpsfv",         // structured fields in responsecache
 	"github.com/klauspost/compress/zstd", // compression in cache/rediscache
 	"github.com/maypok86/otter/v2",       // the in-process tier of cache
 	"github.com/sony/gobreaker/v2",       // the circuit breaker of cache
