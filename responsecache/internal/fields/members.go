@@ -1,0 +1,110 @@
+package fields
+
+import (
+	"cmp"
+	"net/http"
+	"slices"
+	"strings"
+)
+
+// Members returns the members of a list of names, such as Vary, in lower case
+// and without the empty ones (RFC 9110 §5.6.1).
+func Members(values []string) []string {
+	var list []string
+	for _, value := range values {
+		for member := range strings.SplitSeq(value, ",") {
+			if member = trim(member); member != "" {
+				list = append(list, lower(member))
+			}
+		}
+	}
+	return list
+}
+
+// Selecting returns a request field in the form in which it is compared with
+// that of another request (RFC 9111 §4.1): its lines are one, and there is no
+// white space around its members. present is false if the request has no such
+// field, which is not the same as an empty one.
+//
+// Accept and its like also get one spelling for each weight, if all of the field
+// can be read and nothing in it is quoted. Accept-Charset and Accept-Encoding are put
+// in order of preference, and the others with anyOrder: there are servers, gin's
+// content negotiation for one, to which the sender's order matters.
+func Selecting(h http.Header, name string, anyOrder bool) (value string, present bool) {
+	lines := h.Values(name)
+	if len(lines) == 0 {
+		return "", false
+	}
+	value = strings.Join(lines, ",")
+	if strings.Contains(value, `"`) {
+		return value, true // commas may be inside of a string
+	}
+	switch lower(name) {
+	case "accept", "accept-charset", "accept-encoding", "accept-language":
+		if preferences, ok := spelled(value, lower(name), anyOrder); ok {
+			return preferences, true
+		}
+	}
+	members := strings.Split(value, ",")
+	for i, member := range members {
+		members[i] = trim(member)
+	}
+	return strings.Join(members, ","), true
+}
+
+// spelled returns the members of a field of preferences in one spelling. What cannot
+// be read here never comes out as what could have been.
+func spelled(value, name string, anyOrder bool) (string, bool) {
+	type preference struct {
+		text   string
+		weight int
+	}
+	var list []preference
+	for member := range strings.SplitSeq(value, ",") {
+		if member = trim(member); member == "" {
+			continue
+		}
+		text, weight, ok := weighted(member)
+		if !ok || !isRange(text, name == "accept") {
+			return "", false
+		}
+		list = append(list, preference{text, weight})
+	}
+	inOrder := anyOrder || name == "accept-charset" || name == "accept-encoding"
+	slices.SortStableFunc(list, func(a, b preference) int {
+		if !inOrder {
+			return 0
+		}
+		return cmp.Or(cmp.Compare(b.weight, a.weight), cmp.Compare(a.text, b.text))
+	})
+	var b strings.Builder
+	for i, p := range list {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteString(p.text + formatWeight(p.weight))
+	}
+	return b.String(), true
+}
+
+// isRange reports what may stand before a weight, without white space: a token,
+// or for Accept a media range, which may have parameters (RFC 9110 §12.5.1).
+func isRange(text string, media bool) bool {
+	if !media {
+		return isToken(text)
+	}
+	typ, params, hasParams := strings.Cut(text, ";")
+	main, sub, _ := strings.Cut(typ, "/")
+	if !isToken(main) || !isToken(sub) {
+		return false
+	}
+	for hasParams {
+		var param string
+		param, params, hasParams = strings.Cut(params, ";")
+		name, value, _ := strings.Cut(param, "=")
+		if !isToken(name) || !isToken(value) {
+			return false
+		}
+	}
+	return true
+}
