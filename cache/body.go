@@ -40,7 +40,9 @@ func (e *Engine) OpenBody(ctx context.Context, key string, body Body) (r io.Read
 	return nil, errors.Join(missing, err)
 }
 
-func errNoBodyStore(s Store) error { return fmt.Errorf("cache: a %T is not a BodyStore", s) }
+func errNoBodyStore(s Store) error {
+	return fmt.Errorf("cache: a %T is not a BodyStore: %w", s, errors.ErrUnsupported)
+}
 
 // closing is a reader with a context that ends with it.
 type closing struct {
@@ -54,7 +56,7 @@ func (c closing) Close() error {
 }
 
 // CreateBody begins a body that is to belong to an entry under key, as BodyStore
-// does. Each Write and Finish has a budget, larger than that of a read because some
+// does. With another store the error is errors.ErrUnsupported. Each Write and Finish has a budget, larger than that of a read because some
 // MiB may be on their way.
 func (e *Engine) CreateBody(ctx context.Context, key string, ttl time.Duration) (BodyWriter, error) {
 	store, ok := e.store.(BodyStore)

@@ -147,7 +147,7 @@ func (l *leader) look(ctx context.Context) (Result, bool, error) {
 	if l.looked {
 		source = Waited
 	}
-	if l.j.detached && entry.Memo == nil {
+	if entry.Memo == nil {
 		entry.Memo = new(Memo) // all callers share what one has decoded
 	}
 	done := l.take(ctx, entry, finding{entry: entry, hit: !l.looked, asOf: asOf})

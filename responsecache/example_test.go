@@ -6,6 +6,7 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"time"
 
 	"github.com/herdless/herdless/cache"
@@ -36,7 +37,8 @@ func Example() {
 	get := func() {
 		w := httptest.NewRecorder()
 		mux.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://example.com/catalogue", nil))
-		fmt.Println(w.Body, "|", w.Header().Get("Cache-Status"))
+		status, _, _ := strings.Cut(w.Header().Get("Cache-Status"), "; key=")
+		fmt.Println(w.Body, "|", status)
 	}
 	get()
 	get()
@@ -45,7 +47,7 @@ func Example() {
 	}
 	get()
 	// Output:
-	// catalogue, version 1 | herdless; fwd=uri-miss; stored
+	// catalogue, version 1 | herdless; fwd=uri-miss; ttl=60; stored
 	// catalogue, version 1 | herdless; hit; ttl=59
-	// catalogue, version 2 | herdless; fwd=uri-miss; stored
+	// catalogue, version 2 | herdless; fwd=uri-miss; ttl=60; stored
 }

@@ -4,8 +4,8 @@ import "net/http"
 
 // What the fuzz tests look at.
 type (
-	Stored    = stored
-	VaryIndex = varyIndex
+	Stored = stored
+	Found  = found
 )
 
 func NewStored(status int, public bool, h http.Header, body []byte) *Stored {
@@ -15,18 +15,12 @@ func NewStored(status int, public bool, h http.Header, body []byte) *Stored {
 func (s *Stored) Parts() (int, bool, http.Header, []byte) {
 	return s.status, s.public, s.header, s.body
 }
-func (s *Stored) Encode() []byte               { return s.encode() }
-func (x *VaryIndex) Parts() (string, []string) { return x.generation, x.names }
+func (s *Stored) Encode() []byte                  { return s.encode() }
+func (f *Found) Response() *Stored                { return f.response }
+func (f *Found) Index() (names []string, ok bool) { return f.index.names, f.isIndex() }
+func (f *Found) Alias() (string, bool)            { return f.alias.rule, f.isAlias() }
 
 var (
-	DecodeStored = decodeStored
-	DecodeIndex  = decodeIndex
-	JoinParts    = joinParts
+	Decode    = decode
+	JoinParts = joinParts
 )
-
-// Lifetime returns the max-age of h as the cache understands it.
-func Lifetime(h http.Header) (seconds float64, private, ok bool) {
-	cc := parseCacheControl(h)
-	d, ok := cc.seconds("max-age")
-	return d.Seconds(), cc.has("private"), ok
-}

@@ -11,76 +11,185 @@ import (
 	"strings"
 	"time"
 
+	"github.com/herdless/herdless/cache"
 	"github.com/herdless/herdless/internal/respwriter"
+	"github.com/herdless/herdless/responsecache/internal/fields"
 )
 
 // recorder is the ResponseWriter of a handler whose response may be stored: it
-// passes everything on to the client at once, and keeps a copy.
+// passes everything on to the client at once, and keeps a copy. What the client is
+// not to see, a 304 for the cache or a failure in whose place it gets a stale
+// response, is kept back.
 //
 // It is not safe for concurrent use, as no ResponseWriter is.
 type recorder struct {
-	w       http.ResponseWriter
-	x       *exchange
-	reason  string      // why the request went to the handler
-	outer   http.Header // set before the handler was reached
-	status  int         // 0: no final header yet
-	header  http.Header // what the handler set, and may be stored
-	length  string      // the Content-Length that the handler declared
-	age     time.Duration
-	verdict verdict
-	body    []byte
-	began   time.Time // when the header went out
-	keep    bool      // everything so far is recorded
-	written int64     // bytes of the body
-	gone    error     // the client's connection has failed
+	w http.ResponseWriter
+	x *exchange
+	f *filling
 
-	// unshareable is called when it turns out that the response is for this
-	// client only, before the handler has returned.
-	unshareable func()
+	outer   http.Header // set before the handler was reached
+	asked   time.Time   // when the handler was
+	status  int         // 0: no final header yet
+	outcome outcome
+
+	header  http.Header // as the handler left it
+	own     http.Header // what of it the handler has set
+	came    time.Time   // when the header went out
+	length  string      // the Content-Length that the handler declared
+	verdict verdict
+	out     io.Writer // where the body goes: the client, a coding, or nowhere
+	coding  *encoder  // or nil
+
+	keep    bool             // the response is being recorded
+	live    *live            // what is recorded, or nil
+	shared  bool             // others may read along
+	body    cache.BodyWriter // for long ones, else nil
+	written int64            // bytes of the body
+	gone    error            // the client's connection has failed
 }
 
-func newRecorder(x *exchange, reason string) *recorder {
-	return &recorder{w: x.w, x: x, reason: reason, outer: x.w.Header().Clone()}
+// outcome is what became of a response of the handler.
+type outcome uint8
+
+const (
+	passed      outcome = iota // to the client
+	notModified                // it is an answer to the cache's condition
+	failure                    // it is an error that a stale response hides
+)
+
+// errBroken is the end of a body for those who read along, if it has not come to a
+// good one.
+var errBroken = errors.New("responsecache: the response was not finished")
+
+func newRecorder(x *exchange, f *filling) *recorder {
+	return &recorder{w: x.w, x: x, f: f, outer: x.w.Header().Clone(), asked: time.Now(), out: x.w}
 }
 
 // Header implements http.ResponseWriter.
 func (rec *recorder) Header() http.Header { return rec.w.Header() }
 
 // WriteHeader implements http.ResponseWriter. Informational responses pass.
-func (rec *recorder) WriteHeader(status int) {
-	if status < 200 && status != http.StatusSwitchingProtocols {
-		rec.w.WriteHeader(status)
+func (rec *recorder) WriteHeader(code int) {
+	if code < 200 && code != http.StatusSwitchingProtocols {
+		rec.w.WriteHeader(code)
 		return
 	}
 	if rec.status != 0 {
-		rec.keep = rec.keep && status == rec.status // it wants to take back what it has begun
-		rec.w.WriteHeader(status)                   // net/http logs the superfluous call
+		if rec.outcome == passed {
+			rec.keep = rec.keep && code == rec.status // it wants to take back what it has begun
+			rec.w.WriteHeader(code)                   // net/http logs the superfluous call
+		}
 		return
 	}
-	rec.status = status
+	rec.status, rec.came = code, time.Now()
 	h := rec.w.Header()
-	policy := &rec.x.route.policy
-	addVary(h, policy.Vary)
+	rec.header = canonical(h)
+	switch {
+	case code == http.StatusNotModified && rec.f.validating:
+		rec.keepBack(notModified)
+	case rec.f.fallsBack && rec.x.route.policy.isError(code, rec.header):
+		rec.keepBack(failure)
+	default:
+		rec.pass(h)
+	}
+}
+
+// keepBack hides the response from the client.
+func (rec *recorder) keepBack(o outcome) {
+	rec.outcome, rec.out = o, io.Discard
+	rec.own = difference(rec.header, rec.outer)
+	rec.restore()
+}
+
+// restore makes the header of the response what it was before the handler.
+func (rec *recorder) restore() {
+	h := rec.w.Header()
+	clear(h)
+	for name, values := range rec.outer {
+		h[name] = slices.Clone(values)
+	}
+}
+
+// pass sends the header on, and decides what becomes of the response.
+func (rec *recorder) pass(h http.Header) {
+	x := rec.x
+	addVary(h, x.route.policy.Vary)
 	if h.Get("Date") == "" {
-		h.Set("Date", time.Now().UTC().Format(http.TimeFormat))
+		h.Set("Date", rec.came.UTC().Format(http.TimeFormat))
 	}
-	handlers := canonical(h)
-	params := fwd(rec.reason)
-	if policy.judge(status, handlers, handlers).ttl > 0 {
-		params += "; stored"
+	rec.header = canonical(h)
+	rec.own = difference(rec.header, rec.outer)
+	rec.length = rec.header.Get("Content-Length")
+	rec.verdict = x.judge(&response{status: rec.status, header: rec.header, own: rec.own, took: rec.came.Sub(rec.asked), came: rec.came})
+	v := &rec.verdict
+	if v.store && rec.isTooLong() {
+		*v = v.not("too-long")
 	}
-	rec.x.addStatus(params)
-	rec.w.WriteHeader(status)
+	st := status{fwd: rec.f.reason, detail: v.why}
+	if rec.f.validating {
+		st.fwdStatus = rec.status
+	}
+	if v.store && rec.f.place(rec) {
+		st.stored, st.ttl, st.hasTTL = true, v.ttl, true
+	} else if v.store {
+		*v = v.not("not-kept")
+		st.detail = v.why
+	}
+	before := canonical(h)
+	x.takeOff(h)
+	code := rec.negotiate(h)
+	x.addStatus(st)
+	rec.w.WriteHeader(code)
 	// Only now have middleware outside of the cache added what they add at
 	// the last moment, a session's cookie for one.
-	rec.verdict = policy.judge(status, handlers, canonical(h))
-	rec.keep = rec.verdict.ttl > 0
-	rec.began = time.Now()
-	rec.header = difference(handlers, rec.outer)
-	rec.length, rec.age = handlers.Get("Content-Length"), initialAge(handlers)
-	if !rec.keep {
-		rec.unshareable()
+	if v.store && isPersonal(before, canonical(h)) {
+		*v = v.not("personal")
 	}
+	rec.keep = v.store
+	if !rec.keep {
+		rec.f.unshareable(rec.status, v.why)
+		return
+	}
+	rec.begin()
+}
+
+// isTooLong reports a body that is declared to be longer than what is stored.
+func (rec *recorder) isTooLong() bool {
+	n, err := strconv.ParseInt(rec.length, 10, 64)
+	return err == nil && n > rec.x.route.maxBody
+}
+
+// negotiate gives the client what it has asked for of a whole response: a 304 if it
+// has the same already, or a coding. It returns the status to send.
+func (rec *recorder) negotiate(h http.Header) int {
+	x := rec.x
+	length := int64(-1)
+	if n, err := strconv.ParseInt(rec.length, 10, 64); err == nil {
+		length = n
+	}
+	coding := x.coding(h, rec.status, length)
+	if rec.status == http.StatusOK && rec.verdict.store && fields.NotModified(x.r.Header, h, rec.came) {
+		rec.out = io.Discard
+		stripFor304(h)
+		return http.StatusNotModified
+	}
+	if coding != "" {
+		rec.coding = newEncoder(coding, rec.w)
+		rec.out = rec.coding
+	}
+	return rec.status
+}
+
+// begin begins to record.
+func (rec *recorder) begin() {
+	s := rec.verdict.response
+	s.key = rec.f.key
+	s.length = -1
+	if n, err := strconv.ParseInt(rec.length, 10, 64); err == nil {
+		s.length = n
+	}
+	rec.live = newLive(&s)
+	rec.live.vary, rec.live.selected = rec.verdict.vary, rec.x.selects(varyIndex{names: rec.verdict.vary})
 }
 
 // canonical returns a copy of h in which each field has one name: net/http sends
@@ -96,33 +205,14 @@ func canonical(h http.Header) http.Header {
 
 // addVary adds those names to the response's Vary that it does not have yet.
 func addVary(h http.Header, names []string) {
+	if len(names) == 0 {
+		return
+	}
+	there := fields.Members(h["Vary"])
 	for _, name := range names {
-		if !listed(h, "Vary", name) {
+		if !slices.Contains(there, strings.ToLower(name)) {
 			h.Add("Vary", http.CanonicalHeaderKey(name))
 		}
-	}
-}
-
-func listed(h http.Header, field, member string) bool {
-	return slices.Contains(members(h.Values(field)), member)
-}
-
-// members returns the members of a list of tokens, in lower case.
-func members(values []string) (list []string) {
-	for _, value := range values {
-		for member := range strings.SplitSeq(value, ",") {
-			if member = token(member); member != "" {
-				list = append(list, member)
-			}
-		}
-	}
-	return list
-}
-
-// begin sends the header if the handler has not.
-func (rec *recorder) begin() {
-	if rec.status == 0 {
-		rec.WriteHeader(http.StatusOK)
 	}
 }
 
@@ -130,10 +220,18 @@ func (rec *recorder) begin() {
 // may be stored is recorded to its end all the same: others wait for it.
 func (rec *recorder) Write(p []byte) (int, error) {
 	rec.sniff(p)
-	rec.begin()
-	rec.record(p)
+	if rec.status == 0 {
+		rec.WriteHeader(http.StatusOK)
+	}
+	n, err := rec.send(p)
+	rec.record(p[:n])
+	return n, err
+}
+
+// send writes to the client.
+func (rec *recorder) send(p []byte) (int, error) {
 	if rec.gone == nil {
-		n, err := rec.w.Write(p)
+		n, err := rec.out.Write(p)
 		if err == nil {
 			return n, nil
 		}
@@ -143,18 +241,24 @@ func (rec *recorder) Write(p []byte) (int, error) {
 		}
 		rec.gone = err
 	}
-	if !rec.keep {
+	if !rec.isNeeded() {
 		return 0, rec.gone
 	}
 	return len(p), nil
 }
 
+// isNeeded reports whether anybody but the client waits for the body.
+func (rec *recorder) isNeeded() bool { return rec.keep || rec.live != nil && rec.live.isRead() }
+
 // sniff sets the Content-Type that net/http would set, because it does so too
 // late for the record.
 func (rec *recorder) sniff(p []byte) {
+	if rec.status != 0 {
+		return
+	}
 	h := rec.w.Header()
 	_, set := h["Content-Type"]
-	if rec.status == 0 && !set && h.Get("Content-Encoding") == "" && h.Get("Transfer-Encoding") == "" && len(p) > 0 {
+	if !set && h.Get("Content-Encoding") == "" && h.Get("Transfer-Encoding") == "" && len(p) > 0 {
 		h.Set("Content-Type", http.DetectContentType(p))
 	}
 }
@@ -165,17 +269,77 @@ func isHandlersFault(err error) bool {
 	return errors.Is(err, http.ErrContentLength) || errors.Is(err, http.ErrBodyNotAllowed) || errors.Is(err, respwriter.ErrReplaced)
 }
 
+// inlineBody is the length up to which a body is a part of the entry.
+const inlineBody = 256 << 10
+
 func (rec *recorder) record(p []byte) {
 	rec.written += int64(len(p))
-	if !rec.keep {
+	if rec.live == nil || len(p) == 0 {
 		return
 	}
-	if rec.written > int64(rec.x.route.cache.maxBody) {
-		rec.keep, rec.body = false, nil
-		rec.unshareable()
+	rec.live.write(p)
+	if rec.keep {
+		rec.store(p)
+	}
+	if rec.keep && rec.live.flushedOr(liveChunk) {
+		rec.share()
+	}
+	if !rec.isNeeded() {
+		rec.live = nil
+	}
+}
+
+// store keeps p, in the store if the body is a long one.
+func (rec *recorder) store(p []byte) {
+	if rec.written > rec.x.route.maxBody {
+		rec.lose("too-long")
 		return
 	}
-	rec.body = append(rec.body, p...)
+	var err error
+	switch {
+	case rec.body != nil:
+		_, err = rec.body.Write(p)
+	case rec.written > inlineBody && rec.f.loading.Kept():
+		rec.body, err = rec.x.engine.CreateBody(rec.f.ctx, rec.f.key, rec.verdict.ttl+rec.verdict.keep+longestResponse)
+		if errors.Is(err, errors.ErrUnsupported) {
+			err = nil // the store has no bodies: it stays a part of the entry
+		}
+		if rec.body != nil {
+			for _, chunk := range rec.live.pending() {
+				if _, err = rec.body.Write(chunk); err != nil {
+					break
+				}
+			}
+		}
+	}
+	if err != nil {
+		rec.lose("store")
+	}
+}
+
+// longestResponse is for how long a body is kept while it is being made.
+const longestResponse = 10 * time.Minute
+
+// lose stops storing. Those who read along go on.
+func (rec *recorder) lose(why string) {
+	rec.keep = false
+	rec.live.seal()
+	if rec.body != nil {
+		rec.body.Abort()
+		rec.body = nil
+	}
+	rec.f.unshareable(rec.status, why)
+}
+
+// share lets others of this process read along.
+func (rec *recorder) share() {
+	if rec.shared {
+		return
+	}
+	rec.shared = true
+	memo := new(cache.Memo)
+	memo.Store(rec.live)
+	rec.f.loading.Share(cache.Entry{Kind: cache.Value, TTL: time.Second, Memo: memo})
 }
 
 // WriteString implements io.StringWriter.
@@ -184,7 +348,7 @@ func (rec *recorder) WriteString(s string) (int, error) { return rec.Write([]byt
 // ReadFrom implements io.ReaderFrom, by the wrapped writer's own if nothing is
 // to be recorded.
 func (rec *recorder) ReadFrom(r io.Reader) (int64, error) {
-	if rec.status != 0 && !rec.keep {
+	if rec.status != 0 && rec.outcome == passed && rec.live == nil && rec.out == rec.w {
 		n, err := io.Copy(rec.w, r)
 		rec.written += n
 		return n, err
@@ -201,15 +365,29 @@ func (rec *recorder) Flush() { _ = rec.FlushError() }
 // FlushError is Flush for http.ResponseController. That the client is gone is no
 // error as long as the response is recorded: a handler would stop half way.
 func (rec *recorder) FlushError() error {
-	rec.begin()
+	if rec.status == 0 {
+		rec.WriteHeader(http.StatusOK)
+	}
+	if rec.outcome != passed {
+		return nil
+	}
+	if rec.live != nil {
+		rec.live.flush()
+		if rec.keep {
+			rec.share()
+		}
+	}
 	if rec.gone == nil {
+		if rec.coding != nil {
+			rec.gone = rec.coding.Flush()
+		}
 		err := http.NewResponseController(rec.w).Flush()
 		if err == nil || errors.Is(err, http.ErrNotSupported) {
 			return err
 		}
 		rec.gone = err
 	}
-	if !rec.keep {
+	if !rec.isNeeded() {
 		return rec.gone
 	}
 	return nil
@@ -220,27 +398,13 @@ func (rec *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, rw, err := http.NewResponseController(rec.w).Hijack()
 	if err == nil {
 		rec.status, rec.keep = http.StatusSwitchingProtocols, false
+		rec.f.unshareable(rec.status, "hijacked")
 	}
 	return conn, rw, err
 }
 
 // Unwrap returns the wrapped writer, for http.ResponseController.
 func (rec *recorder) Unwrap() http.ResponseWriter { return rec.w }
-
-// recorded returns the response, if it may be stored and is whole, after the
-// handler has returned.
-func (rec *recorder) recorded() (*stored, verdict, bool) {
-	if rec.status == 0 || !rec.keep || rec.isShort() || rec.hasTrailer() {
-		return nil, verdict{}, false
-	}
-	return &stored{
-		status: rec.status,
-		public: rec.verdict.public,
-		age:    rec.age,
-		header: rec.header,
-		body:   rec.body,
-	}, rec.verdict, true
-}
 
 // isShort reports a handler that wrote less than it had declared.
 func (rec *recorder) isShort() bool {
@@ -257,31 +421,26 @@ func (rec *recorder) hasTrailer() bool {
 	return false
 }
 
-// notStored are the fields that belong to one connection or one delivery (RFC
-// 9111 §3.1, RFC 9110 §7.6.1), or that are made anew for each.
-var notStored = []string{
-	"Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authentication-Info", "Proxy-Authorization", "Proxy-Connection",
-	"Te", "Transfer-Encoding", "Upgrade", "Age", "Cache-Status", "Content-Length", "Set-Cookie",
-}
-
-// added stands before the name of a field whose values are to be added to those
-// that the response has, instead of replacing them. It cannot be part of a name.
-const added = ":"
-
-// difference returns the fields of h that are to be stored: those that differ
-// from outer, which others have set for this one request.
-func difference(h, outer http.Header) http.Header {
-	stored := make(http.Header, len(h))
-	for name, values := range h {
-		was := outer[name]
-		if slices.Contains(notStored, name) || slices.Equal(values, was) || listed(h, "Connection", strings.ToLower(name)) {
-			continue
-		}
-		if len(was) > 0 && len(values) > len(was) && slices.Equal(values[:len(was)], was) {
-			stored[added+name] = values[len(was):] // the handler has added to what others had set
-			continue
-		}
-		stored[name] = values
+// end ends the body after the handler has returned, or for err, and reports whether
+// it is whole and may be stored.
+func (rec *recorder) end(err error) bool {
+	if err == nil && (rec.isShort() || rec.hasTrailer()) {
+		err = errBroken
 	}
-	return stored
+	if rec.coding != nil {
+		if err == nil && rec.gone == nil {
+			rec.gone = rec.coding.Close()
+		} else {
+			rec.coding.abandon()
+		}
+	}
+	stays := err == nil && rec.keep
+	if rec.body != nil && !stays {
+		rec.body.Abort()
+		rec.body = nil
+	}
+	if rec.live != nil && !stays {
+		rec.live.finish(err, nil)
+	}
+	return stays
 }

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -92,7 +93,12 @@ type response struct {
 	err    error // of reading the body
 }
 
-func (r response) cacheStatus() string { return strings.Join(r.header.Values("Cache-Status"), ", ") }
+// cacheStatus returns the Cache-Status without the digest of the key.
+func (r response) cacheStatus() string {
+	return keyParameter.ReplaceAllString(strings.Join(r.header.Values("Cache-Status"), ", "), "")
+}
+
+var keyParameter = regexp.MustCompile(`; key="[0-9a-f]+"`)
 
 // get asks s for path; headers are names and values in turn.
 func (s *server) get(t testing.TB, path string, headers ...string) response {

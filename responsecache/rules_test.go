@@ -57,7 +57,7 @@ func TestWhatIsStored(t *testing.T) {
 		{"max-age beats Expires", none, []string{"Cache-Control", "max-age=60", "Expires", "0"}, 200, hit},
 		{"no-store", minute, []string{"Cache-Control", "no-store, max-age=60"}, 200, miss},
 		{"private", minute, []string{"Cache-Control", "private"}, 200, miss},
-		{"private with fields", minute, []string{"Cache-Control", `private="x-a", max-age=60`}, 200, miss},
+		{"private with fields", minute, []string{"Cache-Control", `private="x-a", max-age=60`}, 200, hit},
 		{"no-cache", minute, []string{"Cache-Control", "no-cache"}, 200, miss},
 		{"second field line", minute, []string{"Cache-Control", "max-age=60", "Cache-Control", "private"}, 200, miss},
 		{"Set-Cookie", minute, []string{"Set-Cookie", "a=b"}, 200, miss},
@@ -66,7 +66,7 @@ func TestWhatIsStored(t *testing.T) {
 		{"404 by the policy", minute, nil, 404, miss},
 		{"404 named in the policy", responsecache.Policy{TTL: time.Minute, Statuses: []int{200, 404}}, nil, 404, hit},
 		{"404 with max-age", none, []string{"Cache-Control", "max-age=60"}, 404, hit},
-		{"500 with max-age", none, []string{"Cache-Control", "max-age=60"}, 500, miss},
+		{"500 with max-age", none, []string{"Cache-Control", "max-age=60"}, 500, hit},
 		{"206", minute, []string{"Cache-Control", "max-age=60", "Content-Range", "bytes 0-4/10"}, 206, miss},
 		{"301 with max-age", none, []string{"Cache-Control", "max-age=60", "Location", "/x"}, 301, hit},
 	}
@@ -104,7 +104,7 @@ func TestWhichRequestsAreAnsweredFromTheStore(t *testing.T) {
 		{"plain", nil, hit, "herdless; hit; ttl=59"},
 		{"condition", []string{"If-None-Match", `"x"`}, hit, "herdless; hit; ttl=59"},
 		{"no-store", []string{"Cache-Control", "no-store"}, forwarded, "herdless; fwd=request"},
-		{"range", []string{"Range", "bytes=0-1"}, forwarded, "herdless; fwd=bypass"},
+		{"range", []string{"Range", "bytes=0-1"}, "ru", "herdless; hit; ttl=59"},
 		{"if-match", []string{"If-Match", `"x"`}, forwarded, "herdless; fwd=bypass"},
 		{"cookie", []string{"Cookie", "a=b"}, forwarded, "herdless; fwd=bypass"},
 		{"authorization", []string{"Authorization", "Bearer x"}, forwarded, "herdless; fwd=bypass"},
@@ -231,7 +231,7 @@ func TestAHitIsTheSameResponse(t *testing.T) {
 func TestAHeadOfAColdPageDoesNotFillIt(t *testing.T) {
 	s := serve(t, memoryStores(t), responsecache.Policy{TTL: time.Minute}, counting(nil))
 	head := s.do(t, t.Context(), http.MethodHead, "/page")
-	assert.Equal(t, "herdless; fwd=miss", head.cacheStatus())
+	assert.Equal(t, "herdless; fwd=uri-miss", head.cacheStatus())
 	assert.Equal(t, "run 2", s.get(t, "/page").body)
 }
 
@@ -391,7 +391,7 @@ func TestNewReportsAllFaultsAtOnce(t *testing.T) {
 	}
 	c := newCache(t, memoryStores(t), responsecache.Options{Name: `my "cache"`})
 	s := newServer(t, c.Handler(counting(nil)))
-	assert.Equal(t, `"my \"cache\""; fwd=uri-miss`, s.get(t, "/").cacheStatus())
+	assert.Equal(t, `"my \"cache\""; fwd=uri-miss; detail=no-lifetime`, s.get(t, "/").cacheStatus())
 
 	for name, p := range map[string]responsecache.Policy{
 		"negative": {TTL: -1}, "star": {Vary: []string{"*"}}, "206": {Statuses: []int{206}}, "100": {Statuses: []int{100}},

@@ -3,111 +3,287 @@ package responsecache
 import (
 	"net/http"
 	"slices"
+	"strings"
 	"time"
+
+	"github.com/herdless/herdless/responsecache/internal/fields"
 )
 
 // verdict says what may be done with a response, as far as its status and
-// headers tell.
+// header tell.
 type verdict struct {
-	// ttl is how long the response may be served from the store; zero: it
-	// must not be stored.
+	// store: it may be stored. Otherwise why says why not, for Cache-Status.
+	store bool
+	why   string
+	// ttl is how much of its lifetime is left. It may be zero: then it is
+	// stored only to be validated.
 	ttl time.Duration
-	// public reports that it may be served to requests with credentials.
-	public bool
+	// late is how stale it is already.
+	late time.Duration
+	// keep is how long it is kept after that.
+	keep time.Duration
+	// response has all of it but the body.
+	response stored
 	// vary are the request fields that it was selected by, lower case, sorted.
 	vary []string
 }
 
-// judge decides about the response that a handler has begun. h are its headers
-// as the handler left them; final are those that went out, with what outer
-// middleware added at the last moment, such as a session cookie.
-func (p *Policy) judge(status int, h, final http.Header) verdict {
-	cc := parseCacheControl(h)
-	v := verdict{public: p.Public || cc.has("public") || cc.has("s-maxage")}
+// response is what a handler has begun, as the cache looks at it.
+type response struct {
+	status int
+	header http.Header   // as the handler left it, in canonical form
+	own    http.Header   // without what others had set before
+	took   time.Duration // from the request to the header
+	came   time.Time     // when
+}
+
+// judge decides about a response to the request of x (RFC 9111 §3).
+func (x *exchange) judge(resp *response) verdict {
+	p, conforms := &x.route.policy, x.cache.profile == Conformance
+	cc, targeted := x.directives(resp.header)
+	h := resp.header
+	v := verdict{response: stored{
+		status: resp.status,
+		public: p.Public || cc.Has("public") || cc.Has("s-maxage"),
+		authOK: cc.Has("must-revalidate"),
+		strict: cc.Has("must-revalidate") || cc.Has("proxy-revalidate") || cc.Has("s-maxage"),
+		age:    initialAge(resp),
+	}}
+	s := &v.response
+	s.authOK = s.authOK || s.public
+
 	vary, ok := p.varyOf(h)
-	if !ok || isPersonal(h) || isPersonal(final) || h.Get("Trailer") != "" {
-		return v
-	}
 	v.vary = vary
-	v.ttl = p.freshness(status, cc, h)
+	lifetime, explicit := x.lifetime(resp, cc, targeted)
+	s.validate = cc.Has("no-cache") && !cc.Qualified("no-cache")
+	switch {
+	case !ok:
+		return v.not("vary-star")
+	case resp.status == http.StatusPartialContent || resp.status == http.StatusNotModified:
+		return v.not("status")
+	case cc.Has("must-understand") && !slices.Contains(understood, resp.status):
+		return v.not("status")
+	case cc.Has("no-store") && !cc.Has("must-understand"):
+		return v.not("no-store")
+	case cc.Has("private") && !cc.Qualified("private"):
+		return v.not("private")
+	case h.Get("Trailer") != "":
+		return v.not("trailer")
+	case len(h["Set-Cookie"]) > 0 && !(conforms && explicit && len(h["Set-Cookie"]) == len(resp.own["Set-Cookie"])):
+		return v.not("set-cookie")
+	case len(x.r.Header["Authorization"]) > 0 && !s.authOK:
+		return v.not("authorization")
+	case !conforms && hasCredentials(x.r) && !x.shares(s):
+		return v.not("credentials")
+	}
+	if s.validate {
+		lifetime = 0
+	}
+	v.ttl = max(0, lifetime-s.age)
+	s.swr = tolerance(cc, "stale-while-revalidate", p.StaleWhileRevalidate)
+	s.sie = tolerance(cc, "stale-if-error", p.StaleIfError)
+	if s.strict || s.validate {
+		s.swr, s.sie = 0, 0
+	}
+	validator := h.Get("Etag") != "" || h.Get("Last-Modified") != ""
+	stated := explicit || s.validate || conforms && (cc.Has("public") || slices.Contains(heuristic, resp.status))
+	v.keep = max(s.swr, s.sie)
+	if validator || conforms {
+		v.keep = max(v.keep, min(max(lifetime, minKept), maxKept))
+	}
+	v.late = max(0, s.age-lifetime)
+	switch {
+	case v.ttl > 0:
+	case !stated:
+		return v.not("no-lifetime")
+	case !validator && (s.validate || v.late >= max(s.swr, s.sie)):
+		return v.not("stale") // it is of no use
+	}
+	v.store = true
+	s.header = x.storable(resp, cc)
 	return v
 }
 
-// isPersonal reports headers of a response that must not be shared, whoever
-// added them.
-func isPersonal(h http.Header) bool {
-	if _, ok := h["Set-Cookie"]; ok {
-		return true
-	}
-	cc := parseCacheControl(h)
-	// private and no-cache may name fields, and then concern only those;
-	// leaving the whole response alone is always right (RFC 9111 §5.2.2.4).
-	return cc.has("no-store") || cc.has("private") || cc.has("no-cache")
+// What a validator is good for after the lifetime.
+const (
+	minKept = 10 * time.Minute
+	maxKept = 24 * time.Hour
+)
+
+func (v verdict) not(why string) verdict {
+	v.store, v.why, v.ttl = false, why, 0
+	return v
 }
 
-// understood are the statuses that a response may be stored with if it says
-// itself that it is fresh. A 206 is a part, a 304 is an answer to a condition.
+// directives returns what tells the cache what to do: the first targeted field that
+// is valid (RFC 9213 §2.2), or Cache-Control.
+func (x *exchange) directives(h http.Header) (cc fields.Directives, targeted bool) {
+	for _, name := range x.cache.targets {
+		if values := h[name]; len(values) > 0 {
+			if d, ok := fields.ParseTargeted(values); ok {
+				return d, true
+			}
+		}
+	}
+	return fields.ParseCacheControl(h["Cache-Control"]), false
+}
+
+// understood are the statuses whose caching requirements this cache implements
+// (RFC 9111 §5.2.2.3). 206 is not among them: a part is never stored.
 var understood = []int{
-	http.StatusOK, http.StatusNonAuthoritativeInfo, http.StatusMultipleChoices, http.StatusMovedPermanently,
-	http.StatusFound, http.StatusTemporaryRedirect, http.StatusPermanentRedirect, http.StatusNotFound, http.StatusGone,
+	http.StatusOK, http.StatusNonAuthoritativeInfo, http.StatusNoContent, http.StatusMultipleChoices, http.StatusMovedPermanently,
+	http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect, http.StatusPermanentRedirect, http.StatusNotFound,
+	http.StatusMethodNotAllowed, http.StatusGone, http.StatusRequestURITooLong, http.StatusNotImplemented,
 }
 
-// freshness returns the freshness lifetime that is left (RFC 9111 §4.2). What
-// the response says and what the policy says both hold: the shorter counts.
-func (p *Policy) freshness(status int, cc directives, h http.Header) time.Duration {
-	explicit, ok := explicitLifetime(cc, h)
+// heuristic are the statuses that may be stored without a stated lifetime (RFC 9110
+// §15.1), but for 206.
+var heuristic = []int{
+	http.StatusOK, http.StatusNonAuthoritativeInfo, http.StatusNoContent, http.StatusMultipleChoices, http.StatusMovedPermanently,
+	http.StatusPermanentRedirect, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusGone, http.StatusRequestURITooLong,
+	http.StatusNotImplemented,
+}
+
+// maxHeuristic bounds a lifetime that nobody has stated.
+const maxHeuristic = 24 * time.Hour
+
+// lifetime returns the freshness lifetime (RFC 9111 §4.2.1), and whether the
+// response or the policy states one. Of the two the shorter counts.
+func (x *exchange) lifetime(resp *response, cc fields.Directives, targeted bool) (time.Duration, bool) {
+	p := &x.route.policy
+	lifetime, explicit := explicitLifetime(resp, cc, targeted)
 	switch {
-	case !ok && !slices.Contains(p.statuses(), status):
-		return 0
-	case !ok:
-		return p.TTL
-	case !slices.Contains(understood, status) && !slices.Contains(p.statuses(), status):
-		return 0
+	case explicit && p.TTL > 0:
+		return min(lifetime, p.TTL+initialAge(resp)), true
+	case explicit:
+		return lifetime, true
+	case slices.Contains(p.statuses(), resp.status):
+		return p.TTL + initialAge(resp), true
+	case x.cache.profile != Conformance || !slices.Contains(heuristic, resp.status) && !cc.Has("public"):
+		return 0, false
 	}
-	explicit -= initialAge(h)
-	if p.TTL > 0 {
-		explicit = min(explicit, p.TTL)
+	modified, ok := fields.ParseDate(resp.header.Get("Last-Modified"), resp.came)
+	if !ok {
+		return 0, false
 	}
-	return max(0, explicit)
+	return min(max(0, date(resp).Sub(modified))/10, maxHeuristic), false
 }
 
-// explicitLifetime is the lifetime for shared caches that the response states
-// (RFC 9111 §4.2.1).
-func explicitLifetime(cc directives, h http.Header) (time.Duration, bool) {
+// explicitLifetime is the lifetime for shared caches that the response states.
+func explicitLifetime(resp *response, cc fields.Directives, targeted bool) (time.Duration, bool) {
 	for _, name := range []string{"s-maxage", "max-age"} {
-		if d, ok := cc.seconds(name); ok {
+		if d, ok := cc.Seconds(name); ok {
 			return d, true
 		}
 	}
-	expires := h.Values("Expires")
-	if len(expires) == 0 {
+	expires := resp.header["Expires"]
+	if len(expires) == 0 || targeted {
 		return 0, false
 	}
-	end, err := http.ParseTime(expires[0])
-	if err != nil || len(expires) > 1 {
+	end, ok := fields.ParseDate(expires[0], resp.came)
+	if !ok || len(expires) > 1 {
 		return 0, true // invalid: already expired (RFC 9111 §5.3)
 	}
-	date, err := http.ParseTime(h.Get("Date"))
-	if err != nil {
-		date = time.Now()
+	return max(0, end.Sub(date(resp))), true
+}
+
+// date is when the response was made: its Date, or when it came.
+func date(resp *response) time.Time {
+	if d, ok := fields.ParseDate(resp.header.Get("Date"), resp.came); ok {
+		return d
 	}
-	return max(0, end.Sub(date)), true
+	return resp.came
 }
 
 // initialAge is the age that the response had already when it came (RFC 9111
 // §4.2.3).
-func initialAge(h http.Header) time.Duration {
-	age, _ := directives{"age": h.Get("Age")}.seconds("age")
-	return age
+func initialAge(resp *response) time.Duration {
+	apparent := resp.came.Truncate(time.Second).Sub(date(resp).Truncate(time.Second))
+	value, _, _ := strings.Cut(strings.Join(resp.header["Age"], ","), ",")
+	age, _ := fields.ParseCacheControl([]string{"age=" + strings.TrimSpace(value)}).Seconds("age")
+	if strings.ContainsAny(value, "\"=") {
+		age = 0
+	}
+	return max(0, apparent, age+resp.took)
+}
+
+// tolerance is for how long a response may be used stale: as it says, or as the
+// policy does.
+func tolerance(cc fields.Directives, name string, policy time.Duration) time.Duration {
+	if d, ok := cc.Seconds(name); ok {
+		return d
+	}
+	return policy
 }
 
 // varyOf returns the names in the response's Vary fields together with the
 // policy's, or false if the response varies on more than request fields.
 func (p *Policy) varyOf(h http.Header) ([]string, bool) {
-	names := append(slices.Clone(p.Vary), members(h.Values("Vary"))...)
+	names := append(slices.Clone(p.Vary), fields.Members(h["Vary"])...)
 	if slices.Contains(names, "*") {
 		return nil, false
 	}
 	slices.Sort(names)
-	return slices.Compact(names), true
+	names = slices.Compact(names)
+	if p.Compress {
+		// The handler is never told what the client accepts.
+		names = slices.DeleteFunc(names, func(name string) bool { return name == "accept-encoding" })
+	}
+	return names, true
+}
+
+// notStored are the fields that belong to one connection or one delivery (RFC
+// 9111 §3.1, RFC 9110 §7.6.1), or that are made anew for each.
+var notStored = []string{
+	"Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authentication-Info", "Proxy-Authorization", "Proxy-Connection",
+	"Te", "Trailer", "Transfer-Encoding", "Upgrade", "Age", "Content-Length",
+}
+
+// storable returns the fields that may be stored.
+func (x *exchange) storable(resp *response, cc fields.Directives) http.Header {
+	drop := append(fields.Members(resp.header["Connection"]), fields.Members(cc.Fields("private"))...)
+	drop = append(drop, fields.Members(cc.Fields("no-cache"))...)
+	kept := make(http.Header, len(resp.own))
+	for name, values := range resp.own {
+		plain := strings.TrimPrefix(name, added)
+		if !slices.Contains(notStored, plain) && !slices.Contains(drop, strings.ToLower(plain)) {
+			kept[name] = values
+		}
+	}
+	return kept
+}
+
+// added stands before the name of a field whose values are to be added to those
+// that the response has, instead of replacing them. It cannot be part of a name.
+const added = ":"
+
+// difference returns the fields of h that the handler has set: those that differ
+// from outer, which others have set for this one request.
+func difference(h, outer http.Header) http.Header {
+	own := make(http.Header, len(h))
+	for name, values := range h {
+		was := outer[name]
+		if slices.Equal(values, was) {
+			continue
+		}
+		if len(was) > 0 && len(values) > len(was) && slices.Equal(values[:len(was)], was) {
+			own[added+name] = values[len(was):] // the handler has added to what others had set
+			continue
+		}
+		own[name] = values
+	}
+	return own
+}
+
+// isPersonal reports fields that middleware around the cache has put on a response
+// at the last moment, and that say that it must not be shared.
+func isPersonal(before, after http.Header) bool {
+	if len(after["Set-Cookie"]) > len(before["Set-Cookie"]) {
+		return true
+	}
+	if slices.Equal(before["Cache-Control"], after["Cache-Control"]) {
+		return false
+	}
+	cc := fields.ParseCacheControl(after["Cache-Control"])
+	return cc.Has("no-store") || cc.Has("private") || cc.Has("no-cache")
 }

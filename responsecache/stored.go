@@ -6,15 +6,32 @@ import (
 	"net/http"
 	"slices"
 	"time"
+
+	"github.com/herdless/herdless/cache"
 )
 
-// stored is a response as the store keeps it.
+// stored is a response as the store keeps it. It is read-only once it is there:
+// requests share it.
 type stored struct {
 	status int
-	public bool
-	age    time.Duration // that it had already when it was stored
-	header http.Header
-	body   []byte
+	// For whom, and how long.
+	public   bool // for requests with credentials, too
+	authOK   bool // for requests with Authorization, too (RFC 9111 §3.5)
+	validate bool // no-cache: to be validated for each use
+	strict   bool // never stale (RFC 9111 §4.2.4)
+	stale    bool // it was stale already when it was stored, by late
+	failing  bool // and is used for a moment all the same, because the handler fails
+	late     time.Duration
+	age      time.Duration // when it was stored
+	swr, sie time.Duration // how stale it may be
+	header   http.Header
+	body     []byte
+	// length is that of the body, here or in the store under bodyKey.
+	length int64
+	stream cache.Body
+	key    string // under which it was found
+
+	forms *forms // of the body, in other codings
 }
 
 // varyIndex stands under a page's key when its responses vary: the fields that
@@ -26,11 +43,59 @@ type varyIndex struct {
 	names      []string
 }
 
+// alias stands under a page's key when its response says that it does for other
+// queries as well: it is under the key of what counts of the query.
+type alias struct{ rule string }
+
+// found is what is under a key: one of the three.
+type found struct {
+	response *stored
+	index    varyIndex
+	alias    alias
+}
+
+func (f *found) isIndex() bool { return f.index.generation != "" }
+func (f *found) isAlias() bool { return f.alias.rule != "" }
+
+// read decodes an entry that was found under key, once if it stays in this
+// process. What cannot be read, such as what another version has written, is as
+// good as not there.
+func read(key string, e cache.Entry) (*found, bool) {
+	if e.Kind != cache.Value {
+		return nil, false
+	}
+	if f, ok := e.Memo.Load().(*found); ok {
+		return f, f != nil
+	}
+	f, ok := decode(e.Data)
+	if !ok {
+		f = nil
+	} else if s := f.response; s != nil {
+		s.key, s.stream, s.length = key, e.Body, int64(len(s.body))
+		if e.Body.ID != "" {
+			s.length = e.Body.Size
+		}
+	}
+	e.Memo.Store(f)
+	return f, ok
+}
+
 // The first byte of what is stored says what it is.
 const (
-	tagResponse = 'r'
+	tagResponse = 's'
 	tagIndex    = 'v'
+	tagAlias    = 'a'
 )
+
+func (s *stored) flags() uint64 {
+	var flags uint64
+	for i, flag := range []bool{s.public, s.authOK, s.validate, s.strict, s.stale, s.failing} {
+		if flag {
+			flags |= 1 << i
+		}
+	}
+	return flags
+}
 
 func (s *stored) encode() []byte {
 	size := 64 + len(s.body)
@@ -41,12 +106,10 @@ func (s *stored) encode() []byte {
 	}
 	b := append(make([]byte, 0, size), tagResponse)
 	b = binary.AppendUvarint(b, uint64(s.status))
-	var public uint64
-	if s.public {
-		public = 1
+	b = binary.AppendUvarint(b, s.flags())
+	for _, d := range []time.Duration{s.late, s.age, s.swr, s.sie} {
+		b = binary.AppendUvarint(b, uint64(max(0, d.Milliseconds())))
 	}
-	b = binary.AppendUvarint(b, public)
-	b = binary.AppendUvarint(b, uint64(max(0, s.age/time.Second)))
 	b = binary.AppendUvarint(b, uint64(len(s.header)))
 	for name, values := range s.header {
 		b = appendStrings(b, append([]string{name}, values...))
@@ -58,13 +121,40 @@ func (x *varyIndex) encode() []byte {
 	return appendStrings([]byte{tagIndex}, append([]string{x.generation}, x.names...))
 }
 
-// decodeStored reads what encode made. The body is a part of b.
-func decodeStored(b []byte) (*stored, bool) {
+func (a *alias) encode() []byte { return appendStrings([]byte{tagAlias}, []string{a.rule}) }
+
+// decode reads what encode made. A body is a part of b.
+func decode(b []byte) (*found, bool) {
 	d := decoder{rest: b}
-	if d.byte() != tagResponse {
-		return nil, false
+	switch d.byte() {
+	case tagResponse:
+		s, ok := d.response()
+		return &found{response: s}, ok
+	case tagIndex:
+		s := d.strings()
+		if d.failed || len(s) < 2 || s[0] == "" || len(d.rest) > 0 {
+			return nil, false
+		}
+		return &found{index: varyIndex{generation: s[0], names: s[1:]}}, true
+	case tagAlias:
+		s := d.strings()
+		if d.failed || len(s) != 1 || s[0] == "" || len(d.rest) > 0 {
+			return nil, false
+		}
+		return &found{alias: alias{rule: s[0]}}, true
 	}
-	s := &stored{status: int(d.uint()), public: d.uint() == 1, age: time.Duration(min(d.uint(), math.MaxInt32)) * time.Second}
+	return nil, false
+}
+
+func (d *decoder) response() (*stored, bool) {
+	s := &stored{status: int(min(d.uint(), 1000)), forms: new(forms)}
+	flags := d.uint()
+	for i, flag := range []*bool{&s.public, &s.authOK, &s.validate, &s.strict, &s.stale, &s.failing} {
+		*flag = flags>>i&1 == 1
+	}
+	for _, p := range []*time.Duration{&s.late, &s.age, &s.swr, &s.sie} {
+		*p = time.Duration(min(d.uint(), math.MaxInt64/uint64(time.Millisecond))) * time.Millisecond
+	}
 	n := d.uint()
 	s.header = make(http.Header, min(n, 64))
 	for range n {
@@ -76,18 +166,6 @@ func decodeStored(b []byte) (*stored, bool) {
 	}
 	s.body = d.rest
 	return s, !d.failed && s.status >= 200 && s.status <= 999
-}
-
-func decodeIndex(b []byte) (varyIndex, bool) {
-	d := decoder{rest: b}
-	if d.byte() != tagIndex {
-		return varyIndex{}, false
-	}
-	s := d.strings()
-	if d.failed || len(s) < 2 || len(d.rest) > 0 {
-		return varyIndex{}, false
-	}
-	return varyIndex{generation: s[0], names: s[1:]}, true
 }
 
 func appendStrings(b []byte, list []string) []byte {

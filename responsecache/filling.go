@@ -1,0 +1,395 @@
+package responsecache
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"io"
+	"net/http"
+	"runtime/debug"
+	"slices"
+	"time"
+
+	"github.com/herdless/herdless/cache"
+	"github.com/herdless/herdless/responsecache/internal/fields"
+)
+
+// indexTTL is how long the variants of a page are found at least. An index is
+// small, and outlives the variants.
+const indexTTL = time.Hour
+
+// filling is the making of a response on behalf of all who want it.
+type filling struct {
+	x       *exchange
+	loading *cache.Loading
+	ctx     context.Context //nolint:containedctx // of the load, which it lives as long as
+	cancel  context.CancelFunc
+	flight  string    // the key that is being filled
+	index   varyIndex // under which that is a variant, or none
+	reason  string    // why the request went to the handler
+
+	// old is what the response is to replace, or nil. fallsBack: it will do if
+	// the handler fails. validating: the handler is asked whether it still holds.
+	old        *stored
+	oldEntry   cache.Entry
+	fallsBack  bool
+	validating bool
+
+	// Where the response goes, decided when its header is there.
+	key     string    // of the response
+	page    string    // of the page that it is of
+	rule    rule      // by which that is found
+	variant varyIndex // under which it is a variant, or none
+}
+
+// load returns the computation of what is under key: it lets the handler answer
+// this client, and returns what may be stored of that.
+func (x *exchange) load(key string, index varyIndex, reason string) cache.Load {
+	return func(ctx context.Context, l *cache.Loading) (cache.Entry, error) {
+		x.served = true
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		f := &filling{x: x, loading: l, ctx: ctx, cancel: cancel, flight: key, index: index, reason: reason}
+		if e, ok := l.Stale(); ok {
+			if found, ok := read(key, e); ok && found.response != nil {
+				f.old, f.oldEntry = found.response, e
+				f.fallsBack = x.canFallBack(f.old, e)
+				f.reason = "stale"
+				if e.TTL > 0 && !f.old.validate {
+					f.reason = "request"
+				}
+			}
+		}
+		return f.run(), nil
+	}
+}
+
+func (f *filling) run() cache.Entry {
+	f.validating = f.old != nil && (f.old.header.Get("Etag") != "" || f.old.header.Get("Last-Modified") != "")
+	for {
+		rec := f.handle()
+		switch {
+		case rec.outcome == failure:
+			return f.fallBack(rec)
+		case rec.outcome == passed:
+			return f.outcome(rec)
+		case f.old.isMatchedBy(rec.header):
+			return f.freshen(rec)
+		}
+		f.validating = false // it speaks of another response: ask again, for all of it
+	}
+}
+
+// handle lets the handler answer.
+func (f *filling) handle() *recorder {
+	x := f.x
+	rec := newRecorder(x, f)
+	returned := false
+	defer func() {
+		if returned {
+			return
+		}
+		rec.end(errBroken)
+		// A handler that gives up the connection on purpose gets its way.
+		if f.fallsBack && rec.status == 0 {
+			if p := recover(); p != nil {
+				if p == http.ErrAbortHandler { //nolint:errorlint // as net/http compares it
+					f.loading.Settle(f.backoff())
+					panic(p)
+				}
+				x.cache.logger.ErrorContext(f.ctx, "responsecache: the handler panicked, a stale response hides it",
+					"path", x.r.URL.Path, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+				rec.restore()
+				rec.outcome, rec.status = failure, http.StatusInternalServerError
+				return
+			}
+		}
+		f.loading.Settle(failed)
+	}()
+	x.next.ServeHTTP(rec, f.request())
+	returned = true
+	return rec
+}
+
+// request returns the request that the handler gets: for the whole page, whatever
+// this client has of it.
+func (f *filling) request() *http.Request {
+	x := f.x
+	r := x.r.WithContext(context.WithValue(f.ctx, leading{}, x))
+	r.Header = r.Header.Clone()
+	for _, name := range []string{"If-None-Match", "If-Modified-Since", "If-Range"} {
+		r.Header.Del(name)
+	}
+	if x.route.policy.Compress {
+		r.Header.Del("Accept-Encoding")
+	}
+	if f.validating {
+		if etag := f.old.header.Get("Etag"); etag != "" {
+			r.Header.Set("If-None-Match", etag)
+		}
+		if modified := f.old.header.Get("Last-Modified"); modified != "" {
+			r.Header.Set("If-Modified-Since", modified)
+		}
+	}
+	return r
+}
+
+// unshareable says that nobody else gets this response. Nobody waits for it any
+// more then, so that it ends with its client.
+func (f *filling) unshareable(code int, why string) {
+	x := f.x
+	if x.personal {
+		x.cache.personal.set(x.page, struct{}{}, hitForMiss)
+	}
+	f.loading.Settle(f.notShared(code, why))
+	context.AfterFunc(x.r.Context(), f.cancel)
+}
+
+// failed is the outcome for those who wait for a response that did not come to a
+// good end.
+var failed = cache.Entry{Kind: cache.Uncacheable, TTL: failureForMiss}
+
+// notShared is the outcome for those who wait for a response that turned out not to
+// be for sharing. An error, of the client's too, says something about that one
+// request and little about the page.
+func (f *filling) notShared(code int, why string) cache.Entry {
+	switch {
+	case f.x.personal: // nobody waits, and what others get is another matter
+		return cache.Entry{Kind: cache.Uncacheable}
+	case code == 0 || code >= 400 || why == "store":
+		return failed
+	}
+	return cache.Entry{Kind: cache.Uncacheable, TTL: hitForMiss}
+}
+
+// place decides under which keys the response goes, and reports whether it can.
+func (f *filling) place(rec *recorder) bool {
+	x, v := f.x, &rec.verdict
+	f.rule = parseRule(rec.header)
+	f.page, f.variant = x.page, f.index
+	if f.rule != x.rule {
+		f.page, f.variant = x.name.pageUnder(f.rule), varyIndex{}
+	}
+	f.key = f.page
+	if f.page == x.page && f.index.generation == "" {
+		f.key = f.flight
+	}
+	switch {
+	case f.variant.generation != "":
+		for _, name := range v.vary {
+			if !slices.Contains(f.variant.names, name) {
+				// It was selected by more than the index says: that is history.
+				f.variant = varyIndex{generation: rand.Text(), names: v.vary}
+				break
+			}
+		}
+	case len(v.vary) > 0:
+		f.variant = varyIndex{generation: rand.Text(), names: v.vary}
+	}
+	if f.variant.generation != "" {
+		f.key = variantKey(f.page, f.variant, x.selects(f.variant))
+	}
+	return f.key == f.flight || f.loading.Kept()
+}
+
+// outcome returns what to store of a response that has gone to the client.
+func (f *filling) outcome(rec *recorder) cache.Entry {
+	if rec.status == 0 {
+		f.x.addStatus(status{fwd: f.reason})
+	}
+	if !rec.end(nil) {
+		if rec.isShort() || rec.status == 0 {
+			return failed
+		}
+		return f.notShared(rec.status, rec.verdict.why)
+	}
+	s := rec.verdict.response
+	e := cache.Entry{}
+	if rec.body != nil {
+		body, err := rec.body.Finish()
+		if err != nil {
+			rec.body.Abort()
+			rec.live.finish(nil, nil)
+			return failed
+		}
+		e.Body = body
+		key := f.key
+		rec.live.finish(nil, func(offset int64) (io.ReadCloser, error) {
+			return f.x.openAt(context.WithoutCancel(f.ctx), key, body, offset)
+		})
+	} else {
+		s.body = rec.live.bytes()
+		rec.live.finish(nil, nil)
+	}
+	return f.store(&s, e, &rec.verdict, rec)
+}
+
+// store completes the entry of a response, and puts it where it belongs. It returns
+// what is to be under the key that is being filled.
+func (f *filling) store(s *stored, e cache.Entry, v *verdict, rec *recorder) cache.Entry {
+	// It has been getting older since its header went out.
+	took := time.Since(rec.came)
+	s.age += took
+	e.TTL = v.ttl - took
+	if e.TTL <= 0 {
+		if v.keep <= 0 {
+			return failed
+		}
+		// It is stored to be validated, or for when the handler fails.
+		s.stale, s.late, e.TTL = true, v.late+took-v.ttl, time.Millisecond
+	}
+	e.Kind, e.Data, e.StaleFor, e.Tags = cache.Value, s.encode(), v.keep, f.x.tagsOf(rec.header)
+	if len(e.Tags) > maxTags {
+		f.x.cache.logger.WarnContext(f.ctx, "responsecache: a response is not stored, because it has too many tags",
+			"path", f.x.r.URL.Path, "tags", len(e.Tags), "limit", maxTags)
+		return failed
+	}
+	if f.key == f.flight {
+		f.admit(e.TTL + e.StaleFor)
+		return e
+	}
+	if err := f.loading.Add(f.ctx, f.key, e, 0); err != nil {
+		return failed
+	}
+	f.admit(e.TTL + e.StaleFor)
+	top := e
+	if f.variant.generation != "" {
+		// Tags reach the variants of a page through the index, too, as nobody
+		// knows of this one before that is stored.
+		top = cache.Entry{Kind: cache.Value, Data: f.variant.encode(), TTL: max(indexTTL, e.TTL+e.StaleFor), Tags: e.Tags}
+		if f.page == f.x.page && f.flight == f.page {
+			return top
+		}
+		if err := f.replace(f.page, top); err != nil {
+			return failed
+		}
+	}
+	if f.rule == f.x.rule {
+		return failed // it is a variant under a new index, and nobody's here
+	}
+	return f.learn(top.TTL)
+}
+
+// maxTags is the store's.
+const maxTags = 1000
+
+// replace stores an entry in place of any other one.
+func (f *filling) replace(key string, e cache.Entry) error {
+	old, _, err := f.x.engine.Get(f.ctx, key)
+	if err != nil {
+		return err
+	}
+	return f.loading.Add(f.ctx, key, e, old.Version)
+}
+
+// isMatchedBy reports whether a 304 with the header h is about s (RFC 9111 §4.3.4).
+func (s *stored) isMatchedBy(h http.Header) bool {
+	if etag := h.Get("Etag"); etag != "" {
+		return weak(etag) == weak(s.header.Get("Etag"))
+	}
+	modified := h.Get("Last-Modified")
+	return modified == "" || modified == s.header.Get("Last-Modified") || s.header.Get("Etag") != ""
+}
+
+func weak(etag string) string {
+	if len(etag) > 2 && etag[:2] == "W/" {
+		return etag[2:]
+	}
+	return etag
+}
+
+// freshen makes the old response fresh again by a 304 (RFC 9111 §4.3.4), and answers
+// with it.
+func (f *filling) freshen(rec *recorder) cache.Entry {
+	x := f.x
+	h := rec.header
+	if h.Get("Date") == "" {
+		h.Set("Date", rec.came.UTC().Format(http.TimeFormat))
+		rec.own["Date"] = h["Date"]
+	}
+	resp := &response{status: f.old.status, header: merge(f.old.header, h), own: merge(f.old.header, rec.own), took: rec.came.Sub(rec.asked), came: rec.came}
+	rec.verdict = x.judge(resp)
+	v := &rec.verdict
+	rec.header = resp.header
+	s := v.response
+	s.forms = new(forms)
+	if s.header == nil {
+		s.header = resp.own
+	}
+	s.body, s.stream, s.length, s.key = f.old.body, f.old.stream, f.old.length, f.flight
+	st := status{fwd: f.reason, fwdStatus: http.StatusNotModified, detail: v.why}
+	if v.store {
+		st.stored, st.ttl, st.hasTTL = true, v.ttl, true
+	}
+	entry := cache.Entry{TTL: v.ttl}
+	if !x.reply(&s, entry, st) {
+		// Its body has gone meanwhile. Nothing has been sent yet.
+		f.old, f.validating, f.fallsBack = nil, false, false
+		return f.run()
+	}
+	if !v.store {
+		return f.notShared(s.status, v.why)
+	}
+	f.key, f.page, f.variant, f.rule = f.flight, x.page, f.index, x.rule
+	return f.store(&s, cache.Entry{Body: s.stream}, v, rec)
+}
+
+// merge returns the fields of a stored response, updated by those of a 304 (RFC 9111
+// §3.2). What describes the stored bytes stays.
+func merge(old, update http.Header) http.Header {
+	h := old.Clone()
+	for name, values := range update {
+		switch name {
+		case "Content-Length", "Content-Encoding", "Content-Range", "Content-Type":
+		default:
+			h[name] = values
+		}
+	}
+	return h
+}
+
+// fallBack answers with the old response in place of a failure (RFC 5861 §4).
+func (f *filling) fallBack(rec *recorder) cache.Entry {
+	rec.end(nil)
+	st := status{fwd: f.reason, fwdStatus: rec.status, ttl: f.old.left(f.oldEntry), hasTTL: true, detail: "stale-if-error"}
+	if !f.x.reply(f.old, f.oldEntry, st) {
+		f.x.addStatus(status{fwd: f.reason, fwdStatus: rec.status})
+		http.Error(f.x.w, http.StatusText(rec.status), rec.status)
+		return failed
+	}
+	return f.backoff()
+}
+
+// backoff returns the old response as one that is used for a moment without asking
+// the handler, which is failing.
+func (f *filling) backoff() cache.Entry {
+	left := f.oldEntry.TTL + f.oldEntry.StaleFor
+	if left <= 0 {
+		return failed
+	}
+	s := *f.old
+	s.stale, s.failing, s.late, s.age = true, true, max(0, -f.old.left(f.oldEntry)), f.old.age+f.oldEntry.Age
+	ttl := min(failureForMiss, left)
+	return cache.Entry{
+		Kind: cache.Value, Data: s.encode(), Body: f.old.stream, TTL: ttl, StaleFor: left - ttl, Tags: f.x.tagsOf(f.old.header),
+	}
+}
+
+// stripFor304 leaves what a 304 has (RFC 9110 §15.4.5).
+func stripFor304(h http.Header) {
+	for _, name := range []string{"Content-Type", "Content-Length", "Content-Encoding", "Content-Language", "Content-Range", "Accept-Ranges"} {
+		delete(h, name)
+	}
+	if len(h["Etag"]) > 0 {
+		delete(h, "Last-Modified")
+	}
+}
+
+// parseRule returns the No-Vary-Search rule of a response, or none.
+func parseRule(h http.Header) rule {
+	n, ok := fields.ParseNoVarySearch(h["No-Vary-Search"])
+	if !ok {
+		return rule{}
+	}
+	return rule{text: n.String()}
+}

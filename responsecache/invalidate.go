@@ -1,0 +1,163 @@
+package responsecache
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/herdless/herdless/cache"
+	"github.com/herdless/herdless/internal/respwriter"
+	"github.com/herdless/herdless/responsecache/internal/fields"
+)
+
+// invalidate lets the handler answer a request that may change the page, and
+// removes the page if it succeeded (RFC 9111 §4.4), before the client learns
+// that: its next request must not see the old one.
+func (x *exchange) invalidate(ctx context.Context) {
+	x.name = nameOf(x.r, x.route.policy.Key) // before the handler changes x.r.URL
+	asked := time.Now()
+	// The change has happened. Whether the client waits for the answer or not, the
+	// old page must go.
+	ctx = context.WithoutCancel(ctx)
+	rec := &representation{x: x, asked: asked, outer: x.w.Header().Clone()}
+	w := respwriter.New(x.w, func(code int) bool {
+		h := x.w.Header()
+		if code >= 200 && code < 400 {
+			if err := x.removeChanged(ctx, canonical(h)); err != nil {
+				x.cache.logger.ErrorContext(ctx, "responsecache: a page that was changed could not be removed", "path", x.r.URL.Path, "error", err)
+			}
+			rec.begin(code, canonical(h))
+		}
+		x.takeOff(h)
+		x.addStatus(status{fwd: "method"})
+		return true
+	})
+	rec.Writer = w
+	if x.r.Method == http.MethodPost {
+		x.next.ServeHTTP(rec, x.r)
+	} else {
+		x.next.ServeHTTP(w, x.r)
+	}
+	w.Finish()
+	rec.store(ctx)
+}
+
+// removeChanged removes what a successful unsafe request has changed: its page,
+// those that Location and Content-Location name on the same origin, and the groups
+// that the response names (RFC 9875 §3).
+func (x *exchange) removeChanged(ctx context.Context, h http.Header) error {
+	pages := []pageName{x.name}
+	for _, field := range []string{"Location", "Content-Location"} {
+		if name, ok := x.sameOrigin(h.Get(field)); ok && name != x.name {
+			pages = append(pages, name)
+		}
+	}
+	err := x.cache.purge(ctx, pages, false)
+	if groups := fields.ParseGroups(h["Cache-Group-Invalidation"]); len(groups) > 0 && err == nil {
+		err = x.engine.PurgeTags(ctx, groupTags(x.name.origin(), groups)...)
+	}
+	return err
+}
+
+// sameOrigin returns the name of the page that a reference leads to, if it is on the
+// origin of the request.
+func (x *exchange) sameOrigin(reference string) (pageName, bool) {
+	ref, err := url.Parse(reference)
+	if err != nil || reference == "" {
+		return pageName{}, false
+	}
+	base, err := url.Parse(x.name.scheme + "://" + x.r.Host + x.name.path + x.name.query)
+	if err != nil {
+		return pageName{}, false
+	}
+	u := base.ResolveReference(ref)
+	if u.Path == "" {
+		u.Path = "/"
+	}
+	name := nameOfURL(u.Scheme, u.Host, u)
+	name.extra = x.name.extra
+	return name, name.origin() == x.name.origin()
+}
+
+// representation records the response to a POST that says that it is what a GET of
+// the same URL would get: with a lifetime, and the URL in Content-Location (RFC 9110
+// §9.3.3).
+type representation struct {
+	*respwriter.Writer
+	x     *exchange
+	asked time.Time
+	outer http.Header
+
+	verdict verdict
+	header  http.Header
+	came    time.Time
+	length  string
+	keep    bool
+	body    bytes.Buffer
+}
+
+func (rec *representation) begin(code int, h http.Header) {
+	x := rec.x
+	name, ok := x.sameOrigin(h.Get("Content-Location"))
+	if !ok || x.r.Method != http.MethodPost || name.key() != x.name.key() {
+		return
+	}
+	rec.came, rec.header, rec.length = time.Now(), h, h.Get("Content-Length")
+	resp := &response{status: code, header: h, own: difference(h, rec.outer), took: rec.came.Sub(rec.asked), came: rec.came}
+	cc, targeted := x.directives(h)
+	_, explicit := explicitLifetime(resp, cc, targeted)
+	rec.verdict = x.judge(resp)
+	rec.keep = explicit && rec.verdict.store && rec.verdict.ttl > 0 && len(rec.verdict.vary) == 0 && code == http.StatusOK
+}
+
+// Write implements http.ResponseWriter.
+func (rec *representation) Write(p []byte) (int, error) {
+	n, err := rec.Writer.Write(p)
+	rec.record(p[:n])
+	return n, err
+}
+
+// WriteString implements io.StringWriter.
+func (rec *representation) WriteString(s string) (int, error) { return rec.Write([]byte(s)) }
+
+// ReadFrom implements io.ReaderFrom.
+func (rec *representation) ReadFrom(r io.Reader) (int64, error) {
+	if rec.Status() != 0 && !rec.keep {
+		return rec.Writer.ReadFrom(r)
+	}
+	return io.Copy(onlyWriter{rec}, r)
+}
+
+func (rec *representation) record(p []byte) {
+	if !rec.keep {
+		return
+	}
+	if int64(rec.body.Len()+len(p)) > rec.x.route.maxBody {
+		rec.keep = false
+		return
+	}
+	rec.body.Write(p)
+}
+
+// store stores what was recorded, unless somebody has stored something newer.
+func (rec *representation) store(ctx context.Context) {
+	x := rec.x
+	if !rec.keep || rec.length != "" && rec.length != strconv.Itoa(rec.body.Len()) {
+		return
+	}
+	s := rec.verdict.response
+	if s.header.Get("Date") == "" {
+		s.header.Set("Date", rec.came.UTC().Format(http.TimeFormat))
+	}
+	took := time.Since(rec.came)
+	s.age += took
+	s.body = rec.body.Bytes()
+	e := cache.Entry{Kind: cache.Value, Data: s.encode(), TTL: rec.verdict.ttl - took, StaleFor: rec.verdict.keep, Tags: x.tagsOf(rec.header)}
+	if e.TTL > 0 && len(e.Tags) <= maxTags {
+		_ = x.engine.Add(ctx, x.name.key(), e) // it has been logged
+	}
+}

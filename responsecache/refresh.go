@@ -1,0 +1,75 @@
+package responsecache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"runtime/debug"
+
+	"github.com/herdless/herdless/cache"
+)
+
+// refreshing is the context key of a request by which a page is made anew.
+type refreshing struct{}
+
+// refresh is the making of a page in the background, on its way to the route's
+// handler.
+type refresh struct {
+	engine *cache.Engine
+	name   pageName
+	handle func(at *exchange)
+}
+
+var errNotReached = errors.New("responsecache: Options.Refresh did not lead a refresh to the route of its page")
+
+// refresher returns the computation of what is under key for the background, or nil
+// if there is no running the handler there.
+func (x *exchange) refresher(key string, index varyIndex) cache.Load {
+	if x.refreshesInline() {
+		return nil
+	}
+	return func(ctx context.Context, l *cache.Loading) (entry cache.Entry, err error) {
+		defer func() {
+			if p := recover(); p != nil {
+				err = fmt.Errorf("responsecache: the handler panicked: %v", p)
+				if p != http.ErrAbortHandler { //nolint:errorlint // as net/http compares it
+					x.cache.logger.ErrorContext(ctx, "responsecache: the handler panicked in the background",
+						"path", x.copied.URL.Path, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+				}
+			}
+		}()
+		again := &exchange{
+			route: x.route, cache: x.cache, engine: x.engine, next: x.next, w: &nowhere{header: http.Header{}},
+			wants: parseWants(nil), name: x.name, rule: x.rule, page: x.page,
+		}
+		r := x.copied.WithContext(ctx)
+		for _, name := range []string{"Cache-Control", "Pragma", "If-None-Match", "If-Modified-Since"} {
+			r.Header.Del(name)
+		}
+		if x.cache.refresh == nil {
+			again.r = r
+			return again.load(key, index, "stale")(ctx, l)
+		}
+		err = errNotReached
+		job := &refresh{engine: x.engine, name: x.name, handle: func(at *exchange) {
+			again.route, again.next, again.w, again.r = at.route, at.next, at.w, at.r
+			entry, err = again.load(key, index, "stale")(at.r.Context(), l)
+		}}
+		x.cache.refresh.ServeHTTP(again.w, r.WithContext(context.WithValue(ctx, refreshing{}, job)))
+		if errors.Is(err, errNotReached) {
+			x.cache.logger.WarnContext(ctx, err.Error(), "path", r.URL.Path)
+		}
+		return entry, err
+	}
+}
+
+// nowhere is the client of a page that is made in the background.
+type nowhere struct{ header http.Header }
+
+func (w *nowhere) Header() http.Header         { return w.header }
+func (w *nowhere) WriteHeader(int)             {}
+func (w *nowhere) Write(p []byte) (int, error) { return len(p), nil }
+
+// Flush implements http.Flusher.
+func (w *nowhere) Flush() {}

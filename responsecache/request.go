@@ -1,0 +1,180 @@
+package responsecache
+
+import (
+	"math"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/herdless/herdless/cache"
+	"github.com/herdless/herdless/responsecache/internal/fields"
+)
+
+// isUnsafe reports a method that may change something (RFC 9110 §9.2.1), known
+// or not.
+func isUnsafe(method string) bool {
+	return !slices.Contains([]string{http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, "QUERY", "PROPFIND", "REPORT", "SEARCH"}, method)
+}
+
+// whyBypass returns the reason for which the cache stays out of a request, as
+// the fwd parameter of Cache-Status names it (RFC 9211 §2.2), or "".
+func (x *exchange) whyBypass() string {
+	r := x.r
+	switch {
+	case !x.route.policy.caches(r.Method):
+		return "method"
+	case r.ContentLength != 0: // the handler may look at the body, which no key names
+		return "bypass"
+	case r.Header.Get("Upgrade") != "":
+		return "bypass"
+	case r.URL.Opaque != "": // as in "GET http:x HTTP/1.1"
+		return "bypass"
+	case x.wants.noStore:
+		return "request"
+	}
+	for _, field := range []string{"If-Match", "If-Unmodified-Since"} {
+		if r.Header.Get(field) != "" {
+			return "bypass"
+		}
+	}
+	return ""
+}
+
+// hasCredentials reports a request whose response may be for its sender only.
+func hasCredentials(r *http.Request) bool {
+	return len(r.Header["Cookie"]) > 0 || len(r.Header["Authorization"]) > 0 || hasCertificate(r)
+}
+
+func hasCertificate(r *http.Request) bool { return r.TLS != nil && len(r.TLS.PeerCertificates) > 0 }
+
+// isPersonal reports a request whose response, for all that is known, is for its
+// sender only.
+func (x *exchange) isPersonal() bool {
+	if x.route.policy.Public {
+		return false
+	}
+	if x.cache.profile == Conformance {
+		return len(x.r.Header["Authorization"]) > 0 || hasCertificate(x.r)
+	}
+	return hasCredentials(x.r)
+}
+
+// shares reports whether the sender of the request may get a response that was
+// made for another request.
+func (x *exchange) shares(s *stored) bool {
+	switch {
+	case s.public:
+		return true
+	case hasCertificate(x.r), x.cache.profile == Safe && len(x.r.Header["Cookie"]) > 0:
+		return false
+	}
+	return s.authOK || len(x.r.Header["Authorization"]) == 0
+}
+
+// wants is what the Cache-Control of a request says (RFC 9111 §5.2.1).
+type wants struct {
+	noCache, noStore, onlyIfCached bool
+	// Zero or more, or absent.
+	maxAge, minFresh, maxStale time.Duration
+}
+
+const (
+	absent    = time.Duration(-1)
+	unbounded = time.Duration(math.MaxInt64)
+)
+
+func parseWants(h http.Header) wants {
+	w := wants{maxAge: absent, minFresh: absent, maxStale: absent}
+	values := h["Cache-Control"]
+	if len(values) == 0 {
+		// RFC 9111 §5.4.
+		w.noCache = len(h["Pragma"]) > 0 && slices.Contains(fields.Members(h["Pragma"]), "no-cache")
+		return w
+	}
+	cc := fields.ParseCacheControl(values)
+	w.noCache, w.noStore, w.onlyIfCached = cc.Has("no-cache"), cc.Has("no-store"), cc.Has("only-if-cached")
+	for name, d := range map[string]*time.Duration{"max-age": &w.maxAge, "min-fresh": &w.minFresh, "max-stale": &w.maxStale} {
+		if value, ok := cc.Seconds(name); ok {
+			*d = value
+		}
+	}
+	if w.maxStale == 0 && isBare(values, "max-stale") {
+		w.maxStale = unbounded
+	}
+	return w
+}
+
+// isBare reports a directive without an argument.
+func isBare(values []string, name string) bool { return slices.Contains(fields.Members(values), name) }
+
+// lane names what the request wants of what is stored. Requests that want the same
+// can share what one of them has found.
+func (w *wants) lane() string {
+	if !w.noCache && w.maxAge == absent && w.minFresh == absent && w.maxStale == absent {
+		return ""
+	}
+	if w.noCache {
+		return "no-cache"
+	}
+	return strings.Join([]string{seconds(w.maxAge), seconds(w.minFresh), seconds(w.maxStale)}, " ")
+}
+
+// fit says what to do with a stored response (RFC 9111 §4).
+func (x *exchange) fit(s *stored, e cache.Entry) cache.Verdict {
+	w := &x.wants
+	switch {
+	case s.failing && e.TTL > 0:
+		return cache.Use
+	case s.validate:
+		return cache.FallBack
+	case w.noCache:
+		return x.anew(e)
+	}
+	age, left := s.age+e.Age, s.left(e)
+	young := w.maxAge == absent || age <= w.maxAge
+	if left > 0 {
+		if young && left >= w.minFresh {
+			return cache.Use
+		}
+		return x.anew(e)
+	}
+	stale := -left
+	switch {
+	case s.strict || !young || w.minFresh > 0:
+		return cache.FallBack
+	case stale <= w.maxStale:
+		return cache.Use
+	case s.swr > 0 && stale <= s.swr:
+		return cache.UseAndRefresh
+	}
+	return cache.FallBack
+}
+
+// left is what is left of the lifetime of a stored response; if it is negative, for
+// how long it has been stale.
+func (s *stored) left(e cache.Entry) time.Duration {
+	if s.stale {
+		return -s.late - e.Age
+	}
+	return e.TTL
+}
+
+// anew is the verdict on a fresh entry that the request does not want: another one
+// that comes while it waits for one to be made will do.
+func (x *exchange) anew(e cache.Entry) cache.Verdict {
+	if x.unwanted != 0 && x.unwanted != e.Version {
+		return cache.Use
+	}
+	x.unwanted = e.Version
+	return cache.FallBack
+}
+
+// canFallBack reports whether a stale response will do if the handler fails.
+func (x *exchange) canFallBack(s *stored, e cache.Entry) bool {
+	stale := max(0, -s.left(e))
+	if s.strict || s.validate || x.wants.noCache {
+		return false
+	}
+	return stale <= s.sie && s.sie > 0 || x.cache.profile == Conformance
+}

@@ -1,0 +1,81 @@
+package responsecache
+
+import (
+	"context"
+	"time"
+
+	"github.com/herdless/herdless/cache"
+	"github.com/herdless/herdless/responsecache/internal/fields"
+)
+
+// rule is what a No-Vary-Search field says, in one spelling: which parts of the
+// query make another page. Empty: all do.
+type rule struct{ text string }
+
+// ruleMemory is for how long a process does not ask the store again for the rule of
+// a path.
+const ruleMemory = 10 * time.Second
+
+// pageUnder is the key of the page with that name, under a rule.
+func (n *pageName) pageUnder(r rule) string {
+	if r.text == "" {
+		return n.key()
+	}
+	return n.keyUnder(r)
+}
+
+// canonical returns what counts of a query.
+func (r rule) canonical(query string) string {
+	n, _ := fields.ParseNoVarySearch([]string{r.text})
+	return n.Canonical(query)
+}
+
+// findRule looks for the page under the rule that its path is known to have. Only
+// those with a query cost the store a question, and not each time.
+func (x *exchange) findRule(ctx context.Context) {
+	key := x.name.ruleKey()
+	r, known := x.cache.rules.get(key)
+	if !known {
+		if x.name.query == "" {
+			return
+		}
+		r = x.cache.storedRule(ctx, key)
+		x.cache.rules.set(key, r, ruleMemory)
+	}
+	x.rule, x.page = r, x.name.pageUnder(r)
+}
+
+// storedRule returns the rule that is stored for a path, or none.
+func (c *Cache) storedRule(ctx context.Context, key string) rule {
+	if e, ok, err := c.engine.Get(ctx, key); err == nil && ok {
+		if f, ok := read(key, e); ok && f.isAlias() {
+			return rule{text: f.alias.rule}
+		}
+	}
+	return rule{}
+}
+
+// take makes the rule that an alias leads to the one of the exchange.
+func (x *exchange) take(text string) {
+	x.rule = rule{text: text}
+	x.cache.rules.set(x.name.ruleKey(), x.rule, ruleMemory)
+	x.page = x.name.pageUnder(x.rule)
+}
+
+// learn stores the rule of a response for its path, and returns what leads to it
+// from the key that is being filled.
+func (f *filling) learn(ttl time.Duration) cache.Entry {
+	key := f.x.name.ruleKey()
+	f.x.cache.rules.set(key, f.rule, ruleMemory)
+	if f.rule.text == "" {
+		// The path has no rule any more.
+		_ = f.x.engine.Purge(f.ctx, key) // else it is asked for in vain for a while
+		return cache.Entry{Kind: cache.Uncacheable}
+	}
+	a := alias{rule: f.rule.text}
+	e := cache.Entry{Kind: cache.Value, Data: a.encode(), TTL: max(indexTTL, ttl)}
+	if err := f.replace(key, e); err != nil {
+		return failed
+	}
+	return e
+}
