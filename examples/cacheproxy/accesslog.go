@@ -1,0 +1,51 @@
+package main
+
+import (
+	"log/slog"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// accessLog writes a line for each request, with what the cache says of it.
+func accessLog(next http.Handler, log *slog.Logger) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		began := time.Now()
+		rec := &counter{ResponseWriter: w}
+		defer func() {
+			log.InfoContext(r.Context(), "request",
+				"method", r.Method, "host", r.Host, "uri", r.RequestURI, "status", rec.status, "bytes", rec.bytes,
+				"took", time.Since(began).Round(time.Microsecond), "cache", strings.Join(w.Header()["Cache-Status"], ", "))
+		}()
+		next.ServeHTTP(rec, r)
+	})
+}
+
+// counter is a ResponseWriter that counts.
+type counter struct {
+	http.ResponseWriter
+	status int
+	bytes  int64
+}
+
+func (c *counter) WriteHeader(status int) {
+	if c.status < 200 {
+		c.status = status
+	}
+	c.ResponseWriter.WriteHeader(status)
+}
+
+func (c *counter) Write(p []byte) (int, error) {
+	if c.status < 200 {
+		c.status = http.StatusOK
+	}
+	n, err := c.ResponseWriter.Write(p)
+	c.bytes += int64(n)
+	return n, err
+}
+
+// Flush implements http.Flusher.
+func (c *counter) Flush() { _ = http.NewResponseController(c.ResponseWriter).Flush() }
+
+// Unwrap leads http.ResponseController to the server's writer.
+func (c *counter) Unwrap() http.ResponseWriter { return c.ResponseWriter }
