@@ -55,7 +55,7 @@ func (x *exchange) load(key string, index varyIndex, reason string) cache.Load {
 				f.old, f.oldEntry = found.response, e
 				f.fallsBack = x.canFallBack(f.old, e)
 				f.reason = "stale"
-				if e.TTL > 0 && !f.old.validate {
+				if f.old.left(e) > 0 && !f.old.validate {
 					f.reason = "request"
 				}
 			}

@@ -43,8 +43,10 @@
 // afterwards. So next runs once, and only during the request. Any other call (a
 // second try, a refresh in the background, a request that was not made from the
 // one that the middleware got) answers 503 Service Unavailable on the writer
-// that it was handed, and touches nothing of gin. A response cache that takes
-// this 503 for a failed refresh goes on with what it has.
+// that it was handed, and touches nothing of gin. A response cache is told so: with
+// responsecache.Options.Refresh set to the engine it refreshes stale pages in the
+// background, from the top of the router; without it one request in the cluster
+// waits for the new page while the others get the stale one.
 //
 // A next that still runs in another goroutine when the middleware returns is
 // waited for. A middleware that gives up on slow handlers, like

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"github.com/gin-gonic/gin"
+	"github.com/herdless/herdless/internal/reqbound"
 )
 
 // Wrap makes a gin handler of any net/http middleware. The handlers behind it
@@ -44,7 +45,8 @@ func Wrap(mw func(http.Handler) http.Handler) gin.HandlerFunc {
 		x.running.Add(1)
 		// An end by panic must wait for a running next, too.
 		defer x.close()
-		h.ServeHTTP(&x.bridge, c.Request.WithContext(context.WithValue(c.Request.Context(), key, x)))
+		ctx := reqbound.Mark(context.WithValue(c.Request.Context(), key, x))
+		h.ServeHTTP(&x.bridge, c.Request.WithContext(ctx))
 		x.close()
 		x.settle()
 	}
