@@ -81,9 +81,9 @@ func (f *filling) run() cache.Entry {
 }
 
 // handle lets the handler answer.
-func (f *filling) handle() *recorder {
+func (f *filling) handle() (rec *recorder) {
 	x := f.x
-	rec := newRecorder(x, f)
+	rec = newRecorder(x, f)
 	returned := false
 	defer func() {
 		if returned {

@@ -1,0 +1,152 @@
+package responsecache_test
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/herdless/herdless/responsecache"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestTags(t *testing.T) {
+	eachStore(t, func(t *testing.T, st stores) {
+		handler := counting(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Surrogate-Key", "red  green")
+			w.Header().Add("Cache-Tag", "with blank, blue")
+			responsecache.AddTags(r.Context(), "added", r.URL.Path)
+			if strings.HasPrefix(r.URL.Path, "/varies") {
+				w.Header().Set("Vary", "X-A")
+			}
+		})
+		p := responsecache.Policy{TTL: time.Minute, StaleIfError: time.Hour, Tags: []string{"route"}}
+		a, b := serve(t, st, p, handler), serve(t, st, p, handler)
+		for _, path := range []string{"/plain", "/varies"} {
+			for _, tag := range []string{"red", "green", "with blank", "blue", "added", "route", path} {
+				first := a.get(t, path)
+				for _, field := range []string{"Surrogate-Key", "Cache-Tag"} {
+					assert.Empty(t, first.header.Get(field))
+				}
+				assert.Equal(t, first.body, a.get(t, path).body)
+				assert.Equal(t, first.body, b.get(t, path).body)
+				require.NoError(t, b.cache.PurgeTags(t.Context(), "nothing", "Red", "blank"))
+				assert.Equal(t, first.body, b.get(t, path).body)
+				require.NoError(t, b.cache.PurgeTags(t.Context(), "other", tag))
+				second := b.get(t, path)
+				assert.NotEqual(t, first.body, second.body, tag)
+				await(t, "everywhere", func() bool { return a.get(t, path).body == second.body })
+			}
+		}
+		a.get(t, "/plain")
+		require.NoError(t, a.cache.SoftPurgeTags(t.Context(), "route"))
+		assert.Contains(t, a.get(t, "/plain").cacheStatus(), "fwd=stale")
+		body := a.get(t, "/plain").body
+		require.NoError(t, a.cache.PurgeAll(t.Context()))
+		assert.NotEqual(t, body, a.get(t, "/plain").body)
+	})
+}
+
+// A tag that is known only when the page has been made, and that is purged meanwhile,
+// keeps it out of the store, also where it is a variant or under a rule for queries.
+func TestAPurgeOfATagDuringAComputation(t *testing.T) {
+	eachStore(t, func(t *testing.T, st stores) {
+		for _, fields := range [][]string{nil, {"Vary", "X-A"}, {"No-Vary-Search", `params=("x")`}} {
+			reached, proceed := make(chan struct{}, 1), make(chan struct{})
+			var runs atomic.Int32
+			path := fmt.Sprintf("/page%d?x=1", len(strings.Join(fields, "")))
+			s := serve(t, st, responsecache.Policy{TTL: time.Minute}, func(w http.ResponseWriter, r *http.Request) {
+				n := runs.Add(1)
+				if n == 1 {
+					reached <- struct{}{}
+					<-proceed
+				}
+				headers(fields...)(w, r)
+				w.Header().Set("Cache-Tag", "late")
+				fmt.Fprintf(w, "run %d", n)
+			})
+			done := make(chan struct{})
+			go func() { defer close(done); s.get(t, path) }()
+			<-reached
+			require.NoError(t, s.cache.PurgeTags(t.Context(), "late"))
+			close(proceed)
+			<-done
+			assert.Equal(t, "run 2", s.get(t, path).body, "%v", fields)
+			assert.Equal(t, "run 2", s.get(t, path).body, "%v", fields)
+		}
+	})
+}
+
+func TestPurgeReachesEveryFormOfAPage(t *testing.T) {
+	eachStore(t, func(t *testing.T, st stores) {
+		for name, purge := range map[string]func(c *responsecache.Cache, url string) error{
+			"Purge":     func(c *responsecache.Cache, url string) error { return c.Purge(t.Context(), url) },
+			"SoftPurge": func(c *responsecache.Cache, url string) error { return c.SoftPurge(t.Context(), url) },
+		} {
+			handler := counting(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Query().Has("vary") {
+					w.Header().Set("Vary", "X-A")
+				}
+				if r.URL.Query().Has("search") {
+					w.Header().Set("No-Vary-Search", `params=("utm")`)
+				}
+			})
+			p := responsecache.Policy{TTL: time.Minute, Key: func(r *http.Request) string { return r.Header.Get("X-Tenant") }}
+			s := serve(t, st, p, handler)
+			for _, path := range []string{"/" + name, "/" + name + "?vary", "/" + name + "/2?search&a=1&utm=9", "/" + name + "/3?search&vary"} {
+				first, second := s.get(t, path, "X-A", "1"), s.get(t, path, "X-A", "2", "X-Tenant", "t")
+				require.NotEqual(t, first.body, second.body)
+				require.Equal(t, first.body, s.get(t, path, "X-A", "1").body, path)
+				require.Equal(t, second.body, s.get(t, path, "X-A", "2", "X-Tenant", "t").body, path)
+				require.NoError(t, purge(s.cache, "http://example.com"+path))
+				assert.NotEqual(t, first.body, s.get(t, path, "X-A", "1").body, "%s %s", name, path)
+				assert.NotEqual(t, second.body, s.get(t, path, "X-A", "2", "X-Tenant", "t").body, "%s %s", name, path)
+			}
+		}
+	})
+}
+
+func TestPurgeHandler(t *testing.T) {
+	c := newCache(t, memoryStores(t), responsecache.Options{})
+	page := c.With(responsecache.Policy{TTL: time.Minute, StaleIfError: time.Hour, Tags: []string{"tag"}}).Handler(counting(nil))
+	open := c.PurgeHandler(func(r *http.Request) bool { return r.Header.Get("Authorization") == "Bearer secret" })
+	closed := c.PurgeHandler(nil)
+	send := func(h http.Handler, method string, fields ...string) *httptest.ResponseRecorder {
+		r := httptest.NewRequest(method, "http://example.com/page", nil)
+		for i := 0; i < len(fields); i += 2 {
+			r.Header.Set(fields[i], fields[i+1])
+		}
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		return w
+	}
+	secret := []string{"Authorization", "Bearer secret"}
+	body := func() string { return send(page, "GET").Body.String() }
+	require.Equal(t, "run 1", body())
+
+	assert.Equal(t, 403, send(closed, "PURGE", secret...).Code)
+	assert.Equal(t, 403, send(open, "PURGE").Code)
+	assert.Equal(t, 403, send(open, "PURGE", "Authorization", "Bearer other").Code)
+	w := send(open, "GET", secret...)
+	assert.Equal(t, 405, w.Code)
+	assert.Equal(t, "PURGE, POST", w.Header().Get("Allow"))
+	require.Equal(t, "run 1", body())
+
+	assert.Equal(t, 204, send(open, "PURGE", secret...).Code)
+	require.Equal(t, "run 2", body())
+	assert.Equal(t, 204, send(open, "POST", append(secret, "Surrogate-Key", "a tag b")...).Code)
+	require.Equal(t, "run 3", body())
+	assert.Equal(t, 204, send(open, "PURGE", append(secret, "Cache-Tag", "a, tag")...).Code)
+	require.Equal(t, "run 4", body())
+	assert.Equal(t, 204, send(open, "PURGE", append(secret, "Soft-Purge", "1")...).Code)
+	w = send(page, "GET")
+	assert.Contains(t, w.Header().Get("Cache-Status"), "fwd=stale")
+	require.Equal(t, "run 5", w.Body.String())
+	assert.Equal(t, 204, send(open, "PURGE", append(secret, "Soft-Purge", "1", "Cache-Tag", "tag")...).Code)
+	w = send(page, "GET")
+	assert.Contains(t, w.Header().Get("Cache-Status"), "fwd=stale")
+}

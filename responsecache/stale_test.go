@@ -1,0 +1,149 @@
+package responsecache_test
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/herdless/herdless/responsecache"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// Nobody waits for a stale page, and of all servers one makes it anew.
+func TestAStalePageIsRefreshedOnceInTheCluster(t *testing.T) {
+	eachStore(t, func(t *testing.T, st stores) {
+		var runs atomic.Int32
+		reached, proceed := make(chan struct{}, 100), make(chan struct{})
+		handler := func(w http.ResponseWriter, _ *http.Request) {
+			n := runs.Add(1)
+			if n > 1 {
+				reached <- struct{}{}
+				<-proceed
+			}
+			fmt.Fprintf(w, "run %d", n)
+		}
+		p := responsecache.Policy{TTL: time.Minute, StaleWhileRevalidate: time.Hour}
+		servers := []*server{serve(t, st, p, handler), serve(t, st, p, handler), serve(t, st, p, handler)}
+		require.Equal(t, "run 1", servers[0].get(t, "/page").body)
+		require.NoError(t, servers[0].cache.SoftPurge(t.Context(), "http://example.com/page"))
+		for i := range 60 {
+			resp := servers[i%3].get(t, "/page")
+			assert.Equal(t, "run 1", resp.body)
+		}
+		<-reached
+		close(proceed)
+		for _, s := range servers {
+			await(t, "the new page is everywhere", func() bool { return s.get(t, "/page").body == "run 2" })
+		}
+		assert.EqualValues(t, 2, runs.Load())
+	})
+}
+
+// While the handler fails a stale page hides it, and the handler is asked once in a
+// while only, whoever asks.
+func TestAStalePageHidesFailures(t *testing.T) {
+	for name, fail := range map[string]func(w http.ResponseWriter){
+		"502":   func(w http.ResponseWriter) { w.WriteHeader(502); fmt.Fprint(w, "bad gateway") },
+		"503":   func(w http.ResponseWriter) { w.Header().Set("Set-Cookie", "a=b"); http.Error(w, "busy", 503) },
+		"504":   func(w http.ResponseWriter) { w.WriteHeader(504) },
+		"panic": func(http.ResponseWriter) { panic("boom") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var runs atomic.Int32
+			var fails atomic.Bool
+			s := serve(t, memoryStores(t), responsecache.Policy{TTL: time.Minute, StaleIfError: time.Hour}, func(w http.ResponseWriter, _ *http.Request) {
+				n := runs.Add(1)
+				if fails.Load() {
+					w.Header().Set("X-Failed", "yes")
+					fail(w)
+					return
+				}
+				fmt.Fprintf(w, "run %d", n)
+			})
+			require.Equal(t, "run 1", s.get(t, "/page").body)
+			require.NoError(t, s.cache.SoftPurge(t.Context(), "http://example.com/page"))
+			fails.Store(true)
+			first := s.get(t, "/page")
+			assert.Equal(t, 200, first.status)
+			assert.Equal(t, "run 1", first.body)
+			assert.Empty(t, first.header.Get("X-Failed"))
+			assert.Empty(t, first.header.Get("Set-Cookie"))
+			assert.Contains(t, first.cacheStatus(), "detail=stale-if-error")
+			var wg sync.WaitGroup
+			for range 20 {
+				wg.Go(func() { assert.Equal(t, "run 1", s.get(t, "/page").body) })
+			}
+			wg.Wait()
+			assert.LessOrEqual(t, runs.Load(), int32(4), "not each of them asks")
+			fails.Store(false)
+			await(t, "it is well again", func() bool { return strings.HasPrefix(s.get(t, "/page").body, "run ") && s.get(t, "/page").body != "run 1" })
+		})
+	}
+	t.Run("not an error for the policy", func(t *testing.T) {
+		var runs atomic.Int32
+		s := serve(t, memoryStores(t), responsecache.Policy{
+			TTL: time.Minute, StaleIfError: time.Hour, IsError: func(status int, _ http.Header) bool { return status == 418 },
+		}, func(w http.ResponseWriter, _ *http.Request) {
+			switch runs.Add(1) {
+			case 2:
+				w.WriteHeader(418)
+			case 3, 4:
+				w.WriteHeader(503)
+			default:
+				fmt.Fprint(w, "page")
+			}
+		})
+		purge := func() { require.NoError(t, s.cache.SoftPurge(t.Context(), "http://example.com/page")) }
+		require.Equal(t, 200, s.get(t, "/page").status)
+		purge()
+		require.Equal(t, 200, s.get(t, "/page").status)
+		purge()
+		await(t, "the error comes through", func() bool { return s.get(t, "/page").status == 503 })
+	})
+	t.Run("without permission", func(t *testing.T) {
+		var runs atomic.Int32
+		s := serve(t, memoryStores(t), responsecache.Policy{TTL: time.Minute}, func(w http.ResponseWriter, _ *http.Request) {
+			if runs.Add(1) > 1 {
+				w.WriteHeader(503)
+			}
+			fmt.Fprint(w, "page")
+		})
+		require.Equal(t, 200, s.get(t, "/page").status)
+		require.NoError(t, s.cache.SoftPurge(t.Context(), "http://example.com/page"))
+		assert.Equal(t, 503, s.get(t, "/page").status)
+	})
+	t.Run("the connection is given up on purpose", func(t *testing.T) {
+		var runs atomic.Int32
+		s := serve(t, memoryStores(t), responsecache.Policy{TTL: time.Minute, StaleIfError: time.Hour}, func(w http.ResponseWriter, _ *http.Request) {
+			if runs.Add(1) == 2 {
+				panic(http.ErrAbortHandler)
+			}
+			fmt.Fprint(w, "page")
+		})
+		s.Config.ErrorLog = discardLog
+		require.Equal(t, "page", s.get(t, "/page").body)
+		require.NoError(t, s.cache.SoftPurge(t.Context(), "http://example.com/page"))
+		assert.Error(t, s.get(t, "/page").err)
+		assert.Equal(t, "page", s.get(t, "/page").body)
+	})
+}
+
+// A refresh in the background that panics harms nobody.
+func TestARefreshThatPanics(t *testing.T) {
+	var runs atomic.Int32
+	s := serve(t, memoryStores(t), responsecache.Policy{TTL: time.Minute, StaleWhileRevalidate: time.Hour}, func(w http.ResponseWriter, _ *http.Request) {
+		if n := runs.Add(1); n == 2 {
+			panic("boom")
+		}
+		fmt.Fprintf(w, "run %d", runs.Load())
+	})
+	require.Equal(t, "run 1", s.get(t, "/page").body)
+	require.NoError(t, s.cache.SoftPurge(t.Context(), "http://example.com/page"))
+	require.Equal(t, "run 1", s.get(t, "/page").body)
+	await(t, "it is tried again", func() bool { return s.get(t, "/page").body == "run 3" })
+}
