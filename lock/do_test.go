@@ -119,5 +119,29 @@ func TestDoDoesNotWaitForAStoreThatHangs(t *testing.T) {
 		err := do(t.Context(), "n", time.Hour, func(context.Context, uint64) error { return nil })
 		require.NoError(t, err, "the work was done under the lease, which ends by itself")
 		assert.Equal(t, time.Second, time.Since(began))
+		time.Sleep(time.Minute) // until it is not tried in the background any more
 	})
+}
+
+// A store that is away for a moment, just when the work is done, must not keep
+// others out for the whole TTL.
+func TestDoReleasesAfterAnOutage(t *testing.T) {
+	hangs := func(ctx context.Context, _ lock.Request) (bool, error) { <-ctx.Done(); return false, ctx.Err() }
+	for name, fails := range map[string]func(context.Context, lock.Request) (bool, error){
+		"hangs": hangs,
+		"fails": func(context.Context, lock.Request) (bool, error) { return false, errDown },
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachDo(t, func(t *testing.T, store *faulty, locker *lock.Locker, do doer) {
+				store.release = fails
+				time.AfterFunc(3*time.Second, func() { store.change(func(s *steps) { s.release = nil }) })
+				began := time.Now()
+				require.NoError(t, do(t.Context(), "n", time.Hour, func(context.Context, uint64) error { return nil }))
+				lease, err := locker.Acquire(t.Context(), "n", time.Minute)
+				require.NoError(t, err)
+				assert.LessOrEqual(t, time.Since(began), 5*time.Second, "soon after the store is back")
+				require.NoError(t, lease.Release(t.Context()))
+			})
+		})
+	}
 }

@@ -129,8 +129,8 @@ func (l *Lease) run(ctx context.Context, fn func(ctx context.Context, token uint
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(cleanUp, l.hold.left()))
 		defer cancel()
-		// What else Release says is about ctx, which is none of the caller's.
-		if e := l.Release(ctx); errors.Is(e, ErrLost) && !errors.Is(err, ErrLost) {
+		// What else it says is about ctx, which is none of the caller's.
+		if e := l.releaseSurely(ctx); errors.Is(e, ErrLost) && !errors.Is(err, ErrLost) {
 			err = errors.Join(err, fmt.Errorf("lock: %.64q: %w", l.hold.req.Name, ErrLost))
 		}
 	}()
@@ -141,7 +141,18 @@ func (l *Lease) run(ctx context.Context, fn func(ctx context.Context, token uint
 func (l *Lease) discard(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, cleanUp)
 	defer cancel()
-	_ = l.Release(ctx) // it ends by itself if that fails
+	_ = l.releaseSurely(ctx)
+}
+
+// releaseSurely is Release for a lease whose holder does not try again. If it fails
+// that is left to the background, or others would wait for the whole TTL when the
+// store was away for a moment.
+func (l *Lease) releaseSurely(ctx context.Context) error {
+	err := l.Release(ctx)
+	if err != nil && !errors.Is(err, ErrLost) {
+		l.hold.locker.abandon(ctx, l.hold.used())
+	}
+	return err
 }
 
 // values returns a context that carries the values of Context and does not end.

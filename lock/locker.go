@@ -184,8 +184,8 @@ func (l *Locker) Acquire(ctx context.Context, name string, ttl time.Duration) (*
 // before that. token is the fencing token; see the package documentation.
 //
 // The release is given one second, or what is left of the lease if that is less.
-// If it fails, the lease ends by itself within ttl; that is no error of Do's, but
-// [Options.Observe] is told.
+// If it fails, that is no error of Do's, but [Options.Observe] is told; it is tried
+// again in the background for 10 s, and after that the lease ends by itself.
 func (l *Locker) Do(ctx context.Context, name string, ttl time.Duration, fn func(ctx context.Context, token uint64) error) error {
 	lease, err := l.acquire(ctx, ctx, name, ttl)
 	if err != nil {

@@ -127,6 +127,7 @@ func TestAReleaseThatFailsIsObserved(t *testing.T) {
 		require.Len(t, events, 2)
 		assert.Equal(t, lock.Released, events[1].Kind)
 		assert.ErrorIs(t, events[1].Err, errDown)
+		time.Sleep(time.Minute) // until it is not tried in the background any more
 	})
 }
 
