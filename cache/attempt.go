@@ -139,6 +139,9 @@ func (e *Engine) fill(ctx, budget context.Context, l *leader, token uint64, rele
 	// Deferred, with the outcome of a failure until there is a better one, so
 	// that nobody waits for a load that has panicked.
 	outcome := Entry{Kind: Uncacheable, TTL: failureTTL}
+	if l.j.background && l.found {
+		outcome.TTL = 0 // what there is may still do
+	}
 	defer func() { loading.Settle(outcome) }()
 	a.ran, a.result.Source = true, Loaded
 	e.flights.nowLoads(l.f)

@@ -352,6 +352,8 @@ func (e *Engine) refresh(ctx context.Context, j *job, entry Entry) {
 		if errors.Is(err, ErrHeld) {
 			// Another process is at it. To look again at once is for nothing.
 			pause = refreshPause
+		} else if err != nil && !j.detached { // of a detached one failures are remembered
+			pause = failureTTL
 		}
 		e.refreshes.end(j.key, pause)
 	}()

@@ -48,7 +48,9 @@ type exchange struct {
 	page     string // key of the page
 	personal bool   // for all that is known, the response is for the sender only
 	served   bool   // the handler ran and answered the client
-	unwanted uint64 // the version of a fresh entry that the request does not want
+	// background: there is no client.
+	background bool
+	unwanted   uint64 // the version of a fresh entry that the request does not want
 
 	copied *http.Request // for a refresh in the background
 
@@ -104,6 +106,7 @@ func (x *exchange) forward(why string) {
 // to a request with credentials is often for its sender only.
 func (x *exchange) fromStoreOnly(ctx context.Context) {
 	key, reason := x.page, "uri-miss"
+	var index varyIndex
 	for range 3 { // an alias, the page, its variant
 		entry, ok, err := x.engine.Get(ctx, key)
 		if err != nil || !ok {
@@ -115,6 +118,7 @@ func (x *exchange) fromStoreOnly(ctx context.Context) {
 		}
 		if f.response == nil {
 			key, reason = x.follow(f)
+			index = f.index
 			continue
 		}
 		s := f.response
@@ -123,7 +127,19 @@ func (x *exchange) fromStoreOnly(ctx context.Context) {
 			break
 		}
 		reason = "stale"
-		if x.fit(s, entry) >= cache.UseAndRefresh && x.reply(s, entry, hit(s.left(entry))) {
+		fit := x.fit(s, entry)
+		if fit == cache.Use && x.reply(s, entry, hit(s.left(entry))) { //nolint:contextcheck // the request has it
+			return
+		}
+		if fit != cache.Use && x.r.Method == http.MethodGet && !x.personal && !x.wants.onlyIfCached {
+			x.fromStoreOrHandler(ctx) // a part of what is there, when it is fresh again
+			return
+		}
+		if fit == cache.UseAndRefresh && x.reply(s, entry, hit(s.left(entry))) { //nolint:contextcheck // the request has it
+			return
+		}
+		if x.r.Method == http.MethodHead && !x.personal && !x.wants.onlyIfCached {
+			x.forwardHead(ctx, key, index, reason)
 			return
 		}
 		break
@@ -161,9 +177,9 @@ func (x *exchange) fromStoreOrHandler(ctx context.Context) {
 			Key:     key,
 			Lane:    x.wants.lane(),
 			NoWait:  x.personal,
-			Judge:   func(e cache.Entry) cache.Verdict { return x.verdict(key, e) },
+			Judge:   func(e cache.Entry) cache.Verdict { return x.verdict(key, e) }, //nolint:contextcheck // the request has it
 			Load:    x.load(key, index, reason),
-			Refresh: x.refresher(key, index),
+			Refresh: x.refresher(key, index), //nolint:contextcheck // the request has it
 		})
 		switch {
 		case x.served:
@@ -205,7 +221,7 @@ func (x *exchange) fromStoreOrHandler(ctx context.Context) {
 			x.forward("bypass")
 			return
 		}
-		if x.reply(f.response, res.Entry, st) {
+		if x.reply(f.response, res.Entry, st) { //nolint:contextcheck // the request has it
 			return
 		}
 		// Its body is gone.

@@ -60,7 +60,7 @@ func (x *exchange) load(key string, index varyIndex, reason string) cache.Load {
 				}
 			}
 		}
-		return f.run(), nil
+		return f.run(), nil //nolint:contextcheck // the filling has it
 	}
 }
 
@@ -104,6 +104,10 @@ func (f *filling) handle() (rec *recorder) {
 				return
 			}
 		}
+		if x.background {
+			f.loading.Settle(cache.Entry{Kind: cache.Uncacheable}) // the stale response may still do
+			return
+		}
 		f.loading.Settle(failed)
 	}()
 	x.next.ServeHTTP(rec, f.request())
@@ -117,7 +121,7 @@ func (f *filling) request() *http.Request {
 	x := f.x
 	r := x.r.WithContext(context.WithValue(f.ctx, leading{}, x))
 	r.Header = r.Header.Clone()
-	for _, name := range []string{"If-None-Match", "If-Modified-Since", "If-Range"} {
+	for _, name := range []string{"If-None-Match", "If-Modified-Since", "If-Range", "Range"} {
 		r.Header.Del(name)
 	}
 	if x.route.policy.Compress {
@@ -154,7 +158,8 @@ var failed = cache.Entry{Kind: cache.Uncacheable, TTL: failureForMiss}
 // request and little about the page.
 func (f *filling) notShared(code int, why string) cache.Entry {
 	switch {
-	case f.x.personal: // nobody waits, and what others get is another matter
+	case f.x.personal, // nobody waits, and what others get is another matter
+		f.x.background && code >= 500: // the stale response may still do
 		return cache.Entry{Kind: cache.Uncacheable}
 	case code == 0 || code >= 400 || why == "store":
 		return failed
@@ -302,36 +307,55 @@ func weak(etag string) string {
 // with it.
 func (f *filling) freshen(rec *recorder) cache.Entry {
 	x := f.x
-	h := rec.header
-	if h.Get("Date") == "" {
-		h.Set("Date", rec.came.UTC().Format(http.TimeFormat))
-		rec.own["Date"] = h["Date"]
-	}
-	resp := &response{status: f.old.status, header: merge(f.old.header, h), own: merge(f.old.header, rec.own), took: rec.came.Sub(rec.asked), came: rec.came}
-	rec.verdict = x.judge(resp)
+	s := f.updated(rec)
 	v := &rec.verdict
+	st := status{fwd: f.reason, fwdStatus: http.StatusNotModified, detail: v.why}
+	if v.store {
+		st.stored, st.ttl, st.hasTTL = true, v.ttl, true
+	}
+	if !x.reply(s, cache.Entry{TTL: v.ttl}, st) {
+		// Its body has gone meanwhile. Nothing has been sent yet.
+		f.old, f.validating, f.fallsBack = nil, false, false
+		return f.run()
+	}
+	return f.storeUpdated(s, rec)
+}
+
+// updated returns the old response with the header fields that rec has got, and
+// decides anew what may be done with it.
+func (f *filling) updated(rec *recorder) *stored {
+	if rec.header.Get("Date") == "" {
+		rec.header.Set("Date", rec.came.UTC().Format(http.TimeFormat))
+		rec.own["Date"] = rec.header["Date"]
+	}
+	resp := &response{
+		status: f.old.status, header: merge(f.old.header, rec.header), own: merge(f.old.header, rec.own),
+		took: rec.came.Sub(rec.asked), came: rec.came,
+	}
+	rec.verdict = f.x.judge(resp)
 	rec.header = resp.header
+	v := &rec.verdict
+	if v.store && !f.place(rec) {
+		*v = v.not("not-kept")
+	}
 	s := v.response
 	s.forms = new(forms)
 	if s.header == nil {
 		s.header = resp.own
 	}
 	s.body, s.stream, s.length, s.key = f.old.body, f.old.stream, f.old.length, f.flight
-	st := status{fwd: f.reason, fwdStatus: http.StatusNotModified, detail: v.why}
-	if v.store {
-		st.stored, st.ttl, st.hasTTL = true, v.ttl, true
+	return &s
+}
+
+// storeUpdated returns what to store of an updated response.
+func (f *filling) storeUpdated(s *stored, rec *recorder) cache.Entry {
+	switch {
+	case !rec.verdict.store:
+		return f.notShared(s.status, rec.verdict.why)
+	case f.key != f.flight && s.stream.ID != "":
+		return failed // its body is bound to the key: the next request makes it anew
 	}
-	entry := cache.Entry{TTL: v.ttl}
-	if !x.reply(&s, entry, st) {
-		// Its body has gone meanwhile. Nothing has been sent yet.
-		f.old, f.validating, f.fallsBack = nil, false, false
-		return f.run()
-	}
-	if !v.store {
-		return f.notShared(s.status, v.why)
-	}
-	f.key, f.page, f.variant, f.rule = f.flight, x.page, f.index, x.rule
-	return f.store(&s, cache.Entry{Body: s.stream}, v, rec)
+	return f.store(s, cache.Entry{Body: s.stream}, &rec.verdict, rec)
 }
 
 // merge returns the fields of a stored response, updated by those of a 304 (RFC 9111

@@ -103,7 +103,7 @@ type representation struct {
 func (rec *representation) begin(code int, h http.Header) {
 	x := rec.x
 	name, ok := x.sameOrigin(h.Get("Content-Location"))
-	if !ok || x.r.Method != http.MethodPost || name.key() != x.name.key() {
+	if !ok || x.r.Method != http.MethodPost || name.key() != x.name.key() || parseWants(x.r.Header).noStore {
 		return
 	}
 	rec.came, rec.header, rec.length = time.Now(), h, h.Get("Content-Length")

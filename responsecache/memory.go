@@ -37,11 +37,3 @@ func (m *memory[V]) set(key string, value V, ttl time.Duration) {
 	}
 	m.entries.Set(key, value, ttl)
 }
-
-func (m *memory[V]) forget(key string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.entries != nil {
-		m.entries.Delete(key)
-	}
-}

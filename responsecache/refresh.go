@@ -42,6 +42,7 @@ func (x *exchange) refresher(key string, index varyIndex) cache.Load {
 		again := &exchange{
 			route: x.route, cache: x.cache, engine: x.engine, next: x.next, w: &nowhere{header: http.Header{}},
 			wants: parseWants(nil), name: x.name, rule: x.rule, page: x.page,
+			background: true,
 		}
 		r := x.copied.WithContext(ctx)
 		for _, name := range []string{"Cache-Control", "Pragma", "If-None-Match", "If-Modified-Since"} {
@@ -52,7 +53,7 @@ func (x *exchange) refresher(key string, index varyIndex) cache.Load {
 			return again.load(key, index, "stale")(ctx, l)
 		}
 		err = errNotReached
-		job := &refresh{engine: x.engine, name: x.name, handle: func(at *exchange) {
+		job := &refresh{engine: x.engine, name: x.name, handle: func(at *exchange) { //nolint:contextcheck // its request has it
 			again.route, again.next, again.w, again.r = at.route, at.next, at.w, at.r
 			entry, err = again.load(key, index, "stale")(at.r.Context(), l)
 		}}

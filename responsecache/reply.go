@@ -25,9 +25,10 @@ func (x *exchange) reply(s *stored, e cache.Entry, st status) bool {
 		h[name] = values
 	}
 	var ranges []fields.Range
-	satisfiable, ranged := true, false
+	satisfiable, ranged := true, false // see ParseRange
 	if s.status == http.StatusOK && x.r.Method == http.MethodGet && len(x.r.Header["Range"]) == 1 && fields.IfRange(x.r.Header, h, time.Now()) {
 		ranges, satisfiable, ranged = fields.ParseRange(x.r.Header["Range"][0], s.length)
+		satisfiable = satisfiable || !ranged
 	}
 	coding := ""
 	if !ranged { // ranges are of the response as it is stored
@@ -45,7 +46,7 @@ func (x *exchange) reply(s *stored, e cache.Entry, st status) bool {
 		code = http.StatusPartialContent
 	}
 	var body io.ReadCloser
-	if bodyAllowed(code) && code != http.StatusRequestedRangeNotSatisfiable && x.r.Method != http.MethodHead && s.stream.ID != "" {
+	if bodyAllowed(code) && satisfiable && x.r.Method != http.MethodHead && s.stream.ID != "" {
 		offset := int64(0)
 		if len(ranges) == 1 {
 			offset = ranges[0].Start
@@ -90,7 +91,7 @@ func (x *exchange) send(s *stored, code int, coding string, ranges []fields.Rang
 			stripFor304(h)
 		}
 		x.w.WriteHeader(code)
-	case code == http.StatusRequestedRangeNotSatisfiable:
+	case code == http.StatusRequestedRangeNotSatisfiable && s.status == http.StatusOK:
 		stripFor304(h)
 		h.Set("Content-Range", fmt.Sprintf("bytes */%d", s.length))
 		h.Set("Content-Length", "0")

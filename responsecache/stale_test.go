@@ -81,7 +81,9 @@ func TestAStalePageHidesFailures(t *testing.T) {
 			wg.Wait()
 			assert.LessOrEqual(t, runs.Load(), int32(4), "not each of them asks")
 			fails.Store(false)
-			await(t, "it is well again", func() bool { return strings.HasPrefix(s.get(t, "/page").body, "run ") && s.get(t, "/page").body != "run 1" })
+			await(t, "it is well again", func() bool {
+				return strings.HasPrefix(s.get(t, "/page").body, "run ") && s.get(t, "/page").body != "run 1"
+			})
 		})
 	}
 	t.Run("not an error for the policy", func(t *testing.T) {

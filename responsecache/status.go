@@ -69,7 +69,10 @@ func bareItem(s string) string {
 
 // takeOff removes what is for this cache alone from a response on its way out.
 func (x *exchange) takeOff(h http.Header) {
-	for _, name := range [...]string{x.cache.targets[0], surrogateKey, cacheTag} {
-		delete(h, name)
+	for name := range h {
+		switch http.CanonicalHeaderKey(name) {
+		case x.cache.targets[0], surrogateKey, cacheTag:
+			delete(h, name)
+		}
 	}
 }

@@ -69,7 +69,7 @@ func (x *exchange) judge(resp *response) verdict {
 		return v.not("private")
 	case h.Get("Trailer") != "":
 		return v.not("trailer")
-	case len(h["Set-Cookie"]) > 0 && !(conforms && explicit && len(h["Set-Cookie"]) == len(resp.own["Set-Cookie"])):
+	case len(h["Set-Cookie"]) > 0 && (!conforms || !explicit || len(h["Set-Cookie"]) != len(resp.own["Set-Cookie"])):
 		return v.not("set-cookie")
 	case len(x.r.Header["Authorization"]) > 0 && !s.authOK:
 		return v.not("authorization")

@@ -128,7 +128,9 @@ var rules = []rule{
 var smallLibraries = []string{
 	"github.com/cespare/xxhash/v2",       // names tags in cache
 	"github.com/dunglas/httpsfv",         // structured fields in responsecache
-	"github.com/klauspost/compress/zstd", // compression in cache/rediscache
+	"github.com/klauspost/compress/zstd", // compression in cache/rediscache, and in responsecache
+	"github.com/klauspost/compress/gzip", // compression in responsecache
+	"github.com/andybalholm/brotli",      // likewise
 	"github.com/maypok86/otter/v2",       // the in-process tier of cache
 	"github.com/sony/gobreaker/v2",       // the circuit breaker of cache
 }

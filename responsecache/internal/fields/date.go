@@ -13,28 +13,28 @@ var (
 )
 
 // ParseDate reads an HTTP-date in one of its three forms, to the letter (RFC
-// 9110 §5.6.7), and returns it in UTC. now tells the century of a year that has
+// 9110 §5.6.7) but for the case of names (RFC 9111 §4.2), and returns it in UTC. now tells the century of a year that has
 // two digits. The name of the weekday must be one, but need not be the right one.
 //
-// [net/http.ParseTime] is not strict: it takes any case and fractions of a
-// second, and knows no leap second.
+// [net/http.ParseTime] is not strict: it takes fractions of a second, and knows no
+// leap second.
 func ParseDate(s string, now time.Time) (time.Time, bool) {
 	if day, rest, ok := strings.Cut(s, ", "); ok {
-		rest, ok = strings.CutSuffix(rest, " GMT")
+		rest, ok = cutGMT(rest)
 		switch {
 		case !ok:
 			return time.Time{}, false
-		case slices.Contains(shortDays, day):
+		case index(shortDays, day) >= 0:
 			d, ok := scanDate("DD MMM YYYY hh:mm:ss", rest)
 			return d.time(d.year, ok)
-		case slices.Contains(longDays, day):
+		case index(longDays, day) >= 0:
 			d, ok := scanDate("DD-MMM-YY hh:mm:ss", rest)
 			return d.time(d.fullYear(now), ok)
 		}
 		return time.Time{}, false
 	}
 	// asctime: a day of one digit has a space before it instead of a zero.
-	if len(s) != len("Sun Nov  6 08:49:37 1994") || !slices.Contains(shortDays, s[:3]) {
+	if len(s) != len("Sun Nov  6 08:49:37 1994") || index(shortDays, s[:3]) < 0 {
 		return time.Time{}, false
 	}
 	if s[8] == ' ' {
@@ -42,6 +42,19 @@ func ParseDate(s string, now time.Time) (time.Time, bool) {
 	}
 	d, ok := scanDate(" MMM DD hh:mm:ss YYYY", s[3:])
 	return d.time(d.year, ok)
+}
+
+func cutGMT(s string) (string, bool) {
+	n := len(s) - len(" GMT")
+	if n < 0 || lower(s[n:]) != " gmt" {
+		return s, false
+	}
+	return s[:n], true
+}
+
+// index returns where a name is in a list, in whatever case, or -1.
+func index(names []string, name string) int {
+	return slices.IndexFunc(names, func(n string) bool { return lower(n) == lower(name) })
 }
 
 // date holds the numbers of a date as written.
@@ -67,7 +80,7 @@ func scanDate(layout, s string) (d date, ok bool) {
 		case 's':
 			field = &d.second
 		case 'M':
-			if d.month = slices.Index(months, s[i:i+3]) + 1; d.month == 0 {
+			if d.month = index(months, s[i:i+3]) + 1; d.month == 0 {
 				return d, false
 			}
 			i += 2

@@ -1,0 +1,61 @@
+package responsecache
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/herdless/herdless/cache"
+	"github.com/herdless/herdless/internal/respwriter"
+)
+
+// forwardHead lets the handler answer a HEAD, and what is stored under key be updated
+// by that, or removed if it turns out to be another page by now (RFC 9111 §4.3.5).
+func (x *exchange) forwardHead(ctx context.Context, key string, index varyIndex, reason string) {
+	_, _ = x.engine.Fetch(ctx, cache.Fetch{
+		Key: key, Lane: "head", NoWait: true,
+		Judge: func(e cache.Entry) cache.Verdict {
+			if f, ok := read(key, e); !ok || f.response == nil {
+				return cache.Use // it has changed meanwhile
+			}
+			return cache.FallBack
+		},
+		Load: func(ctx context.Context, l *cache.Loading) (cache.Entry, error) {
+			e, _ := l.Stale()
+			found, ok := read(key, e)
+			if !ok || found.response == nil {
+				return cache.Entry{Kind: cache.Uncacheable}, nil
+			}
+			x.served = true
+			f := &filling{x: x, loading: l, ctx: ctx, flight: key, index: index, reason: reason, old: found.response, oldEntry: e}
+			rec := &recorder{x: x, f: f, outer: x.w.Header().Clone(), asked: time.Now()}
+			w := respwriter.New(x.w, func(code int) bool {
+				h := x.w.Header()
+				rec.status, rec.came, rec.header = code, time.Now(), canonical(h)
+				rec.own = difference(rec.header, rec.outer)
+				x.takeOff(h)
+				x.addStatus(status{fwd: reason})
+				return true
+			})
+			x.next.ServeHTTP(w, x.r)
+			w.Finish()
+			return f.updateByHead(rec), nil
+		},
+	})
+	if !x.served {
+		x.forward(reason)
+	}
+}
+
+// updateByHead returns what is to be stored after the response to a HEAD.
+func (f *filling) updateByHead(rec *recorder) cache.Entry {
+	if rec.status != http.StatusOK || f.old.status != http.StatusOK {
+		return cache.Entry{Kind: cache.Uncacheable} // it says nothing about what is stored
+	}
+	length := rec.header.Get("Content-Length")
+	if !f.old.isMatchedBy(rec.header) || length != "" && length != strconv.FormatInt(f.old.length, 10) {
+		return cache.Entry{Kind: cache.Uncacheable, TTL: time.Millisecond}
+	}
+	return f.storeUpdated(f.updated(rec), rec)
+}
