@@ -152,15 +152,15 @@ func TestReleaseRacingRenewal(t *testing.T) {
 		ttl           = 3 * time.Second // a busy machine must not lose leases here
 		leases, times = 1000, 10
 	)
-	store := &renewing{Store: storeOn(rdb, prefix), begun: make(map[string]chan struct{})}
+	store := &racing{Store: storeOn(rdb, prefix), races: make(map[string]*race)}
 	for i := range leases {
-		store.begun[fmt.Sprint(i)] = make(chan struct{}, 1)
+		store.races[fmt.Sprint(i)] = &race{renewing: make(chan struct{}, 1)}
 	}
 	locker := lockerWith(t, store)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	var wg sync.WaitGroup
-	for name, begun := range store.begun {
+	for name, race := range store.races {
 		wg.Go(func() {
 			time.Sleep(rand.N(ttl / 3)) // not all at once
 			for range times {
@@ -169,7 +169,7 @@ func TestReleaseRacingRenewal(t *testing.T) {
 					return
 				}
 				select {
-				case <-begun:
+				case <-race.renewing:
 				case <-lease.Context().Done():
 				}
 				time.Sleep(rand.N(time.Millisecond)) // about as long as the renewal takes
@@ -178,8 +178,11 @@ func TestReleaseRacingRenewal(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	t.Logf("%d releases, of which %d were overtaken by the renewal, %d overtook it, and %d ended it",
-		leases*times, store.held.Load(), store.gone.Load(), store.ended.Load())
+	t.Logf("%d releases: %d renewals were answered before, %d overtook their release, %d were overtaken, %d were given up",
+		leases*times, store.before.Load(), store.overtook.Load(), store.overtaken.Load(), store.ended.Load())
+	for _, n := range []*atomic.Int64{&store.before, &store.overtook, &store.overtaken, &store.ended} {
+		assert.NotZero(t, n.Load(), "every order must have happened")
+	}
 	for i := range leases {
 		assert.Zero(t, rdb.Exists(ctx, fmt.Sprintf("%s{%d}", prefix, i)).Val(), "a key is left")
 	}
@@ -187,23 +190,46 @@ func TestReleaseRacingRenewal(t *testing.T) {
 	goleak.VerifyNone(t, before)
 }
 
-// renewing is a store that tells of renewals.
-type renewing struct {
+// racing is a store to which some steps are on their way for longer, so that they
+// arrive in every order. It counts what came of the renewals.
+type racing struct {
 	lock.Store
-	begun             map[string]chan struct{} // by name
-	held, gone, ended atomic.Int64             // what they came to
+	races                              map[string]*race // by name
+	before, overtook, overtaken, ended atomic.Int64
 }
 
-func (r *renewing) Extend(ctx context.Context, req lock.Request) (bool, error) {
-	r.begun[req.Name] <- struct{}{}
+type race struct {
+	renewing  chan struct{}
+	releasing atomic.Bool
+}
+
+func (r *racing) Extend(ctx context.Context, req lock.Request) (bool, error) {
+	race := r.races[req.Name]
+	race.renewing <- struct{}{}
+	if rand.N(3) > 0 { // sent, and nothing calls it back
+		ctx = context.WithoutCancel(ctx)
+		time.Sleep(rand.N(3 * time.Millisecond))
+	}
 	ok, err := r.Store.Extend(ctx, req)
 	switch {
 	case err != nil:
 		r.ended.Add(1)
-	case ok:
-		r.held.Add(1)
+	case !ok:
+		r.overtaken.Add(1)
+	case race.releasing.Load():
+		r.overtook.Add(1)
 	default:
-		r.gone.Add(1)
+		r.before.Add(1)
 	}
 	return ok, err
+}
+
+func (r *racing) Release(ctx context.Context, req lock.Request) (bool, error) {
+	race := r.races[req.Name]
+	race.releasing.Store(true)
+	defer race.releasing.Store(false)
+	if rand.N(2) == 0 {
+		time.Sleep(rand.N(3 * time.Millisecond))
+	}
+	return r.Store.Release(ctx, req)
 }
