@@ -131,9 +131,10 @@ func TestALeaseSurvivesACutConnection(t *testing.T) {
 	server := redistest.Standalone(t)
 	proxy := redistest.NewProxy(t, server.Addr())
 	locker := newLocker(t, proxy.Addr(), redistest.Prefix(t))
-	lease, err := locker.TryAcquire(t.Context(), "n", time.Second)
+	const ttl = 3 * time.Second
+	lease, err := locker.TryAcquire(t.Context(), "n", ttl)
 	require.NoError(t, err)
-	for range 20 {
+	for acquired := time.Now(); time.Since(acquired) < ttl+ttl/3; {
 		proxy.Cut()
 		time.Sleep(100 * time.Millisecond)
 	}
@@ -243,7 +244,7 @@ func (c *confirmed) last(name string) time.Time {
 // have the lease, if Redis were there for them.
 func TestRedisStopsAtAnyMoment(t *testing.T) {
 	// 1 % of this TTL and 2 ms are more than the 50 ms by which a context may be late.
-	const servers, leases, ttl, target = 5, 20, 5 * time.Second, 50 * time.Millisecond
+	const servers, leases, ttl, target = 20, 5, 5 * time.Second, 50 * time.Millisecond
 	type run struct {
 		store *confirmed
 		name  string
@@ -281,8 +282,8 @@ func TestRedisStopsAtAnyMoment(t *testing.T) {
 		late = append(late, ended.Sub(r.store.last(r.name).Add(reliable(ttl))))
 	}
 	slices.Sort(late)
-	t.Logf("%d contexts ended %v to %v after the confirmed deadline, p50 %v, p99 %v; target: %v; this machine stalls for up to %v",
-		len(late), late[0], late[len(late)-1], percentile(late, 50), percentile(late, 99), target, worst())
+	t.Logf("Redis stopped at %d moments; %d contexts ended %v to %v after the confirmed deadline, p50 %v, p99 %v; target: %v; this machine stalls for up to %v",
+		servers, len(late), late[0], late[len(late)-1], percentile(late, 50), percentile(late, 99), target, worst())
 	assert.LessOrEqual(t, late[len(late)-1], target+worst())
 	assert.GreaterOrEqual(t, late[0], -target-worst(), "a lease lasts until its deadline")
 }
@@ -304,7 +305,7 @@ func TestAFailoverWhileOthersWait(t *testing.T) {
 		long   bool
 	}
 	var contests []*contest
-	for i, ttl := range []time.Duration{time.Second, 15 * time.Second} {
+	for i, ttl := range []time.Duration{time.Second, 30 * time.Second} {
 		for j := range 10 {
 			name := fmt.Sprint("n", i, "-", j)
 			first, err := holders.Acquire(ctx, name, ttl)

@@ -22,7 +22,8 @@ func TestHandOversBetweenProcesses(t *testing.T) {
 	server := redistest.Standalone(t)
 	rdb, prefix := server.Client(t), redistest.Prefix(t)
 	processes := []process{startProcess(t, server.Addr(), prefix), startProcess(t, server.Addr(), prefix)}
-	const handOvers = 200
+	const handOvers, p50, p99 = 200, time.Millisecond, 10 * time.Millisecond
+	worst := stalls(t, processes...)
 	o := Order{Name: "n", TTL: time.Minute}
 	processes[0].acquire(t, o)
 	var took []time.Duration
@@ -37,10 +38,10 @@ func TestHandOversBetweenProcesses(t *testing.T) {
 	require.Len(t, took, handOvers, "the rest took too long")
 	processes[handOvers%2].release(t, "n")
 	slices.Sort(took)
-	t.Logf("%d hand-overs between two processes: p50 %v, p99 %v, max %v; targets on an idle machine: p50 1 ms, p99 10 ms",
-		handOvers, percentile(took, 50), percentile(took, 99), took[handOvers-1])
-	assert.LessOrEqual(t, percentile(took, 50), 100*time.Millisecond)
-	assert.LessOrEqual(t, percentile(took, 99), slack, "as by a push, and not by the 0.9 s after which a waiter asks again")
+	t.Logf("%d hand-overs between two processes: p50 %v, p99 %v, max %v; targets: p50 %v, p99 %v; this machine stalls for up to %v",
+		handOvers, percentile(took, 50), percentile(took, 99), took[handOvers-1], p50, p99, worst())
+	assert.LessOrEqual(t, percentile(took, 50), p50+worst())
+	assert.LessOrEqual(t, percentile(took, 99), p99+worst())
 }
 
 // Ten processes that wait for a lease that is held for long cost Redis next to
@@ -107,7 +108,7 @@ func TestAWaiterThatGivesUpLeavesNothing(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
 		for _, tt := range tests {
 			t.Run(tt.name, func(t *testing.T) {
-				const limit, each = 200 * time.Millisecond, 3
+				const limit, target, each = 200 * time.Millisecond, 20 * time.Millisecond, 3
 				prefix := redistest.Prefix(t)
 				lockers := []*lock.Locker{lockerOn(t, rdb, prefix), lockerOn(t, another(t, rdb), prefix)}
 				var leases []*lock.Lease
@@ -116,30 +117,38 @@ func TestAWaiterThatGivesUpLeavesNothing(t *testing.T) {
 					require.NoError(t, err)
 					leases = append(leases, lease)
 				}
-				var mu sync.Mutex
-				var longest time.Duration
-				var wg sync.WaitGroup
-				for i := range len(lockers) * each {
-					wg.Go(func() {
-						ctx, cancel := context.WithTimeout(t.Context(), limit)
-						defer cancel()
-						began := time.Now()
-						_, err := tt.waiter(lockers[i%2]).Acquire(ctx, "n", time.Minute)
-						took := time.Since(began)
-						assert.ErrorIs(t, err, context.DeadlineExceeded)
-						assert.ErrorIs(t, err, lock.ErrNotAcquired)
-						mu.Lock()
-						defer mu.Unlock()
-						longest = max(longest, took)
-					})
-				}
 				left := func() int64 { return rdb.Exists(t.Context(), prefix+"{n}:queue", prefix+"{n}:places").Val() }
-				eventually(t, limit, "some wait", func() bool { return left() == 2 })
-				wg.Wait()
-				gone := time.Now()
-				eventually(t, time.Second, "nothing is left in the queue", func() bool { return left() == 0 })
-				t.Logf("gave up after %v at the latest, target: 220 ms; nothing was left %v later", longest, time.Since(gone))
-				assert.LessOrEqual(t, longest, limit+slack)
+				worst := stalls(t)
+				waited := false
+				for try := 0; try < 5 && !waited; try++ { // a busy machine may not look in time
+					var mu sync.Mutex
+					var longest time.Duration
+					var wg sync.WaitGroup
+					for i := range len(lockers) * each {
+						wg.Go(func() {
+							ctx, cancel := context.WithTimeout(t.Context(), limit)
+							defer cancel()
+							began := time.Now()
+							_, err := tt.waiter(lockers[i%2]).Acquire(ctx, "n", time.Minute)
+							took := time.Since(began)
+							assert.ErrorIs(t, err, context.DeadlineExceeded)
+							assert.ErrorIs(t, err, lock.ErrNotAcquired)
+							mu.Lock()
+							defer mu.Unlock()
+							longest = max(longest, took)
+						})
+					}
+					for began := time.Now(); time.Since(began) < limit && !waited; time.Sleep(time.Millisecond) {
+						waited = left() == 2
+					}
+					wg.Wait()
+					gone := time.Now()
+					eventually(t, time.Second, "nothing is left in the queue", func() bool { return left() == 0 })
+					t.Logf("gave up after %v at the latest, target: %v; nothing was left %v later; this machine stalls for up to %v",
+						longest, limit+target, time.Since(gone), worst())
+					assert.LessOrEqual(t, longest, limit+target+worst())
+				}
+				assert.True(t, waited, "nobody stood in the queue")
 				for _, lease := range leases {
 					require.NoError(t, lease.Release(t.Context()))
 				}

@@ -166,7 +166,24 @@ type service struct {
 	overtaken chan Overtaken
 
 	mu     sync.Mutex
+	worst  func() time.Duration   // of the Probe
 	leases map[string]*lock.Lease // by name
+}
+
+// Probe begins to measure for how long the process is held up.
+func (s *service) Probe(struct{}, *struct{}) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.worst, _ = probe()
+	return nil
+}
+
+// Stalled answers what Probe has measured so far.
+func (s *service) Stalled(_ struct{}, worst *time.Duration) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	*worst = s.worst()
+	return nil
 }
 
 // Order is about a lease.
@@ -253,6 +270,7 @@ type Overtaken struct {
 	Accepted, Refused int       // of the writes
 	Ended             time.Time // when the context of the lease did
 	Lost              bool      // its cause
+	Stalled           time.Duration
 }
 
 // AwaitPause returns at once. From then on a pause of the whole process is noticed,
@@ -268,6 +286,8 @@ func (s *service) AwaitPause(o WriteOrder, _ *struct{}) error {
 			last = time.Now()
 			time.Sleep(time.Millisecond)
 		}
+		worst, stop := probe() // not before: the pause is no stall
+		defer stop()
 		var result Overtaken
 		for range o.Times {
 			switch err := s.Write(o, nil); {
@@ -282,6 +302,7 @@ func (s *service) AwaitPause(o WriteOrder, _ *struct{}) error {
 		case <-time.After(patience):
 		}
 		result.Lost = errors.Is(context.Cause(lease.Context()), lock.ErrLost)
+		result.Stalled = worst()
 		s.overtaken <- result
 	}()
 	return nil
@@ -432,12 +453,30 @@ const timersAreLate = 0.1
 const slack = 500 * time.Millisecond
 
 // stalls measures for how long this machine holds up who wants to run now, which
-// no deadline can be better than. It looks until the test ends; worst returns the
-// worst so far.
-func stalls(t *testing.T) (worst func() time.Duration) {
+// no deadline can be better than: in this process, and in those that take part. It
+// looks until the test ends; worst returns the worst so far.
+func stalls(t *testing.T, processes ...process) (worst func() time.Duration) {
 	t.Helper()
+	here, stop := probe()
+	t.Cleanup(stop)
+	for _, p := range processes {
+		require.NoError(t, p.Call("Process.Probe", struct{}{}, new(struct{})))
+	}
+	return func() time.Duration {
+		longest := here()
+		for _, p := range processes {
+			var there time.Duration
+			require.NoError(t, p.Call("Process.Stalled", struct{}{}, &there))
+			longest = max(longest, there)
+		}
+		return longest
+	}
+}
+
+// probe measures for how long this process is held up, until stop.
+func probe() (worst func() time.Duration, stop func()) {
 	var longest atomic.Int64
-	stop := make(chan struct{})
+	stopped := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		const nap = time.Millisecond
@@ -446,13 +485,12 @@ func stalls(t *testing.T) (worst func() time.Duration) {
 			select {
 			case <-time.After(nap):
 				longest.Store(max(longest.Load(), int64(time.Since(began)-nap)))
-			case <-stop:
+			case <-stopped:
 				return
 			}
 		}
 	})
-	t.Cleanup(func() { close(stop); wg.Wait() })
-	return func() time.Duration { return time.Duration(longest.Load()) }
+	return func() time.Duration { return time.Duration(longest.Load()) }, func() { close(stopped); wg.Wait() }
 }
 
 // percentile returns the p-th of sorted figures.

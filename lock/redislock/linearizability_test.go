@@ -611,8 +611,8 @@ func TestTokensGrowHoweverOftenALeaseIsHandedOn(t *testing.T) {
 // there is no processor to run it: the holder must not be told that all is well.
 func TestALeaseWhoseTimerIsLate(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	const ttl = 10 * time.Millisecond
-	for range 20 {
+	const ttl = 100 * time.Millisecond // some of which a busy machine may take for itself
+	for range 10 {
 		t.Run("released after its end", func(t *testing.T) {
 			store := &lateStore{Store: lock.NewMemoryStore()}
 			locker, err := lock.New(store, nil)

@@ -26,7 +26,7 @@ func TestTheHolderIsKilled(t *testing.T) {
 	server := redistest.Standalone(t)
 	prefix := redistest.Prefix(t)
 	holder, next := startProcess(t, server.Addr(), prefix), startProcess(t, server.Addr(), prefix)
-	const ttl, leases = time.Second, 10
+	const ttl, leases, target = time.Second, 10, 250 * time.Millisecond
 	name := func(i int) string { return fmt.Sprint("n", i) }
 	var first []Held
 	var waiting []<-chan *rpc.Call
@@ -41,6 +41,7 @@ func TestTheHolderIsKilled(t *testing.T) {
 	for _, call := range waiting {
 		require.Empty(t, call, "the holder lives")
 	}
+	worst := stalls(t, next)
 	killed := holder.signal(t, syscall.SIGKILL)
 
 	var took []time.Duration
@@ -51,8 +52,9 @@ func TestTheHolderIsKilled(t *testing.T) {
 		next.release(t, name(i))
 	}
 	slices.Sort(took)
-	t.Logf("another process had the lease %v to %v after the death of the holder; target: TTL + 250 ms = %v", took[0], took[leases-1], ttl+250*time.Millisecond)
-	assert.LessOrEqual(t, took[leases-1], ttl+slack)
+	t.Logf("another process had the lease %v to %v after the death of the holder; target: TTL + 250 ms = %v; this machine stalls for up to %v",
+		took[0], took[leases-1], ttl+target, worst())
+	assert.LessOrEqual(t, took[leases-1], ttl+target+worst())
 }
 
 // Those behind a waiter that died wait for the end of its place as well.
@@ -90,14 +92,15 @@ func TestTheHolderIsKilledWithAWaiter(t *testing.T) {
 			eventually(t, patience, "the other one stands in the queue", func() bool { return length() == queued+1 })
 			time.Sleep(ttl + rand.N(ttl)) // both keep asking
 			require.Empty(t, waiting, "the holder lives")
+			worst := stalls(t, next)
 			killed := holder.signal(t, syscall.SIGKILL)
 			if tt.elsewhere {
 				waiter.signal(t, syscall.SIGKILL)
 			}
 
 			second := held(t, waiting)
-			t.Logf("another process had the lease %v after; target: max(TTL, 2 s) = 2s", second.At.Sub(killed))
-			assert.LessOrEqual(t, second.At.Sub(killed), max(ttl, 2*time.Second)+slack)
+			t.Logf("another process had the lease %v after; target: max(TTL, 2 s) = 2s; this machine stalls for up to %v", second.At.Sub(killed), worst())
+			assert.LessOrEqual(t, second.At.Sub(killed), max(ttl, 2*time.Second)+worst())
 			assert.Greater(t, second.Token, first.Token)
 			next.release(t, "n")
 		})
@@ -112,7 +115,8 @@ func TestAPausedHolderWritesLate(t *testing.T) {
 	prefix := redistest.Prefix(t)
 	rdb := server.Client(t)
 	holder, next := startProcess(t, server.Addr(), prefix), startProcess(t, server.Addr(), prefix)
-	const ttl, rounds, writes = 500 * time.Millisecond, 3, 100
+	const ttl, rounds, writes, target = 500 * time.Millisecond, 3, 100, 50 * time.Millisecond
+	stalled := stalls(t)
 	var worst time.Duration
 	for round := range rounds {
 		name, key := fmt.Sprint("n", round), fmt.Sprint(prefix, "ledger", round)
@@ -134,13 +138,13 @@ func TestAPausedHolderWritesLate(t *testing.T) {
 		assert.Equal(t, writes, got.Refused)
 		assert.True(t, got.Lost, "the cause must be ErrLost")
 		late := got.Ended.Sub(continued)
-		assert.LessOrEqual(t, late, slack)
+		assert.LessOrEqual(t, late, target+max(stalled(), got.Stalled))
 		worst = max(worst, late)
 		assert.Equal(t, "right", rdb.HGet(t.Context(), key, "value").Val())
 		require.NoError(t, rdb.Del(t.Context(), key).Err())
 		next.release(t, name)
 	}
-	t.Logf("accepted 0 of %d late writes; the context ended %v after SIGCONT at the latest; target: 50 ms", rounds*writes, worst)
+	t.Logf("accepted 0 of %d late writes; the context ended %v after SIGCONT at the latest; target: %v; this machine stalls for up to %v", rounds*writes, worst, target, stalled())
 }
 
 // Processes that contend for a lease, and die while they hold it, never hold it

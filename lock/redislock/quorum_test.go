@@ -40,10 +40,12 @@ func newQuorum(t *testing.T, servers []*redistest.Server, o redislock.QuorumOpti
 	return redislock.NewQuorum(clients, &o)
 }
 
+// quorumTimeout is more than the default, as a busy machine may need it.
+const quorumTimeout = 500 * time.Millisecond
+
 func onQuorum(t *testing.T, servers []*redistest.Server) *lock.Locker {
 	t.Helper()
-	// A busy machine may need more than the default.
-	locker, err := lock.New(newQuorum(t, servers, redislock.QuorumOptions{Timeout: 500 * time.Millisecond}), nil)
+	locker, err := lock.New(newQuorum(t, servers, redislock.QuorumOptions{Timeout: quorumTimeout}), nil)
 	require.NoError(t, err)
 	return locker
 }
@@ -120,13 +122,16 @@ func lockAndUnlock(t *testing.T, locker *lock.Locker, n int) []time.Duration {
 }
 
 func TestAQuorumGoesOnWithoutAMinority(t *testing.T) {
+	const p99, withoutAMajority = 50 * time.Millisecond, time.Second
 	for name, fail := range map[string]func(*redistest.Server, *testing.T){
 		"hung": func(s *redistest.Server, t *testing.T) { s.Stop(t); t.Cleanup(func() { s.Continue(t) }) },
 		"dead": func(s *redistest.Server, t *testing.T) { s.Kill(t) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			servers := newServers(t, 5)
-			locker := onQuorum(t, servers)
+			locker, err := lock.New(newQuorum(t, servers, redislock.QuorumOptions{}), nil)
+			require.NoError(t, err)
+			worst := stalls(t)
 			const ttl = 3 * time.Second
 			lease, err := locker.Acquire(t.Context(), "kept", ttl)
 			require.NoError(t, err)
@@ -135,8 +140,9 @@ func TestAQuorumGoesOnWithoutAMinority(t *testing.T) {
 			for i := range 2 {
 				fail(servers[i], t)
 				took := lockAndUnlock(t, locker, 200)
-				t.Logf("%d of 5 servers %s: lock and unlock take %v, p99 %v, at most %v", i+1, name, took[100], took[198], took[199])
-				assert.Less(t, took[198], slack, "the others are enough")
+				t.Logf("%d of 5 servers %s: lock and unlock take %v, p99 %v, at most %v; target: p99 %v; this machine stalls for up to %v",
+					i+1, name, percentile(took, 50), percentile(took, 99), took[199], p99, worst())
+				assert.LessOrEqual(t, percentile(took, 99), p99+worst(), "the others are enough")
 			}
 			time.Sleep(time.Until(acquired.Add(ttl)))
 			require.NoError(t, lease.Context().Err(), "it was renewed")
@@ -145,10 +151,11 @@ func TestAQuorumGoesOnWithoutAMinority(t *testing.T) {
 			fail(servers[2], t)
 			began := time.Now()
 			_, err = locker.Acquire(within(t), "n", 5*time.Second)
-			t.Logf("3 of 5 servers %s: after %v: %v", name, time.Since(began), err)
+			took := time.Since(began)
+			t.Logf("3 of 5 servers %s: after %v: %v", name, took, err)
 			require.ErrorContains(t, err, "2 of 5 servers answered, 3 are needed")
 			require.NotErrorIs(t, err, lock.ErrNotAcquired)
-			assert.Less(t, time.Since(began), time.Second+slack)
+			assert.LessOrEqual(t, took, withoutAMajority+worst())
 		})
 	}
 }
@@ -156,11 +163,11 @@ func TestAQuorumGoesOnWithoutAMinority(t *testing.T) {
 func TestALeaseOnAQuorumIsLostWithItsMajority(t *testing.T) {
 	servers := newServers(t, 3)
 	locker := onQuorum(t, servers)
-	const ttl = time.Second
+	const ttl = 3 * time.Second
 	lease, err := locker.Acquire(t.Context(), "n", ttl)
 	require.NoError(t, err)
 	servers[0].Kill(t)
-	time.Sleep(2 * ttl)
+	time.Sleep(ttl + ttl/3)
 	require.NoError(t, lease.Context().Err())
 	servers[1].Kill(t)
 	killed := time.Now()
