@@ -132,7 +132,7 @@ func (x *exchange) fit(s *stored, e cache.Entry) cache.Verdict {
 		return x.anew(e)
 	}
 	age, left := s.age+e.Age, s.left(e)
-	young := w.maxAge == absent || age <= w.maxAge
+	young := w.maxAge == absent || age < w.maxAge
 	if left > 0 {
 		if young && left >= w.minFresh {
 			return cache.Use
