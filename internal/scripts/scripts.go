@@ -23,6 +23,9 @@ const (
 	maxSenders = 4
 	// stalled is after how long a batch holds up others no longer.
 	stalled = 20 * time.Millisecond
+	// maxForsaken is how many batches may be under way besides, for which nobody
+	// waits any more: they hang, and end by the client's timeouts only.
+	maxForsaken = 64
 )
 
 // Runner runs scripts. A few at a time go by themselves, from the goroutines that
@@ -43,11 +46,12 @@ type Runner struct {
 	// obeys says that the client obeys the deadlines of contexts.
 	obeys bool
 
-	mu      sync.Mutex
-	alone   int
-	senders int
-	last    time.Time // when the last pipeline was sent
-	waiting []*errand
+	mu       sync.Mutex
+	alone    int
+	senders  int // without those that are forsaken
+	forsaken int
+	last     time.Time // when the last pipeline was sent
+	waiting  []*errand
 }
 
 // errand is a script for a pipeline.
@@ -139,17 +143,22 @@ func (r *Runner) comeBack() {
 // hand gives e to those who send, and sees to it that there is one.
 func (r *Runner) hand(e *errand) {
 	if r.pipeline == nil {
-		go r.send([]*errand{e})
+		go r.send(e.ctx, []*errand{e})
 		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.waiting = append(r.waiting, e)
 	if r.senders == 0 || r.senders < maxSenders && time.Since(r.last) > stalled {
-		r.senders++
-		r.last = time.Now()
-		go r.sendAll()
+		r.beginToSend()
 	}
+}
+
+// beginToSend is called with mu held.
+func (r *Runner) beginToSend() {
+	r.senders++
+	r.last = time.Now()
+	go r.sendAll()
 }
 
 // sendAll sends until nothing waits.
@@ -159,8 +168,53 @@ func (r *Runner) sendAll() {
 		if len(batch) == 0 {
 			return
 		}
-		r.send(batch)
+		if !r.sendAsSender(batch) {
+			return
+		}
 	}
+}
+
+// sendAsSender sends a batch and reports whether the sender still is one. It does
+// not count as one from the moment when nobody waits for the batch any more: a
+// client that does not obey deadlines may be at it for seconds, and four such
+// batches would keep everything else from being sent.
+func (r *Runner) sendAsSender(batch []*errand) bool {
+	ctx, cancel := together(batch)
+	defer cancel()
+	const (
+		counts = iota
+		forsaken
+		over
+	)
+	status := counts // guarded by mu
+	stop := context.AfterFunc(ctx, func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if status != counts || r.forsaken == maxForsaken {
+			return
+		}
+		status = forsaken
+		r.forsaken++
+		r.senders--
+		if len(r.waiting) > 0 {
+			r.beginToSend()
+		}
+	})
+	r.send(ctx, batch)
+	stop()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	was := status
+	status = over
+	if was == counts {
+		return true
+	}
+	r.forsaken--
+	again := len(r.waiting) > 0 && r.senders < maxSenders
+	if again {
+		r.senders++
+	}
+	return again
 }
 
 // take returns what waits, for one pipeline. If nothing does, the sender is none
@@ -186,15 +240,14 @@ func (r *Runner) take() []*errand {
 	return batch
 }
 
-func (r *Runner) send(batch []*errand) {
+// send sends a batch under ctx, which is what together returns.
+func (r *Runner) send(ctx context.Context, batch []*errand) {
 	if len(batch) == 1 {
 		e := batch[0]
-		e.cmd = e.script.Run(e.ctx, r.client, e.keys, e.args...)
+		e.cmd = e.script.Run(ctx, r.client, e.keys, e.args...)
 		close(e.done)
 		return
 	}
-	ctx, cancel := together(batch)
-	defer cancel()
 	pipe := r.pipeline()
 	for _, e := range batch {
 		e.cmd = e.script.EvalSha(ctx, pipe, e.keys, e.args...)
@@ -210,6 +263,9 @@ func (r *Runner) send(batch []*errand) {
 
 // together returns a context that lives as long as anybody waits for the batch.
 func together(batch []*errand) (context.Context, context.CancelFunc) {
+	if len(batch) == 1 {
+		return batch[0].ctx, func() {}
+	}
 	var latest time.Time
 	for _, e := range batch {
 		deadline, ok := e.ctx.Deadline()

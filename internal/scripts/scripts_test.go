@@ -228,6 +228,42 @@ func TestAConnectionThatHangsHoldsUpItsOwn(t *testing.T) {
 	}
 }
 
+// Whoever has a deadline does not wait longer for a connection that hangs, and does
+// not let others wait for it either: with the client's timeouts, that is seconds.
+func TestConnectionsThatHangDoNotAddUp(t *testing.T) {
+	server := redistest.Standalone(t)
+	goOn, hangs := make(chan struct{}), make(chan struct{}, 200)
+	rdb := redis.NewClient(&redis.Options{PoolSize: 200, Dialer: func(context.Context, string, string) (net.Conn, error) {
+		c, err := net.Dial("tcp", server.Addr())
+		return &hangingConn{Conn: c, goOn: goOn, hangs: hangs}, err
+	}})
+	defer rdb.Close()
+	before := goleak.IgnoreCurrent()
+	r, key := scripts.New(rdb), redistest.Prefix(t)+"k"
+	run := func(arg string, limit time.Duration) error {
+		ctx, cancel := context.WithTimeout(t.Context(), limit)
+		defer cancel()
+		_, err := r.Run(ctx, echo, []string{key}, arg)
+		return err
+	}
+	require.NoError(t, run("", 5*time.Second))
+	for range 10 { // more than may send at a time
+		require.ErrorIs(t, run("hang", 50*time.Millisecond), context.DeadlineExceeded)
+	}
+	assert.Len(t, hangs, 10, "each was sent")
+	assert.NoError(t, run("next", 5*time.Second), "a script waits for connections that hang")
+
+	// They are bounded all the same.
+	for range 100 {
+		_ = run("hang", 5*time.Millisecond)
+	}
+	assert.LessOrEqual(t, len(hangs), 70)
+	close(goOn)
+	assert.NoError(t, run("next", 5*time.Second))
+	require.NoError(t, rdb.Close())
+	goleak.VerifyNone(t, before)
+}
+
 func TestAContextThatHasEnded(t *testing.T) {
 	r := scripts.New(redistest.Standalone(t).Client(t))
 	ctx, cancel := context.WithCancel(t.Context())

@@ -43,8 +43,12 @@ type Options struct {
 //
 // A step obeys the deadline of its context, whether the client does or not. Without
 // a deadline it takes as long as the client's timeouts let it, also if the context
-// is cancelled meanwhile. Set ContextTimeoutEnabled in the client's options: a step
-// with a deadline needs a goroutine of its own otherwise.
+// is cancelled meanwhile.
+//
+// Set ContextTimeoutEnabled in the client's options, as redisconn.Open does. Without
+// it a client does not look at deadlines, and every step that has one, as all
+// renewals do, needs a goroutine and a pipeline that others wait for. And where a
+// connection hangs, it keeps that of a step that was given up until ReadTimeout.
 //
 // A Store is safe for concurrent use.
 type Store struct {
