@@ -24,3 +24,9 @@ var (
 	Decode    = decode
 	JoinParts = joinParts
 )
+
+// KeyOf returns the key of the page that r asks for.
+func KeyOf(r *http.Request) string {
+	name := nameOf(r, nil)
+	return name.key()
+}

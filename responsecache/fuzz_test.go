@@ -2,7 +2,9 @@ package responsecache_test
 
 import (
 	"net/http"
+	"net/url"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/herdless/herdless/responsecache"
@@ -61,4 +63,32 @@ func TestKeysAreInjective(t *testing.T) {
 		same := responsecache.JoinParts(a...) == responsecache.JoinParts(b...)
 		assert.Equal(t, slices.Equal(a, b), same)
 	})
+}
+
+// Two requests have one key only if they name the same page.
+func FuzzKeys(f *testing.F) {
+	f.Add("/?a=1&b=2", "example.com", "/?a=1%26b=2", "example.com")
+	f.Add("/", "example.com:80", "/", "EXAMPLE.com")
+	f.Add("/a,3:b", "a", "/a", "a,3:b")
+	f.Add("/"+strings.Repeat("x", 2000), "a", "/"+strings.Repeat("x", 2001), "a")
+	f.Fuzz(func(t *testing.T, targetA, hostA, targetB, hostB string) {
+		a, okA := requestOf(targetA, hostA)
+		b, okB := requestOf(targetB, hostB)
+		if !okA || !okB {
+			return
+		}
+		keyA, keyB := responsecache.KeyOf(a), responsecache.KeyOf(b)
+		assert.LessOrEqual(t, len(keyA), 1<<10)
+		host := func(r *http.Request) string { return strings.TrimSuffix(strings.ToLower(r.Host), ":80") }
+		same := host(a) == host(b) && a.URL.EscapedPath() == b.URL.EscapedPath() && a.URL.RawQuery == b.URL.RawQuery && a.URL.ForceQuery == b.URL.ForceQuery
+		assert.Equal(t, same, keyA == keyB)
+	})
+}
+
+func requestOf(target, host string) (*http.Request, bool) {
+	u, err := url.ParseRequestURI(target)
+	if err != nil || u.Host != "" || u.Opaque != "" {
+		return nil, false
+	}
+	return &http.Request{Method: http.MethodGet, URL: u, Host: host, RequestURI: target}, true
 }
