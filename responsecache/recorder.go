@@ -198,7 +198,7 @@ func canonical(h http.Header) http.Header {
 	c := make(http.Header, len(h))
 	for name, values := range h {
 		name = http.CanonicalHeaderKey(name)
-		c[name] = append(c[name], values...)
+		c[name] = slices.Clip(append(c[name], values...)) // requests share it, and some add to it
 	}
 	return c
 }
