@@ -131,6 +131,28 @@ func TestAReleaseThatFailsIsObserved(t *testing.T) {
 	})
 }
 
+// Nobody pays for a hook that is not there.
+func TestNoObserverCostsNothing(t *testing.T) {
+	allocations := func(observe func(context.Context, lock.Event)) float64 {
+		locker, err := lock.New(lock.NewMemoryStore(), &lock.Options{Observe: observe})
+		require.NoError(t, err)
+		ctx := t.Context()
+		return testing.AllocsPerRun(1000, func() {
+			lease, err := locker.Acquire(ctx, "n", time.Minute)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := lease.Release(ctx); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+	with, without := allocations(func(context.Context, lock.Event) {}), allocations(nil)
+	// A hook is given a context for each of the two events.
+	assert.GreaterOrEqual(t, with-without, 2.0, "with a hook %v allocations, without %v", with, without)
+	assert.Zero(t, lock.AllocationsOfAnEvent(nil))
+}
+
 // A hook may use the locker and the lease: nothing is locked while it runs.
 func TestAnObserverMayUseTheLocker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

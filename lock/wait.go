@@ -180,6 +180,9 @@ func (l *Locker) giveUp(ctx context.Context, a *ask, err error) error {
 
 // waited and acquired tell of these events.
 func (l *Locker) waited(ctx context.Context, a *ask, err error) {
+	if l.observe == nil {
+		return
+	}
 	l.event(ctx, Event{Kind: Waited, Name: a.req.Name, Took: time.Since(a.began), Err: err})
 }
 

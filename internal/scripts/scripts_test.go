@@ -247,10 +247,10 @@ func TestConnectionsThatHangDoNotAddUp(t *testing.T) {
 		return err
 	}
 	require.NoError(t, run("", 5*time.Second))
-	for range 10 { // more than may send at a time
+	for began := time.Now(); len(hangs) < 10 && time.Since(began) < 10*time.Second; { // more than may send at a time
 		require.ErrorIs(t, run("hang", 50*time.Millisecond), context.DeadlineExceeded)
 	}
-	assert.Len(t, hangs, 10, "each was sent")
+	assert.Len(t, hangs, 10, "what is sent while others hang")
 	assert.NoError(t, run("next", 5*time.Second), "a script waits for connections that hang")
 
 	// They are bounded all the same.
