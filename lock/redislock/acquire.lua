@@ -43,17 +43,21 @@
 --      which nobody would release
 local lease, fence, shared, queue, places, ended = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local owner, kind, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local me = kind .. ARGV[3] .. ':' .. owner
 
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000) -- ms
 local micros = tonumber(time[1]) * 1000000 + tonumber(time[2])
 
-local last = tonumber(redis.call('GET', fence) or 0)
+-- MGET takes a key of another type for none. GET says what it is.
+local found = redis.call('MGET', fence, lease)
+local last = tonumber(found[1] or redis.call('GET', fence) or 0)
 if not last then
   return redis.error_reply('ERR the key of the fence has something else in it: somebody else writes under this prefix')
 end
-local holder = redis.call('GET', lease)
+local holder = found[2]
+if kind == 's' and not holder then
+  holder = redis.call('GET', lease) -- an exclusive lease hears of it from SET
+end
 
 -- All are rare: others who share, others who wait, and a late command.
 local others = redis.call('EXISTS', shared, queue, ended) > 0
@@ -66,6 +70,8 @@ local mine = holder == owner
 if others and kind == 's' and not holder then
   mine = tonumber(redis.call('ZSCORE', shared, owner) or 0) > now
 end
+
+local me = others and kind .. ARGV[3] .. ':' .. owner
 
 -- For how long there is no room, at most, and how many shared leases there are.
 local full, sharing = 0, 0
@@ -117,6 +123,7 @@ end
 if full > 0 or ahead > 0 then
   local place = tonumber(ARGV[7])
   if place > 0 then
+    me = me or kind .. ARGV[3] .. ':' .. owner
     if not redis.call('ZSCORE', queue, me) then
       -- In the order of coming, also if the clock is set back, and if two come
       -- within a microsecond.
@@ -139,10 +146,13 @@ end
 -- a restart without persistence. The last token makes them grow when the clock is
 -- set back. Microseconds fit a double until 2255.
 local token = math.max(last + 1, micros)
+if kind == 'x' and not mine and not redis.call('SET', lease, owner, 'PX', ARGV[4], 'NX') then
+  redis.call('GET', lease) -- ends the script with an error
+end
 redis.call('SET', fence, string.format('%.0f', token + tonumber(ARGV[6]) - 1), 'PX', ARGV[5])
-if kind == 'x' then
+if kind == 'x' and mine then
   redis.call('SET', lease, owner, 'PX', ARGV[4])
-else
+elseif kind == 's' then
   redis.call('ZADD', shared, now + tonumber(ARGV[4]), owner)
   local latest = redis.call('ZRANGE', shared, -1, -1, 'WITHSCORES')
   redis.call('PEXPIRE', shared, latest[2] - now)

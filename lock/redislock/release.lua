@@ -30,11 +30,6 @@
 local lease, shared, queue, places, ended = KEYS[1], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local owner, kind = ARGV[1], ARGV[2]
 
-local outcome = redis.call('GET', ended)
-if outcome then
-  return outcome == '+' and 1 or 0
-end
-
 local now -- in ms, read where it is needed
 local function clock()
   if not now then
@@ -53,6 +48,12 @@ if kind == 'x' then
 else
   held = tonumber(redis.call('ZSCORE', shared, owner) or 0) > clock()
   redis.call('ZREM', shared, owner)
+end
+if not held then -- an owner that has released holds nothing: see acquire.lua
+  local outcome = redis.call('GET', ended)
+  if outcome then
+    return outcome == '+' and 1 or 0
+  end
 end
 if ARGV[6] ~= 'none' then
   redis.call('SET', ended, held and '+' or '-', 'PX', ARGV[4])
