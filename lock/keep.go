@@ -207,6 +207,7 @@ func (h *hold) used() Request {
 	defer h.mu.Unlock()
 	req := h.req
 	req.Tokens = int(h.handedOn) + 1
+	req.Unused = max(h.req.Tokens-req.Tokens, 0)
 	return req
 }
 

@@ -39,8 +39,8 @@ type Store interface {
 	// the same step it wakes the watchers for whom there is room now. It
 	// reports whether the owner did hold the lease. A Release repeated for an
 	// owner may report what the first did. req is that of TryAcquire, with
-	// req.Tokens being how many of them were used: the others may be given out
-	// again.
+	// req.Tokens being how many of them were used, and req.Unused how many were
+	// not: those may be given out again.
 	Release(ctx context.Context, req Request) (bool, error)
 
 	// Watch returns a channel that receives a value soon after each Release of
@@ -73,6 +73,9 @@ type Request struct {
 	// Tokens is how many consecutive tokens the lease gets, for a holder that
 	// passes it on by itself. 0 means 1.
 	Tokens int
+	// Unused is, in a Release, how many tokens at the end of the block the
+	// holder did not use.
+	Unused int
 
 	// Place is for how long the asker's place in the queue is kept if the lease
 	// is not acquired. Asking again before that keeps the place. 0 means that

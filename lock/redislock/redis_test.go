@@ -140,6 +140,39 @@ func TestTokensGrowWhateverHappens(t *testing.T) {
 	assert.Less(t, last, uint64(ahead)+1000, "one by one, not by the clock")
 }
 
+// Whoever may hand a lease on asks for a block of tokens. If what is not used of it
+// were lost, tokens could run ahead of the clock, and go back when Redis loses its
+// data. Here the clock was set back, so that they do not hide behind it.
+func TestTokensThatAreNotUsedAreGivenBack(t *testing.T) {
+	rdb := redistest.Standalone(t).Client(t)
+	prefix := redistest.Prefix(t)
+	locker := lockerOn(t, rdb, prefix)
+	ahead := time.Now().Add(time.Hour).UnixMicro()
+	require.NoError(t, rdb.Set(t.Context(), prefix+"{n}:fence", ahead, time.Hour).Err())
+	for i := range 10 {
+		lease, err := locker.Acquire(within(t), "n", time.Minute)
+		require.NoError(t, err)
+		assert.EqualValues(t, ahead+1+int64(i), lease.Token())
+		require.NoError(t, lease.Release(within(t)))
+	}
+	assert.EqualValues(t, ahead+10, must(rdb.Get(t.Context(), prefix+"{n}:fence").Int64()))
+	assert.Greater(t, rdb.PTTL(t.Context(), prefix+"{n}:fence").Val(), time.Hour)
+
+	// What is lost before the release is not made up, and leaves no key for ever.
+	lease, err := locker.Acquire(within(t), "n", time.Minute)
+	require.NoError(t, err)
+	require.NoError(t, rdb.Del(t.Context(), prefix+"{n}:fence").Err())
+	require.NoError(t, lease.Release(within(t)))
+	assert.Zero(t, rdb.Exists(t.Context(), prefix+"{n}:fence").Val())
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
 func TestEveryKeyHasATTL(t *testing.T) {
 	rdb := redistest.NewStandalone(t).Client(t)
 	store := storeOn(rdb, "p:")

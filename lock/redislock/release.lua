@@ -11,6 +11,7 @@
 --          there is no queue, "all" for everybody who listens, with an empty
 --          message; and "none" for nobody, where the owner takes back what he was
 --          granted by too few servers, and will ask again
+-- ARGV[7]  how many tokens at the end of its block the owner did not use
 --
 -- Returns  1 if the owner held the lease, 0 if not
 --
@@ -27,7 +28,7 @@
 -- if the owner held a lease, "-" if not. A release that found nothing is kept too:
 -- the acquire that it follows may be still on its way (see acquire.lua). It is a
 -- key for each owner, because others come and go in between.
-local lease, shared, queue, places, ended = KEYS[1], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local lease, fence, shared, queue, places, ended = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local owner, kind = ARGV[1], ARGV[2]
 
 local now -- in ms, read where it is needed
@@ -44,6 +45,12 @@ if kind == 'x' then
   held = redis.call('GET', lease) == owner
   if held then
     redis.call('DEL', lease)
+    -- Or tokens could run ahead of the clock, and go back if the fence is lost.
+    -- While the lease was held nobody else was given any. If the fence is lost
+    -- already, it must not come back without a TTL.
+    if ARGV[7] ~= '0' and redis.call('DECRBY', fence, ARGV[7]) <= 0 then
+      redis.call('DEL', fence)
+    end
   end
 else
   held = tonumber(redis.call('ZSCORE', shared, owner) or 0) > clock()

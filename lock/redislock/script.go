@@ -53,7 +53,11 @@ func extendArgs(req lock.Request, raise uint64) []any {
 }
 
 func releaseArgs(req lock.Request, keys keys, wake string) []any {
-	return []any{req.Owner, kind(req), req.Limit, lateness.Milliseconds(), keys.channel(), wake}
+	unused := req.Unused
+	if wake != wakeTurn {
+		unused = 0 // the fences of a quorum were raised to the whole block
+	}
+	return []any{req.Owner, kind(req), req.Limit, lateness.Milliseconds(), keys.channel(), wake, unused}
 }
 
 // acquired is an answer of acquire.lua.
