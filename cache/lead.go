@@ -45,7 +45,7 @@ func (e *Engine) lead(ctx context.Context, f *flight, j *job, patience <-chan ti
 		case l.usable:
 			e.flights.end(f, finding{entry: l.stale, hit: true, asOf: e.upTo(l.foundAt)})
 			return Result{Entry: l.stale, Source: Hit}, nil
-		case j.noWait && short:
+		case (j.noWait || j.background) && short:
 			// But for a release that is on its way.
 			short = false
 			time.Sleep(leaseMargin)
