@@ -51,8 +51,13 @@ var errGone = errors.New("the caller went away")
 // into no log, is named by its lease.
 func (e *Engine) step(ctx context.Context, doing, key string, do func() error) error {
 	_, err := e.breaker.Execute(func() (struct{}, error) {
+		began := time.Now()
 		err := do()
-		if err != nil && ctx.Err() != nil && !errors.Is(context.Cause(ctx), errBudget) {
+		// A caller that went away says nothing about the store, unless that has
+		// kept it waiting for long: where all callers are in a hurry no budget
+		// would ever be used up.
+		gone := ctx.Err() != nil && !errors.Is(context.Cause(ctx), errBudget)
+		if err != nil && gone && time.Since(began) <= e.storeTimeout/2 {
 			err = fmt.Errorf("%w: %w", errGone, err)
 		}
 		return struct{}{}, err

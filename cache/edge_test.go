@@ -151,6 +151,56 @@ func TestCallersThatGoAwayDoNotOpenTheBreaker(t *testing.T) {
 	}
 }
 
+// Callers whose deadlines are shorter than StoreTimeout give up before the store
+// has failed. It is noticed all the same, or none of them were ever served.
+func TestAStoreThatHangsIsNoticedByCallersInAHurry(t *testing.T) {
+	load := func(context.Context, *cache.Loading) (cache.Entry, error) { return value("x", time.Minute), nil }
+	for name, get := range map[string]func(context.Context, *cache.Engine, *cache.Namespace[user]) error{
+		"Get": func(ctx context.Context, _ *cache.Engine, n *cache.Namespace[user]) error {
+			_, err := n.Get(ctx, "1", (&source{name: "Ada"}).load)
+			return err
+		},
+		"GetMany": func(ctx context.Context, _ *cache.Engine, n *cache.Namespace[user]) error {
+			_, err := n.GetMany(ctx, []string{"1"}, func(context.Context, []string) (map[string]user, error) {
+				return map[string]user{"1": {Name: "Ada"}}, nil
+			})
+			return err
+		},
+		"Do": func(ctx context.Context, e *cache.Engine, _ *cache.Namespace[user]) error {
+			_, err := e.Do(ctx, "1", load)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := &slowStore{Store: newMemoryStore(t), delay: time.Hour}
+				e := newEngines(t, 1, hungStore{peekless{store}}, cache.Options{StoreTimeout: 50 * time.Millisecond})[0]
+				n := namespace(t, e, cache.Policy{TTL: time.Minute})
+				failed := 0
+				for range 200 {
+					ctx, cancel := context.WithTimeout(t.Context(), 40*time.Millisecond)
+					if err := get(ctx, e, n); err != nil {
+						failed++
+					}
+					cancel()
+					time.Sleep(5 * time.Millisecond)
+				}
+				// Three open the circuit breaker, and once a second one tries again.
+				assert.LessOrEqual(t, failed, 5)
+				assert.True(t, e.Stats().BreakerOpen)
+			})
+		})
+	}
+}
+
+// hungStore is a store that hangs for those who ask for many, too.
+type hungStore struct{ cache.Store }
+
+func (hungStore) GetMany(ctx context.Context, _ []string) ([]cache.Entry, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
 type bomb struct{ s string }
 
 func (b bomb) MarshalBinary() ([]byte, error)  { return []byte(b.s), nil }
@@ -355,7 +405,7 @@ func (hungBodies) CreateBody(ctx context.Context, _ string, _ time.Duration) (ca
 
 func TestAStoreThatHangsWhileABlobIsWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := newEngines(t, 1, hungBodies{newMemoryStore(t)}, cache.Options{Logger: slog.New(slog.DiscardHandler)})[0]
+		e := newEngines(t, 1, hungBodies{newMemoryStore(t)}, cache.Options{StoreTimeout: 50 * time.Millisecond, Logger: slog.New(slog.DiscardHandler)})[0]
 		b := blobs(t, e, cache.Policy{TTL: time.Minute, WaitTimeout: time.Minute})
 		began := time.Now()
 		got, err := readBlob(t.Context(), b, "1", func(_ context.Context, _ string, w io.Writer) error { _, err := io.WriteString(w, "v"); return err })
@@ -443,7 +493,7 @@ func (hungOpen) OpenBody(ctx context.Context, _ string, _ cache.Body) (io.ReadCl
 
 func TestAStoreThatHangsWhileABlobIsOpened(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := newEngines(t, 1, hungOpen{newMemoryStore(t)}, cache.Options{})[0]
+		e := newEngines(t, 1, hungOpen{newMemoryStore(t)}, cache.Options{StoreTimeout: 50 * time.Millisecond})[0]
 		b := blobs(t, e, cache.Policy{TTL: time.Minute})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 		defer cancel()

@@ -137,11 +137,21 @@ type leader struct {
 	stop    func()
 }
 
+// budget returns the context of a step. A leader in a goroutine of its own holds
+// nobody up: it asks to the end of the budget although its callers have gone, or a
+// store that hangs would never be noticed where callers are in a hurry.
+func (l *leader) budget(ctx context.Context) (context.Context, context.CancelFunc) {
+	if l.j.detached {
+		ctx = context.WithoutCancel(ctx)
+	}
+	return context.WithDeadlineCause(ctx, l.deadline, errBudget)
+}
+
 // look asks the store, and reports whether the flight has ended with what it has.
 func (l *leader) look(ctx context.Context) (Result, bool, error) {
 	l.foundAt = l.e.instant()
 	asOf := l.foundAt.asked
-	budget, cancel := context.WithDeadlineCause(ctx, l.deadline, errBudget)
+	budget, cancel := l.budget(ctx)
 	defer cancel()
 	entry, ok, err := l.e.read(budget, l.j.key)
 	if err != nil || !ok {
@@ -200,7 +210,7 @@ func (l *leader) watch(ctx context.Context) bool {
 	if l.changed != nil {
 		return false
 	}
-	budget, cancel := context.WithDeadlineCause(ctx, l.deadline, errBudget)
+	budget, cancel := l.budget(ctx)
 	defer cancel()
 	err := l.e.step(budget, "watch", l.j.key, func() (err error) {
 		l.changed, l.stop, err = l.e.store.Watch(budget, l.j.key)
