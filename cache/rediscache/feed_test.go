@@ -290,6 +290,51 @@ func TestLostMessagesAreNoticed(t *testing.T) {
 	}
 }
 
+// A process to which no message ever comes, not even that it has subscribed, but
+// whose commands work, must not share what is older than a purge of a tag.
+func TestAFillWithoutMessagesKnowsOfPurges(t *testing.T) {
+	t.Parallel()
+	server := redistest.Standalone(t)
+	rdb, deaf := deafClient(t, server.Addr())
+	deaf.Store(true)
+	options := &rediscache.Options{Prefix: redistest.Prefix(t)}
+	s, other := rediscache.New(rdb, options), rediscache.New(server.Client(t), options)
+	e := engineOn(t, rdb, s, cache.Options{StoreTimeout: patient})
+	n, err := cache.For[string](e, "n", cache.Policy{TTL: time.Minute})
+	require.NoError(t, err)
+	var source atomic.Value
+	source.Store("old")
+	begun := make(chan struct{}, 2)
+	free := make(chan struct{})
+	load := func(ctx context.Context, _ string) (string, error) {
+		v := source.Load().(string)
+		begun <- struct{}{}
+		<-free
+		cache.AddTags(ctx, "tag")
+		return v, nil
+	}
+	get := func() <-chan string {
+		got := make(chan string, 1)
+		go func() {
+			v, err := n.Get(context.Background(), "k", load)
+			assert.NoError(t, err)
+			got <- v
+		}()
+		return got
+	}
+	first := get()
+	<-begun
+	source.Store("new")
+	purge(t, other, cache.Purge{Tags: []string{"tag"}})
+	time.Sleep(defaultStale + leeway)
+	late := get()
+	time.Sleep(100 * time.Millisecond) // it waits for the first
+	close(free)
+	assert.Equal(t, "new", <-late)
+	<-first
+	assert.EqualValues(t, 1, e.Stats().FillsRefused)
+}
+
 // noticedAtOnce purges key from other, softly, and reports whether s has noticed
 // although it trusts its tier.
 func noticedAtOnce(t *testing.T, s, other *rediscache.Store) bool {

@@ -115,6 +115,30 @@ func (s *Store) sync(ctx context.Context) (uint64, error) {
 	return s.caughtUp(ctx, answers[0])
 }
 
+// withSync returns the step that ends a fill or a write, and, while messages
+// cannot be relied on, one that reads the purge log. Without it
+//
+//	A begins, on a connection on which no message comes
+//	                 somebody purges a tag
+//	A fills; the entry has that tag, and A does not know of the purge
+//
+// and what A has computed would be shared with those who asked long after it.
+func (s *Store) withSync(last step) []step {
+	if s.feed.fresh() {
+		return []step{last}
+	}
+	return []step{last, s.log.sync()}
+}
+
+// synced takes the answer to the step that withSync has added, if it has.
+func (s *Store) synced(ctx context.Context, answers []any) error {
+	if len(answers) == 0 {
+		return nil
+	}
+	_, err := s.caughtUp(ctx, answers[0])
+	return err
+}
+
 // Begin implements cache.Store with one round trip, and another one for each
 // entry it finds that is not fresh.
 func (s *Store) Begin(ctx context.Context, key string, fill cache.Filling) (cache.Beginning, error) {
@@ -172,11 +196,14 @@ func (s *Store) Fill(ctx context.Context, key string, t cache.Ticket, entry cach
 	if err != nil {
 		return false, fault(ctx, "fill", err)
 	}
-	answers, err := s.together(ctx, step{
+	answers, err := s.together(ctx, s.withSync(step{
 		fillScript,
 		[]string{n.entry, n.fill, n.write},
 		[]any{strconv.FormatUint(t.Token, 10), e.total.Milliseconds(), bytes, n.channel, whileWritten.Milliseconds()},
-	})
+	})...)
+	if err == nil {
+		err = s.synced(ctx, answers[1:])
+	}
 	if err != nil {
 		return false, fault(ctx, "fill", err)
 	}
@@ -221,16 +248,19 @@ func (s *Store) Write(ctx context.Context, key string, t cache.Ticket, entry cac
 	}
 	what := news{keys: []string{key}}
 	// The entry first: whoever asks when he is told must find the new one.
-	answers, err := s.inOrder(ctx, []step{{
+	answers, err := s.inOrder(ctx, s.withSync(step{
 		writeScript,
 		[]string{n.entry, n.fill, n.write},
 		[]any{strconv.FormatUint(t.Token, 10), e.total.Milliseconds(), bytes, n.channel},
-	}}, s.log.append(what))
+	}), s.log.append(what))
+	if err == nil {
+		err = s.synced(ctx, answers[1:len(answers)-1])
+	}
 	if err != nil {
 		s.tier.drop(key) // it may have been done
 		return false, fault(ctx, "write", err)
 	}
-	if what, err = what.answered(answers[1]); err != nil {
+	if what, err = what.answered(answers[len(answers)-1]); err != nil {
 		s.tier.drop(key)
 		return false, fault(ctx, "write", err)
 	}
