@@ -18,7 +18,9 @@ import (
 
 var quiet = slog.New(slog.DiscardHandler)
 
-// newEngines returns n engines, as of n servers, on store and one lock store.
+// newEngines returns n engines, as of n servers, on store and one lock store. On a
+// busy machine even a store in this process can take 50 ms: tests of the budget say
+// what theirs is.
 func newEngines(t testing.TB, n int, store cache.Store, o cache.Options) []*cache.Engine {
 	t.Helper()
 	locks := lock.NewMemoryStore()
@@ -29,6 +31,9 @@ func newEngines(t testing.TB, n int, store cache.Store, o cache.Options) []*cach
 		o.Locker = locker
 		if o.Logger == nil {
 			o.Logger = quiet
+		}
+		if o.StoreTimeout == 0 {
+			o.StoreTimeout = 2 * time.Second
 		}
 		engines[i], err = cache.New(store, &o)
 		require.NoError(t, err)

@@ -40,7 +40,7 @@ func TestAColdBatchIsStored(t *testing.T) {
 	rdb := rdbOf(t, server)
 	for _, count := range []int{50, 200, 1000} {
 		s := rediscache.New(rdb, &rediscache.Options{Prefix: redistest.Prefix(t)})
-		e := engineOn(t, rdb, s, cache.Options{StoreTimeout: 500 * time.Millisecond})
+		e := engineOn(t, rdb, s, cache.Options{StoreTimeout: 500 * time.Millisecond, LeaseTTL: 10 * time.Second})
 		n, err := cache.For[string](e, "n", cache.Policy{TTL: time.Minute})
 		require.NoError(t, err)
 		keys := make([]string, count)

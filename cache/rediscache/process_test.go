@@ -115,7 +115,7 @@ func TestTheLoadingProcessIsStopped(t *testing.T) {
 	processes := startProcesses(t, Setup{URL: server.URL(), Prefix: redistest.Prefix(t), Source: string(source), StoreTimeout: patient})
 	stops := processes[0]
 	source.set(t, "key", "old")
-	first := stops.getSoon(GetOrder{Key: "key", Callers: 20, Load: LoadOrder{Takes: 200 * time.Millisecond}})
+	first := stops.getSoon(GetOrder{Key: "key", Callers: 20, Load: LoadOrder{Takes: time.Second}})
 	source.begun(t, "key", 1)
 	stopped := stops.signal(t, syscall.SIGSTOP)
 	time.Sleep(20 * time.Millisecond) // it has read the source
