@@ -103,6 +103,9 @@ type representation struct {
 func (rec *representation) begin(code int, h http.Header) {
 	x := rec.x
 	name, ok := x.sameOrigin(h.Get("Content-Location"))
+	if x.route.policy.Compress && h.Get("Content-Encoding") != "" {
+		return // in a coding that this client accepts, and others may not
+	}
 	if !ok || x.r.Method != http.MethodPost || name.key() != x.name.key() || parseWants(x.r.Header).noStore {
 		return
 	}
@@ -114,9 +117,18 @@ func (rec *representation) begin(code int, h http.Header) {
 	rec.keep = explicit && rec.verdict.store && rec.verdict.ttl > 0 && len(rec.verdict.vary) == 0 && code == http.StatusOK
 }
 
+// WriteHeader implements http.ResponseWriter.
+func (rec *representation) WriteHeader(code int) {
+	if begun := rec.Status(); begun != 0 && begun != code {
+		rec.keep = false // it wants to take back what it has begun
+	}
+	rec.Writer.WriteHeader(code)
+}
+
 // Write implements http.ResponseWriter.
 func (rec *representation) Write(p []byte) (int, error) {
 	n, err := rec.Writer.Write(p)
+	rec.keep = rec.keep && err == nil
 	rec.record(p[:n])
 	return n, err
 }
@@ -146,7 +158,8 @@ func (rec *representation) record(p []byte) {
 // store stores what was recorded, unless somebody has stored something newer.
 func (rec *representation) store(ctx context.Context) {
 	x := rec.x
-	if !rec.keep || rec.length != "" && rec.length != strconv.Itoa(rec.body.Len()) {
+	// Middleware outside of the cache may have added a session's cookie since.
+	if !rec.keep || isPersonal(rec.header, canonical(x.w.Header())) || rec.length != "" && rec.length != strconv.Itoa(rec.body.Len()) {
 		return
 	}
 	s := rec.verdict.response

@@ -1,0 +1,90 @@
+package responsecache_test
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/herdless/herdless/internal/respwriter"
+	"github.com/herdless/herdless/responsecache"
+	"github.com/stretchr/testify/assert"
+)
+
+// The response to a POST that stands for a page is not stored if middleware outside
+// of the cache marks it as personal at the last moment.
+func TestARepresentationWithASessionIsNotStored(t *testing.T) {
+	c := newCache(t, memoryStores(t), responsecache.Options{})
+	cached := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=60")
+		w.Header().Set("Content-Location", "/page")
+		fmt.Fprint(w, r.Header.Get("X-User"))
+	}))
+	s := newServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		rw := respwriter.New(w, func(int) bool {
+			if r.Header.Get("X-User") == "alice" {
+				w.Header().Add("Set-Cookie", "id=alice")
+				w.Header().Set("Cache-Control", "private")
+			}
+			return true
+		})
+		cached.ServeHTTP(rw, r)
+		rw.Finish()
+	}))
+	assert.Equal(t, "alice", s.do(t, t.Context(), "POST", "/page", "X-User", "alice").body)
+	assert.Equal(t, "bob", s.get(t, "/page", "X-User", "bob").body)
+}
+
+// failingWriter is a client that goes away after the first bytes.
+type failingWriter struct {
+	*httptest.ResponseRecorder
+	n int
+}
+
+func TestARepresentationWhoseClientLeavesIsNotStored(t *testing.T) {
+	c := newCache(t, memoryStores(t), responsecache.Options{})
+	h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=60")
+		w.Header().Set("Content-Location", "/page")
+		fmt.Fprint(w, "half ")
+		fmt.Fprint(w, "whole")
+	}))
+	h.ServeHTTP(&failingWriter{ResponseRecorder: httptest.NewRecorder()}, httptest.NewRequest("POST", "http://example.com/page", nil))
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest("GET", "http://example.com/page", nil))
+	assert.Equal(t, "half whole", w.Body.String())
+}
+
+// On a route with Compress what is stored is in no coding.
+func TestARepresentationInACodingIsNotStored(t *testing.T) {
+	s := serve(t, memoryStores(t), responsecache.Policy{Compress: true}, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=60")
+		w.Header().Set("Content-Location", "/page")
+		w.Header().Set("Vary", "Accept-Encoding")
+		if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+			w.Header().Set("Content-Encoding", "gzip")
+			fmt.Fprint(w, "GZIP")
+			return
+		}
+		fmt.Fprint(w, "plain")
+	})
+	_ = s.do(t, t.Context(), "POST", "/page", "Accept-Encoding", "gzip")
+	assert.Equal(t, "plain", s.get(t, "/page").body)
+}
+
+func TestARepresentationThatIsTakenBackIsNotStored(t *testing.T) {
+	s := serve(t, memoryStores(t), responsecache.Policy{}, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=60")
+		w.Header().Set("Content-Location", "/page")
+		fmt.Fprint(w, "half ")
+		if r.Method == "POST" {
+			http.Error(w, "oops", 500)
+			return
+		}
+		fmt.Fprint(w, "whole")
+	})
+	s.Config.ErrorLog = discardLog
+	_ = s.do(t, t.Context(), "POST", "/page")
+	assert.Equal(t, "half whole", s.get(t, "/page").body)
+}
