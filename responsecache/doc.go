@@ -20,7 +20,7 @@
 //
 //   - says no-store or private, varies on *, or sets a cookie,
 //   - answers a request with credentials and is not declared public (see below),
-//   - is partial (206), has a trailer, is longer than Policy.MaxBody,
+//   - is partial (206) or an event stream, has a trailer, is longer than Policy.MaxBody,
 //   - is unfinished: the handler panicked, wrote less than its Content-Length,
 //     hijacked the connection, or wrote nothing at all.
 //

@@ -3,6 +3,7 @@ package responsecache
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -40,6 +41,7 @@ type filling struct {
 	page    string    // of the page that it is of
 	rule    rule      // by which that is found
 	variant varyIndex // under which it is a variant, or none
+	live    *live     // that others may be reading along, or nil
 }
 
 // load returns the computation of what is under key: it lets the handler answer
@@ -91,7 +93,7 @@ func (f *filling) handle() (rec *recorder) {
 		}
 		rec.end(errBroken)
 		// A handler that gives up the connection on purpose gets its way.
-		if f.fallsBack && rec.status == 0 {
+		if f.fallsBack && (rec.status == 0 || rec.outcome != passed) {
 			if p := recover(); p != nil {
 				if p == http.ErrAbortHandler { //nolint:errorlint // as net/http compares it
 					f.loading.Settle(f.backoff())
@@ -108,7 +110,7 @@ func (f *filling) handle() (rec *recorder) {
 			f.loading.Settle(cache.Entry{Kind: cache.Uncacheable}) // the stale response may still do
 			return
 		}
-		f.loading.Settle(failed)
+		f.loading.Settle(f.failed())
 	}()
 	x.next.ServeHTTP(rec, f.request())
 	returned = true
@@ -146,12 +148,29 @@ func (f *filling) unshareable(code int, why string) {
 		x.cache.personal.set(x.page, struct{}{}, hitForMiss)
 	}
 	f.loading.Settle(f.notShared(code, why))
-	context.AfterFunc(x.r.Context(), f.cancel)
+	switch {
+	case x.background:
+		f.cancel()
+	case f.live == nil:
+		context.AfterFunc(x.r.Context(), f.cancel)
+	default:
+		context.AfterFunc(x.r.Context(), func() { f.live.whenUnread(f.cancel) })
+	}
 }
 
 // failed is the outcome for those who wait for a response that did not come to a
 // good end.
 var failed = cache.Entry{Kind: cache.Uncacheable, TTL: failureForMiss}
+
+// failed is the outcome for those who wait for a response that came to no good. What
+// there is and is fresh stays: no client who did not want it can take it from the
+// others.
+func (f *filling) failed() cache.Entry {
+	if f.old != nil && f.old.left(f.oldEntry) > 0 && !f.old.validate {
+		return cache.Entry{Kind: cache.Uncacheable}
+	}
+	return failed
+}
 
 // notShared is the outcome for those who wait for a response that turned out not to
 // be for sharing. An error, of the client's too, says something about that one
@@ -162,7 +181,7 @@ func (f *filling) notShared(code int, why string) cache.Entry {
 		f.x.background && code >= 500: // the stale response may still do
 		return cache.Entry{Kind: cache.Uncacheable}
 	case code == 0 || code >= 400 || why == "store":
-		return failed
+		return f.failed()
 	}
 	return cache.Entry{Kind: cache.Uncacheable, TTL: hitForMiss}
 }
@@ -171,6 +190,9 @@ func (f *filling) notShared(code int, why string) cache.Entry {
 func (f *filling) place(rec *recorder) bool {
 	x, v := f.x, &rec.verdict
 	f.rule = parseRule(rec.header)
+	if f.rule.text != "" {
+		x.cache.ruled.Store(true)
+	}
 	f.page, f.variant = x.page, f.index
 	if f.rule != x.rule {
 		f.page, f.variant = x.name.pageUnder(f.rule), varyIndex{}
@@ -204,7 +226,7 @@ func (f *filling) outcome(rec *recorder) cache.Entry {
 	}
 	if !rec.end(nil) {
 		if rec.isShort() || rec.status == 0 {
-			return failed
+			return f.failed()
 		}
 		return f.notShared(rec.status, rec.verdict.why)
 	}
@@ -265,7 +287,12 @@ func (f *filling) store(s *stored, e cache.Entry, v *verdict, rec *recorder) cac
 		if f.page == f.x.page && f.flight == f.page {
 			return top
 		}
-		if err := f.replace(f.page, top); err != nil {
+		// If the index that led here is gone, the page was purged meanwhile.
+		after := ""
+		if f.page == f.x.page {
+			after = f.index.generation
+		}
+		if err := f.replace(f.page, top, after); err != nil {
 			return failed
 		}
 	}
@@ -278,14 +305,23 @@ func (f *filling) store(s *stored, e cache.Entry, v *verdict, rec *recorder) cac
 // maxTags is the store's.
 const maxTags = 1000
 
-// replace stores an entry in place of any other one.
-func (f *filling) replace(key string, e cache.Entry) error {
-	old, _, err := f.x.engine.Get(f.ctx, key)
+// replace stores an entry in place of any other one, or if after is not empty, of the
+// index of that generation only.
+func (f *filling) replace(key string, e cache.Entry, after string) error {
+	old, ok, err := f.x.engine.Get(f.ctx, key)
 	if err != nil {
 		return err
 	}
+	if after != "" {
+		found, readable := read(key, old)
+		if !ok || !readable || found.index.generation != after {
+			return errReplaced
+		}
+	}
 	return f.loading.Add(f.ctx, key, e, old.Version)
 }
+
+var errReplaced = errors.New("responsecache: the page was purged or replaced meanwhile")
 
 // isMatchedBy reports whether a 304 with the header h is about s (RFC 9111 §4.3.4).
 func (s *stored) isMatchedBy(h http.Header) bool {
@@ -388,8 +424,8 @@ func (f *filling) fallBack(rec *recorder) cache.Entry {
 // the handler, which is failing.
 func (f *filling) backoff() cache.Entry {
 	left := f.oldEntry.TTL + f.oldEntry.StaleFor
-	if left <= 0 {
-		return failed
+	if left <= 0 || f.old.left(f.oldEntry) > 0 {
+		return f.failed()
 	}
 	s := *f.old
 	s.stale, s.failing, s.late, s.age = true, true, max(0, -f.old.left(f.oldEntry)), f.old.age+f.oldEntry.Age

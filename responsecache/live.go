@@ -13,6 +13,8 @@ import (
 // is in memory as a whole.
 type live struct {
 	response *stored                                   // but for the body; length is -1 if it is not known
+	page     string                                    // key of the page that it is of
+	rule     rule                                      // under which that is found
 	vary     []string                                  // the fields that select it
 	selected string                                    // and a digest of their values
 	rest     func(offset int64) (io.ReadCloser, error) // after a good end, for readers that fell behind
@@ -25,9 +27,10 @@ type live struct {
 	end     int64
 	flushed int64 // up to where the handler has asked for delivery
 	readers map[*reader]struct{}
-	closed  bool  // nobody begins to read any more
-	done    bool  // nothing comes any more
-	err     error // it has not come to a good end
+	unread  func() // called once nobody reads any more; nil: nothing is to be done
+	closed  bool   // nobody begins to read any more
+	done    bool   // nothing comes any more
+	err     error  // it has not come to a good end
 }
 
 const (
@@ -102,6 +105,7 @@ func (l *live) trim() {
 			if _, there := l.readers[slow]; there && slow.offset == at && time.Since(slow.moved) >= livePatience {
 				slow.behind = true
 				delete(l.readers, slow)
+				l.checkUnread()
 				l.notify()
 			}
 		}
@@ -140,6 +144,22 @@ func (l *live) isRead() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return !l.closed || len(l.readers) > 0
+}
+
+// whenUnread calls f as soon as nobody reads, and nobody begins to any more.
+func (l *live) whenUnread(f func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.unread = f
+	l.checkUnread()
+}
+
+// checkUnread does what is to be done if nobody reads any more. The caller holds mu.
+func (l *live) checkUnread() {
+	if l.unread != nil && l.closed && len(l.readers) == 0 {
+		l.unread()
+		l.unread = nil
+	}
 }
 
 // finish ends it. A nil err means that the body is whole; rest then opens what is
@@ -205,6 +225,7 @@ func (r *reader) leave() {
 	r.live.mu.Lock()
 	defer r.live.mu.Unlock()
 	delete(r.live.readers, r)
+	r.live.checkUnread()
 	r.live.hasMoved()
 }
 

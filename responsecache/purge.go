@@ -48,7 +48,9 @@ func (c *Cache) purge(ctx context.Context, pages []pageName, soft bool) error {
 		if rule.text != "" {
 			keys = append(keys, page.keyUnder(rule))
 		}
-		if soft || c.keyed.Load() {
+		// A rule that is being learned, or was another one a moment ago, leads to
+		// keys that nobody can tell here.
+		if soft || c.keyed.Load() || c.ruled.Load() {
 			tags = append(tags, page.tag())
 		}
 	}

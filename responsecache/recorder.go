@@ -61,6 +61,10 @@ const (
 // good one.
 var errBroken = errors.New("responsecache: the response was not finished")
 
+// errNobody is what a handler gets in the background for writing what is not to be
+// stored.
+var errNobody = errors.New("responsecache: nobody gets this response")
+
 func newRecorder(x *exchange, f *filling) *recorder {
 	return &recorder{w: x.w, x: x, f: f, outer: x.w.Header().Clone(), asked: time.Now(), out: x.w}
 }
@@ -148,6 +152,9 @@ func (rec *recorder) pass(h http.Header) {
 	rec.keep = v.store
 	if !rec.keep {
 		rec.f.unshareable(rec.status, v.why)
+		if x.background {
+			rec.gone = errNobody
+		}
 		return
 	}
 	rec.begin()
@@ -189,6 +196,8 @@ func (rec *recorder) begin() {
 		s.length = n
 	}
 	rec.live = newLive(&s)
+	rec.f.live = rec.live
+	rec.live.page, rec.live.rule = rec.f.page, rec.f.rule
 	rec.live.vary, rec.live.selected = rec.verdict.vary, rec.x.selects(varyIndex{names: rec.verdict.vary})
 }
 
@@ -272,21 +281,27 @@ func isHandlersFault(err error) bool {
 // inlineBody is the length up to which a body is a part of the entry.
 const inlineBody = 256 << 10
 
+// recordedAtOnce is how much of one Write is recorded in a step. It is less than
+// live holds, so that nothing is let go of before it is in the store.
+const recordedAtOnce = 1 << 20
+
 func (rec *recorder) record(p []byte) {
+	for rec.live != nil && len(p) > 0 {
+		piece := p[:min(len(p), recordedAtOnce)]
+		p = p[len(piece):]
+		rec.written += int64(len(piece))
+		rec.live.write(piece)
+		if rec.keep {
+			rec.store(piece)
+		}
+		if rec.keep && rec.live.flushedOr(liveChunk) {
+			rec.share()
+		}
+		if !rec.isNeeded() {
+			rec.live = nil
+		}
+	}
 	rec.written += int64(len(p))
-	if rec.live == nil || len(p) == 0 {
-		return
-	}
-	rec.live.write(p)
-	if rec.keep {
-		rec.store(p)
-	}
-	if rec.keep && rec.live.flushedOr(liveChunk) {
-		rec.share()
-	}
-	if !rec.isNeeded() {
-		rec.live = nil
-	}
 }
 
 // store keeps p, in the store if the body is a long one.
@@ -312,8 +327,11 @@ func (rec *recorder) store(p []byte) {
 			}
 		}
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		rec.lose("store")
+	case rec.body == nil && rec.written > liveWindow:
+		rec.lose("too-long") // of what is in memory the beginning goes next
 	}
 }
 
@@ -329,6 +347,9 @@ func (rec *recorder) lose(why string) {
 		rec.body = nil
 	}
 	rec.f.unshareable(rec.status, why)
+	if rec.x.background && rec.gone == nil {
+		rec.gone = errNobody
+	}
 }
 
 // share lets others of this process read along.
@@ -398,6 +419,9 @@ func (rec *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, rw, err := http.NewResponseController(rec.w).Hijack()
 	if err == nil {
 		rec.status, rec.keep = http.StatusSwitchingProtocols, false
+		if rec.live != nil { // what comes now, those who read along cannot have
+			rec.live.finish(errBroken, nil)
+		}
 		rec.f.unshareable(rec.status, "hijacked")
 	}
 	return conn, rw, err
@@ -424,7 +448,8 @@ func (rec *recorder) hasTrailer() bool {
 // end ends the body after the handler has returned, or for err, and reports whether
 // it is whole and may be stored.
 func (rec *recorder) end(err error) bool {
-	if err == nil && (rec.isShort() || rec.hasTrailer()) {
+	// A handler whose context has ended has most likely stopped half way.
+	if err == nil && (rec.isShort() || rec.hasTrailer() || rec.f.ctx.Err() != nil) {
 		err = errBroken
 	}
 	if rec.coding != nil {

@@ -223,7 +223,7 @@ func (x *exchange) openAt(ctx context.Context, key string, body cache.Body, offs
 // be had from its beginning any more; with over, something else can be had now.
 func (x *exchange) readAlong(l *live, reason string) (done, over bool) {
 	s := l.response
-	if !x.shares(s) || len(l.vary) > 0 && x.selects(varyIndex{names: l.vary}) != l.selected {
+	if !x.shares(s) || x.name.pageUnder(l.rule) != l.page || len(l.vary) > 0 && x.selects(varyIndex{names: l.vary}) != l.selected {
 		return false, false
 	}
 	r, over := l.join()

@@ -24,6 +24,7 @@ type Cache struct {
 	refresh  http.Handler // nil: the wrapped handler
 	logger   *slog.Logger
 	keyed    atomic.Bool      // a route has a Policy.Key
+	ruled    atomic.Bool      // a response had a No-Vary-Search rule
 	rules    memory[rule]     // of No-Vary-Search, by path
 	personal memory[struct{}] // pages whose responses to requests with credentials are not for sharing
 }

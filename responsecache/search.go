@@ -49,6 +49,7 @@ func (x *exchange) findRule(ctx context.Context) {
 func (c *Cache) storedRule(ctx context.Context, key string) rule {
 	if e, ok, err := c.engine.Get(ctx, key); err == nil && ok {
 		if f, ok := read(key, e); ok && f.isAlias() {
+			c.ruled.Store(true)
 			return rule{text: f.alias.rule}
 		}
 	}
@@ -70,11 +71,11 @@ func (f *filling) learn(ttl time.Duration) cache.Entry {
 	if f.rule.text == "" {
 		// The path has no rule any more.
 		_ = f.x.engine.Purge(f.ctx, key) // else it is asked for in vain for a while
-		return cache.Entry{Kind: cache.Uncacheable}
+		return failed                    // those who wait look under the old rule: each goes its own way
 	}
 	a := alias{rule: f.rule.text}
 	e := cache.Entry{Kind: cache.Value, Data: a.encode(), TTL: max(indexTTL, ttl)}
-	if err := f.replace(key, e); err != nil {
+	if err := f.replace(key, e, ""); err != nil {
 		return failed
 	}
 	return e

@@ -67,12 +67,16 @@ func (x *exchange) judge(resp *response) verdict {
 		return v.not("no-store")
 	case cc.Has("private") && !cc.Qualified("private"):
 		return v.not("private")
+	case isEventStream(h):
+		return v.not("stream")
 	case h.Get("Trailer") != "":
 		return v.not("trailer")
 	case len(h["Set-Cookie"]) > 0 && (!conforms || !explicit || len(h["Set-Cookie"]) != len(resp.own["Set-Cookie"])):
 		return v.not("set-cookie")
 	case len(x.r.Header["Authorization"]) > 0 && !s.authOK:
 		return v.not("authorization")
+	case hasCertificate(x.r) && !s.public:
+		return v.not("credentials")
 	case !conforms && hasCredentials(x.r) && !x.shares(s):
 		return v.not("credentials")
 	}
@@ -102,6 +106,13 @@ func (x *exchange) judge(resp *response) verdict {
 	v.store = true
 	s.header = x.storable(resp, cc)
 	return v
+}
+
+// isEventStream reports a body without an end: who came later would get old events,
+// and nobody would tell the handler that all clients have gone.
+func isEventStream(h http.Header) bool {
+	typ, _, _ := strings.Cut(h.Get("Content-Type"), ";")
+	return strings.EqualFold(strings.TrimSpace(typ), "text/event-stream")
 }
 
 // What a validator is good for after the lifetime.
