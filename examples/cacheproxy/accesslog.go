@@ -12,7 +12,7 @@ func accessLog(next http.Handler, log *slog.Logger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		began := time.Now()
 		rec := &counter{ResponseWriter: w}
-		defer func() {
+		defer func() { //nolint:contextcheck // the request has it
 			log.InfoContext(r.Context(), "request",
 				"method", r.Method, "host", r.Host, "uri", r.RequestURI, "status", rec.status, "bytes", rec.bytes,
 				"took", time.Since(began).Round(time.Microsecond), "cache", strings.Join(w.Header()["Cache-Status"], ", "))

@@ -53,7 +53,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 const drainLimit = 10 * time.Second
 
 func serve(ctx context.Context, c *config, log *slog.Logger, stdout io.Writer) (err error) {
-	handler, closeStores, err := newProxy(c, log)
+	handler, closeStores, err := newProxy(c, log) //nolint:contextcheck // what the cache does by itself has no request
 	if err != nil {
 		return err
 	}

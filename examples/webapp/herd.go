@@ -23,7 +23,7 @@ import (
 type herd struct {
 	target string        // scheme and host of the balancer, or of this node
 	work   time.Duration // that one computation of the page takes
-	purge  func(ctx context.Context, url string) error
+	purge  func(ctx context.Context, urls ...string) error
 	busy   sync.Mutex // one herd at a time
 }
 
