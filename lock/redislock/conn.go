@@ -43,8 +43,7 @@ type step struct {
 	wake   string // of a release
 	raise  uint64 // of an extend
 
-	acquiring bool         // set before redsync gets the step
-	asked     func() error // acquire: why nobody asks for it any more, or nil
+	acquiring bool // set before redsync gets the step
 
 	mu sync.Mutex // redsync goes on without the last servers
 	outcome
@@ -78,10 +77,8 @@ func (s *step) result() outcome {
 // timeout. The command itself does outlast ctx: redsync cancels that when enough
 // servers have answered, and the others are to hear of it all the same.
 func (s *step) run(ctx context.Context, script *redis.Script, args []any) (any, error) {
-	if s.acquiring {
-		if err := s.asked(); err != nil {
-			return nil, err
-		}
+	if err := scripts.Ended(ctx); err != nil && s.acquiring {
+		return nil, err
 	}
 	if !s.server.enter() {
 		return nil, errHung

@@ -189,8 +189,6 @@ func (q *Quorum) TryAcquire(ctx context.Context, req lock.Request) (lock.Grant, 
 	steps, pools := q.steps(req)
 	for _, s := range steps {
 		s.acquiring = true
-		// Not when redsync goes on: a lease should be on all servers.
-		s.asked = func() error { return scripts.Ended(ctx) }
 	}
 	err := mutex(req, pools...).TryLockContext(ctx)
 	if err != nil {

@@ -261,28 +261,6 @@ func TestAHungServerOfAQuorumIsNotAskedWithoutEnd(t *testing.T) {
 	assert.Eventually(t, func() bool { return redislock.Unanswered(q, 1) == 0 }, patience, time.Millisecond)
 }
 
-// redsync goes on when a majority has answered, maybe before the others were asked.
-// A lease that only the majority has is lost with the first of them.
-func TestALeaseOfAQuorumIsOnAllServers(t *testing.T) {
-	servers := newServers(t, 3)
-	locker := onQuorum(t, servers)
-	const leases = 300
-	for i := range leases {
-		_, err := locker.Acquire(within(t), fmt.Sprint(i), time.Hour)
-		require.NoError(t, err)
-	}
-	for i, server := range servers {
-		rdb := server.Client(t)
-		eventually(t, patience, fmt.Sprintf("server %d has all leases", i), func() bool {
-			has := int64(0)
-			for n := range leases {
-				has += rdb.Exists(t.Context(), fmt.Sprintf("herdless:lock:{%d}", n)).Val()
-			}
-			return has == leases
-		})
-	}
-}
-
 func TestWhatNewQuorumCannotUse(t *testing.T) {
 	rdb := redistest.Standalone(t).Client(t)
 	for name, clients := range map[string][]redislock.Client{
