@@ -39,7 +39,6 @@ func TestARepresentationWithASessionIsNotStored(t *testing.T) {
 // failingWriter is a client that goes away after the first bytes.
 type failingWriter struct {
 	*httptest.ResponseRecorder
-	n int
 }
 
 func TestARepresentationWhoseClientLeavesIsNotStored(t *testing.T) {
