@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bufio"
 	"log/slog"
+	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -46,6 +48,11 @@ func (c *counter) Write(p []byte) (int, error) {
 
 // Flush implements http.Flusher.
 func (c *counter) Flush() { _ = http.NewResponseController(c.ResponseWriter).Flush() }
+
+// Hijack implements http.Hijacker, which gin asks for without looking behind Unwrap.
+func (c *counter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return http.NewResponseController(c.ResponseWriter).Hijack()
+}
 
 // Unwrap leads http.ResponseController to the server's writer.
 func (c *counter) Unwrap() http.ResponseWriter { return c.ResponseWriter }

@@ -25,7 +25,7 @@ func parse(args []string, stderr io.Writer) (*config, error) {
 	c := &config{}
 	var origin string
 	f := flag.NewFlagSet("cacheproxy", flag.ContinueOnError)
-	f.SetOutput(stderr)
+	f.SetOutput(io.Discard) // run says what is wrong, on one line
 	f.StringVar(&c.listen, "listen", "127.0.0.1:8080", "`address` to listen on")
 	f.StringVar(&origin, "origin", "", "`URL` of the origin, such as http://127.0.0.1:8000; required")
 	f.StringVar(&c.redis, "redis", "", "`URL` of the Redis to store in; empty: in this process")
@@ -34,6 +34,10 @@ func parse(args []string, stderr io.Writer) (*config, error) {
 	f.IntVar(&c.maxBody, "max-body", 8<<20, "`bytes` up to which a body is stored")
 	f.IntVar(&c.maxSize, "max-size", 256<<20, "`bytes` that are stored in this process at most")
 	if err := f.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			f.SetOutput(stderr)
+			f.Usage()
+		}
 		return nil, err
 	}
 	var faults []error
