@@ -24,7 +24,7 @@ const (
 // Handler caches the responses of next.
 func (rt *Route) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		x := &exchange{route: rt, cache: rt.cache, engine: rt.cache.engine, next: next, w: w, r: r}
+		x := &exchange{route: rt, cache: rt.cache, engine: rt.cache.engine, next: next, w: w, r: r, came: time.Now()}
 		if isUnsafe(r.Method) {
 			x.invalidate(r.Context())
 			return
@@ -50,7 +50,7 @@ type exchange struct {
 	served   bool   // the handler ran and answered the client
 	// background: there is no client.
 	background bool
-	unwanted   uint64 // the version of a fresh entry that the request does not want
+	came       time.Time // when the request did
 
 	copied *http.Request // for a refresh in the background
 

@@ -124,12 +124,12 @@ func (w *wants) lane() string {
 func (x *exchange) fit(s *stored, e cache.Entry) cache.Verdict {
 	w := &x.wants
 	switch {
-	case s.failing && e.TTL > 0:
-		return cache.Use
 	case s.validate:
 		return cache.FallBack
 	case w.noCache:
-		return x.anew(e)
+		return x.anew(s, e)
+	case s.failing && e.TTL > 0 && w.maxAge == absent && w.minFresh == absent:
+		return cache.Use
 	}
 	age, left := s.age+e.Age, s.left(e)
 	young := w.maxAge == absent || age < w.maxAge
@@ -137,7 +137,7 @@ func (x *exchange) fit(s *stored, e cache.Entry) cache.Verdict {
 		if young && left >= w.minFresh {
 			return cache.Use
 		}
-		return x.anew(e)
+		return x.anew(s, e)
 	}
 	stale := -left
 	switch {
@@ -160,13 +160,13 @@ func (s *stored) left(e cache.Entry) time.Duration {
 	return e.TTL
 }
 
-// anew is the verdict on a fresh entry that the request does not want: another one
-// that comes while it waits for one to be made will do.
-func (x *exchange) anew(e cache.Entry) cache.Verdict {
-	if x.unwanted != 0 && x.unwanted != e.Version {
+// anew is the verdict on an entry that the request does not want: only one that was
+// made since it came will do, by a handler that others have asked. That another
+// version is found tells nothing: this process may have known an older one.
+func (x *exchange) anew(s *stored, e cache.Entry) cache.Verdict {
+	if s.left(e) > 0 && e.Age < time.Since(x.came) {
 		return cache.Use
 	}
-	x.unwanted = e.Version
 	return cache.FallBack
 }
 
