@@ -105,7 +105,7 @@ func (h *herd) run(ctx context.Context, host, mode string, n int) (*herdResult, 
 	ctx, cancel := context.WithTimeout(ctx, herdTimeout)
 	defer cancel()
 	if mode == modeHerdless {
-		if err := h.purge(ctx, "http://"+host+path); err != nil {
+		if err := h.expire(ctx, "http://"+host+path); err != nil {
 			return nil, err
 		}
 	}
@@ -115,6 +115,19 @@ func (h *herd) run(ctx context.Context, host, mode string, n int) (*herdResult, 
 	r.Mode, r.Requests, r.Work, r.Wall = mode, n, ms(h.work), ms(time.Since(began))
 	r.URL, r.At = "http://"+host+path, began.UTC().Format("15:04:05 UTC")
 	return r, nil
+}
+
+// expire returns when no node has the page any more.
+func (h *herd) expire(ctx context.Context, url string) error {
+	if err := h.purge(ctx, url); err != nil {
+		return err
+	}
+	select {
+	case <-time.After(staleness):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // fire sends all requests at the same moment, each over a connection of its own.

@@ -17,6 +17,10 @@ import (
 	"github.com/herdless/herdless/session/redisstore"
 )
 
+// staleness is for how long at most a node can still show from its own memory
+// what another has purged. In general it takes milliseconds.
+const staleness = 250 * time.Millisecond
+
 // redisLog takes what go-redis has to say by itself. The stores return the same
 // faults as errors, which are told where they matter, so here they are details.
 type redisLog struct{ *slog.Logger }
@@ -62,7 +66,7 @@ func onRedis(ctx context.Context, url string) (*stores, error) {
 	}
 	return &stores{
 		sessions: redisstore.New(rdb, nil),
-		pages:    rediscache.New(rdb, nil),
+		pages:    rediscache.New(rdb, &rediscache.Options{Staleness: staleness}),
 		locks:    redislock.New(rdb, nil),
 		limits:   redislimit.New(rdb, nil),
 		ping:     func(ctx context.Context) error { return rdb.Ping(ctx).Err() },
