@@ -20,6 +20,8 @@ type BlobLoader func(ctx context.Context, key string, w io.Writer) error
 
 // Blob is an open value. Whoever gets one closes it.
 type Blob struct {
+	// ReadCloser is an io.Seeker if the value comes from a store whose bodies
+	// are, as those of MemoryStore and rediscache are: for http.ServeContent.
 	io.ReadCloser
 	// Size is its length in bytes, or -1 if it comes straight from the source.
 	Size int64

@@ -11,7 +11,7 @@ import (
 // OpenBody opens the body of an entry under key that was found. Opening it counts
 // as asking the store; reading it is bounded by ctx. If bytes are missing the error
 // is ErrNoBody, here or of a Read: what was read without an error up to io.EOF is
-// whole.
+// whole. It is an io.Seeker if the store's is.
 func (e *Engine) OpenBody(ctx context.Context, key string, body Body) (r io.ReadCloser, err error) {
 	store, ok := e.store.(BodyStore)
 	if !ok {
@@ -31,7 +31,11 @@ func (e *Engine) OpenBody(ctx context.Context, key string, body Body) (r io.Read
 	inTime := budget.Stop()
 	switch {
 	case err == nil && missing == nil && inTime:
-		return closing{r, cancel}, nil
+		c := closing{r, cancel}
+		if s, ok := r.(io.Seeker); ok {
+			return closingSeeker{c, s}, nil
+		}
+		return c, nil
 	case err == nil && missing == nil:
 		_ = r.Close()
 		err = errBudget
@@ -55,9 +59,15 @@ func (c closing) Close() error {
 	return c.ReadCloser.Close()
 }
 
+// closingSeeker is one that can seek.
+type closingSeeker struct {
+	closing
+	io.Seeker
+}
+
 // CreateBody begins a body that is to belong to an entry under key, as BodyStore
-// does. With another store the error is errors.ErrUnsupported. Each Write and Finish has a budget, larger than that of a read because some
-// MiB may be on their way.
+// does. With another store the error is errors.ErrUnsupported. Each Write and Finish
+// has a budget, larger than that of a read because some MiB may be on their way.
 func (e *Engine) CreateBody(ctx context.Context, key string, ttl time.Duration) (BodyWriter, error) {
 	store, ok := e.store.(BodyStore)
 	if !ok {

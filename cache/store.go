@@ -171,7 +171,8 @@ type BodyStore interface {
 	// OpenBody returns the bytes of a body of an entry under key. If some are
 	// missing or damaged it fails with ErrNoBody, or reading does before the
 	// end: what was read without an error up to io.EOF is whole. ctx bounds the
-	// reading, too.
+	// reading, too. If what it returns is an io.Seeker, a part can be read
+	// without what lies before it; then whole is what was read from there on.
 	OpenBody(ctx context.Context, key string, b Body) (io.ReadCloser, error)
 }
 

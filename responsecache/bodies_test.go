@@ -3,15 +3,23 @@ package responsecache_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"mime"
+	"mime/multipart"
 	"net/http"
+	"regexp"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/herdless/herdless/cache"
+	"github.com/herdless/herdless/internal/redistest"
 	"github.com/herdless/herdless/responsecache"
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -197,5 +205,125 @@ func TestAnEventStreamEndsWithItsClient(t *testing.T) {
 	case <-ended:
 	case <-time.After(2 * time.Second):
 		t.Error("it goes on for nobody")
+	}
+}
+
+// chunkReads records which chunks of bodies are read from Redis, by their numbers.
+type chunkReads struct {
+	redis.Hook
+	mu      sync.Mutex
+	numbers []string
+}
+
+var chunkKey = regexp.MustCompile(`}:[0-9a-f]{32}:([0-9]+)$`)
+
+func (c *chunkReads) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (c *chunkReads) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+
+func (c *chunkReads) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		c.mu.Lock()
+		for _, cmd := range cmds {
+			if cmd.Name() != "get" {
+				continue
+			}
+			if m := chunkKey.FindStringSubmatch(fmt.Sprint(cmd.Args()[1])); m != nil {
+				c.numbers = append(c.numbers, m[1])
+			}
+		}
+		c.mu.Unlock()
+		return next(ctx, cmds)
+	}
+}
+
+// take returns those since the last call.
+func (c *chunkReads) take() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	numbers := c.numbers
+	c.numbers = nil
+	return numbers
+}
+
+// A range of a long body costs what the range is long, wherever it is.
+func TestARangeReadsNothingThatLiesBeforeIt(t *testing.T) {
+	body := pattern(20<<20 + 100) // 81 chunks of 256 KiB
+	rdb := redistest.Standalone(t).Client(t)
+	reads := &chunkReads{}
+	rdb.AddHook(reads)
+	s := serve(t, redisStores(t, rdb), responsecache.Policy{TTL: time.Minute, MaxBody: 32 << 20}, func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write(body)
+	})
+	require.Len(t, s.get(t, "/page").body, len(body))
+	for _, test := range []struct {
+		ranges string
+		want   [][2]int // beginnings and ends
+		chunks []string
+	}{
+		{"bytes=-50", [][2]int{{20<<20 + 50, 20<<20 + 100}}, []string{"80"}},
+		{"bytes=-1000", [][2]int{{20<<20 - 900, 20<<20 + 100}}, []string{"79", "80"}},
+		{"bytes=10485770-10485779", [][2]int{{10485770, 10485780}}, []string{"40"}},
+		{"bytes=5242890-5242899,5242990-5242999,-10", [][2]int{{5242890, 5242900}, {5242990, 5243000}, {20<<20 + 90, 20<<20 + 100}}, []string{"20", "80"}},
+	} {
+		reads.take()
+		r := s.get(t, "/page", "Range", test.ranges)
+		require.Equal(t, http.StatusPartialContent, r.status, test.ranges)
+		require.NoError(t, r.err)
+		got := []string{r.body}
+		if len(test.want) > 1 {
+			got = parts(t, r)
+		}
+		require.Len(t, got, len(test.want), test.ranges)
+		for i, w := range test.want {
+			assert.True(t, got[i] == string(body[w[0]:w[1]]), "%s, part %d", test.ranges, i)
+		}
+		assert.Equal(t, test.chunks, reads.take(), test.ranges)
+	}
+}
+
+// unseekable is a store whose bodies are read from the beginning.
+type unseekable struct{ *cache.MemoryStore }
+
+func (s unseekable) OpenBody(ctx context.Context, key string, b cache.Body) (io.ReadCloser, error) {
+	r, err := s.MemoryStore.OpenBody(ctx, key, b)
+	return struct{ io.ReadCloser }{r}, err
+}
+
+func TestRangesOfALongBodyInAnyOrder(t *testing.T) {
+	body := pattern(1 << 20)
+	stores := map[string]cache.Store{"seeks": cache.NewMemoryStore(nil), "does not": unseekable{cache.NewMemoryStore(nil)}}
+	for name, store := range stores {
+		t.Run(name, func(t *testing.T) {
+			st := memoryStores(t)
+			st.cache = store
+			s := serve(t, st, responsecache.Policy{TTL: time.Minute}, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(body) })
+			s.get(t, "/page")
+			r := s.get(t, "/page", "Range", "bytes=1000000-1000009,500000-500009,600000-600009,-10")
+			require.Equal(t, http.StatusPartialContent, r.status)
+			var want []string
+			for _, from := range []int{1_000_000, 500_000, 600_000, len(body) - 10} {
+				want = append(want, string(body[from:from+10]))
+			}
+			assert.Equal(t, want, parts(t, r))
+			r = s.get(t, "/page", "Range", "bytes=700000-700009")
+			assert.Equal(t, string(body[700_000:700_010]), r.body)
+		})
+	}
+}
+
+// parts returns the parts of a multipart response.
+func parts(t *testing.T, r response) (list []string) {
+	t.Helper()
+	_, params, err := mime.ParseMediaType(r.header.Get("Content-Type"))
+	require.NoError(t, err)
+	for reader := multipart.NewReader(strings.NewReader(r.body), params["boundary"]); ; {
+		p, err := reader.NextPart()
+		if errors.Is(err, io.EOF) {
+			return list
+		}
+		require.NoError(t, err)
+		data, err := io.ReadAll(p)
+		require.NoError(t, err)
+		list = append(list, string(data))
 	}
 }

@@ -165,8 +165,8 @@ func (x *exchange) sendParts(s *stored, ranges []fields.Range, body io.ReadClose
 				panic(http.ErrAbortHandler)
 			}
 			defer body.Close()
-		} else {
-			x.copy(io.Discard, io.LimitReader(body, r.Start-at), r.Start-at)
+		} else if err := skip(body, at, r.Start); err != nil {
+			panic(http.ErrAbortHandler)
 		}
 		at = r.Start + r.Length
 		x.copy(w, io.LimitReader(body, r.Length), r.Length)
@@ -203,19 +203,28 @@ func (c *copier) Write(p []byte) (int, error) {
 // openAt opens a stored body at an offset.
 func (x *exchange) openAt(ctx context.Context, key string, body cache.Body, offset int64) (io.ReadCloser, error) {
 	r, err := x.engine.OpenBody(ctx, key, body)
-	if err != nil || offset == 0 {
-		return r, err
+	if err != nil {
+		return nil, err
 	}
-	if s, ok := r.(io.Seeker); ok {
-		if _, err := s.Seek(offset, io.SeekStart); !errors.Is(err, errors.ErrUnsupported) {
-			return r, err
-		}
-	}
-	if _, err := io.CopyN(io.Discard, r, offset); err != nil {
+	if err := skip(r, 0, offset); err != nil {
 		r.Close()
 		return nil, err
 	}
 	return r, nil
+}
+
+// skip goes on from one offset of a body to another one, without reading what lies
+// between them if that can be.
+func skip(r io.Reader, from, to int64) error {
+	if from == to {
+		return nil
+	}
+	if s, ok := r.(io.Seeker); ok {
+		_, err := s.Seek(to, io.SeekStart)
+		return err
+	}
+	_, err := io.CopyN(io.Discard, r, to-from)
+	return err
 }
 
 // readAlong answers with a response that another request of this process is making.

@@ -3,6 +3,7 @@
 package cachetest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -809,6 +810,7 @@ func testBodies(s *suite) {
 	if _, err := read("key1", cache.Body{ID: "made up", Size: 10}); err == nil {
 		s.broken("a body that was made up could be read")
 	}
+	s.seekBody(store)
 	w, err := store.CreateBody(s.Context(), "aborted", time.Minute)
 	s.ok(err)
 	_, err = io.WriteString(w, "half")
@@ -816,5 +818,72 @@ func testBodies(s *suite) {
 	w.Abort()
 	if _, err := w.Finish(); err == nil {
 		s.broken("Finish after Abort: no error")
+	}
+}
+
+// seekBody reads parts of a body, if what reads it can seek.
+func (s *suite) seekBody(store cache.BodyStore) {
+	const size = 3<<20 + 7
+	data := make([]byte, size)
+	for i := range data {
+		data[i] = byte(i>>16) ^ byte(i*7)
+	}
+	w, err := store.CreateBody(s.Context(), "long", time.Minute)
+	s.ok(err)
+	_, err = w.Write(data)
+	s.ok(err)
+	body, err := w.Finish()
+	s.ok(err)
+	e := value("head")
+	e.Body = body
+	s.put("long", e)
+	r, err := store.OpenBody(s.Context(), "long", body)
+	s.ok(err)
+	defer r.Close()
+	seeker, ok := r.(io.Seeker)
+	if !ok {
+		return
+	}
+	for _, step := range []struct {
+		offset int64
+		whence int
+		at     int64 // where that is
+		read   int64
+	}{
+		{0, io.SeekEnd, size, 0},
+		{-10, io.SeekEnd, size - 10, 10},
+		{1<<20 + 1, io.SeekStart, 1<<20 + 1, 100},
+		{50, io.SeekCurrent, 1<<20 + 151, 1 << 20}, // over the ends of chunks
+		{-1 << 20, io.SeekCurrent, 1<<20 + 151, 5},
+		{0, io.SeekCurrent, 1<<20 + 156, 1},
+		{1 << 18, io.SeekStart, 1 << 18, 1 << 18},
+		{size + 10, io.SeekStart, size + 10, 0}, // behind the end there is nothing
+		{0, io.SeekStart, 0, size},
+	} {
+		at, err := seeker.Seek(step.offset, step.whence)
+		if err != nil || at != step.at {
+			s.broken("Seek(%d, %d) = %d, %v; want %d", step.offset, step.whence, at, err, step.at)
+		}
+		got := make([]byte, step.read)
+		if _, err := io.ReadFull(r, got); err != nil || !bytes.Equal(got, data[min(at, size):min(at, size)+step.read]) {
+			s.broken("%d bytes were read from %d on, equal: false, error: %v", step.read, at, err)
+		}
+		if at+step.read < size {
+			continue
+		}
+		if n, err := r.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
+			s.broken("Read at the end = %d, %v; want 0, io.EOF", n, err)
+		}
+	}
+	for _, wrong := range []struct {
+		offset int64
+		whence int
+	}{{-1, io.SeekStart}, {-size - 1, io.SeekEnd}, {0, 3}} {
+		if _, err := seeker.Seek(wrong.offset, wrong.whence); err == nil {
+			s.broken("Seek(%d, %d): no error", wrong.offset, wrong.whence)
+		}
+	}
+	if at, err := seeker.Seek(0, io.SeekCurrent); err != nil || at != size {
+		s.broken("after Seeks that were refused it stands at %d, %v; want %d", at, err, int64(size))
 	}
 }

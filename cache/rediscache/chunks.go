@@ -219,16 +219,20 @@ type chunkReader struct {
 	id     id
 	count  uint32
 	size   int64 // of the value
+	each   int64 // of all chunks but the last one; zero: not known
 
 	next    uint32 // the chunk to ask for
+	skip    int64  // of its bytes, those that nobody wants
+	ahead   int    // how many to ask for at a time; zero: as many as fit
 	buffers [][]byte
 	loaded  [][]byte // what is left of them
-	read    int64
+	pos     int64    // of what is read next
 	err     error
 }
 
 // OpenBody implements cache.BodyStore with one round trip. Reading takes one for
-// each MiB.
+// each MiB. What it returns is an io.Seeker: after a Seek one chunk is read, then
+// two, and so on.
 func (s *Store) OpenBody(ctx context.Context, key string, b cache.Body) (io.ReadCloser, error) {
 	i, count, err := parseBody(b)
 	if err == nil && b.ID == "" {
@@ -258,24 +262,42 @@ func (r *bodyReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// Seek implements io.Seeker without a round trip.
+func (r *bodyReader) Seek(offset int64, whence int) (int64, error) {
+	at, err := r.seek(offset, whence)
+	if err != nil {
+		err = fault(r.ctx, "seek in body", err)
+	}
+	return at, err
+}
+
 // Close implements io.Closer.
 func (r *bodyReader) Close() error {
 	r.loaded, r.buffers, r.err = nil, nil, errors.New("the body is closed")
 	return nil
 }
 
-// check asks whether all chunks are there.
+// check asks whether all chunks are there, and how long they are: the process that
+// has written them may have had another Options.ChunkBytes.
 func (r *chunkReader) check() error {
 	if r.count == 0 {
+		if r.size > 0 {
+			return errIncomplete
+		}
 		return nil
 	}
 	var cmds []*redis.IntCmd
+	var first *redis.IntCmd
 	_, err := r.client.Pipelined(r.ctx, func(p redis.Pipeliner) error {
+		first = p.StrLen(r.ctx, chunkName(r.prefix, 0))
 		for first := uint32(0); first < r.count; first += existsAtOnce {
 			cmds = append(cmds, p.Exists(r.ctx, chunkNames(r.prefix, first, min(r.count-first, existsAtOnce))...))
 		}
 		return nil
 	})
+	if isWrongType(err) {
+		return errIncomplete
+	}
 	if err != nil {
 		return err
 	}
@@ -283,10 +305,59 @@ func (r *chunkReader) check() error {
 	for _, c := range cmds {
 		there += c.Val()
 	}
-	if there != int64(r.count) {
+	r.each = first.Val() - chunkHeader
+	last := r.size - r.each*int64(r.count-1)
+	if there != int64(r.count) || last <= 0 || last > r.each {
 		return errIncomplete
 	}
 	return nil
+}
+
+// seek goes to another place of the value. Nothing is asked for.
+func (r *chunkReader) seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekStart:
+	case io.SeekCurrent:
+		offset += r.pos
+	case io.SeekEnd:
+		offset += r.size
+	default:
+		return r.pos, fmt.Errorf("the whence %d means nothing", whence)
+	}
+	switch {
+	case offset < 0:
+		return r.pos, errors.New("the place lies before the beginning")
+	case errors.Is(r.err, io.EOF):
+		r.err = nil
+	case r.err != nil:
+		return r.pos, r.err
+	}
+	further := offset - r.pos
+	r.pos = offset
+	if further >= 0 && r.pass(further) {
+		return offset, nil
+	}
+	r.loaded = r.loaded[:0]
+	r.ahead = 1 // who reads parts wants no more than them
+	if offset >= r.size {
+		r.next, r.skip = r.count, 0
+	} else {
+		r.next, r.skip = uint32(offset/r.each), offset%r.each
+	}
+	return offset, nil
+}
+
+// pass gives up the next n bytes, if they and at least one more are loaded.
+func (r *chunkReader) pass(n int64) bool {
+	for i, b := range r.loaded {
+		if n < int64(len(b)) {
+			r.loaded = r.loaded[i:]
+			r.loaded[0] = b[n:]
+			return true
+		}
+		n -= int64(len(b))
+	}
+	return false
 }
 
 // Read implements io.Reader.
@@ -301,14 +372,14 @@ func (r *chunkReader) Read(p []byte) (int, error) {
 	if r.loaded[0] = r.loaded[0][n:]; len(r.loaded[0]) == 0 {
 		r.loaded = r.loaded[1:]
 	}
-	r.read += int64(n)
+	r.pos += int64(n)
 	return n, nil
 }
 
 // load asks for the next chunks. It fails with io.EOF at the end.
 func (r *chunkReader) load() error {
 	if r.next == r.count {
-		if r.read != r.size {
+		if r.pos < r.size {
 			return errIncomplete
 		}
 		return io.EOF
@@ -317,15 +388,25 @@ func (r *chunkReader) load() error {
 	if err != nil && !isIncomplete(err) && r.ctx.Err() == nil {
 		n, err = r.fetch() // the client does not repeat what reads into a buffer
 	}
+	if err != nil {
+		return err
+	}
 	r.next += n
-	return err
+	r.loaded[0] = r.loaded[0][r.skip:]
+	r.skip = 0
+	return nil
 }
 
 // fetch gets the next chunks into the buffers, and returns how many.
 func (r *chunkReader) fetch() (uint32, error) {
 	r.makeBuffers()
 	r.loaded = r.loaded[:0]
-	cmds := make([]*redis.ZeroCopyStringCmd, min(len(r.buffers), int(r.count-r.next)))
+	n := min(len(r.buffers), int(r.count-r.next))
+	if r.ahead > 0 {
+		n = min(n, r.ahead)
+		r.ahead = min(2*r.ahead, len(r.buffers))
+	}
+	cmds := make([]*redis.ZeroCopyStringCmd, n)
 	_, _ = r.client.Pipelined(r.ctx, func(p redis.Pipeliner) error {
 		for i := range cmds {
 			cmds[i] = p.GetToBuffer(r.ctx, chunkName(r.prefix, r.next+uint32(i)), r.buffers[i])
@@ -369,7 +450,11 @@ func isTooLong(err error) bool {
 
 // isChunk reports that b is the chunk of that number.
 func (r *chunkReader) isChunk(b []byte, number uint32) bool {
-	return len(b) > chunkHeader && string(b[:4]) == chunkMagic &&
+	length := int64(len(b) - chunkHeader)
+	if r.each > 0 && length != min(r.each, r.size-r.each*int64(number)) {
+		return false // where it is sought would be wrong
+	}
+	return length > 0 && string(b[:4]) == chunkMagic &&
 		binary.BigEndian.Uint32(b[4:]) == crc32.Checksum(b[8:], castagnoli) &&
 		id(b[8:24]) == r.id && binary.BigEndian.Uint32(b[24:]) == number
 }
@@ -392,7 +477,7 @@ func (s *Store) loadChunks(ctx context.Context, key string, i id, count uint32, 
 				return nil, errIncomplete
 			}
 			data = append(slices.Grow(data, len(b)), b...)
-			r.read += int64(len(b))
+			r.pos += int64(len(b))
 		}
 		r.loaded = r.loaded[:0]
 	}

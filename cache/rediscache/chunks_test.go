@@ -49,6 +49,54 @@ func readBody(s *rediscache.Store, key string, b cache.Body) ([]byte, error) {
 	return io.ReadAll(r)
 }
 
+// readBodyFrom returns what can be read from an offset on.
+func readBodyFrom(s *rediscache.Store, key string, b cache.Body, offset int64) ([]byte, error) {
+	r, err := s.OpenBody(context.Background(), key, b)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	if _, err := r.(io.Seeker).Seek(offset, io.SeekStart); err != nil {
+		return nil, err
+	}
+	return io.ReadAll(r)
+}
+
+// What one process has written another one reads, from wherever it wants, even if
+// they do not agree on how long chunks are.
+func TestABodyInChunksOfAnotherSize(t *testing.T) {
+	rdb := redistest.Standalone(t).Client(t)
+	prefix := redistest.Prefix(t)
+	reader := rediscache.New(rdb, &rediscache.Options{Prefix: prefix})
+	for _, chunk := range []int{1 << 10, 100_001, 1 << 20} {
+		for _, size := range []int{1, chunk, 3*chunk + 1, 5*chunk - 1} {
+			key, data := fmt.Sprint(chunk, " ", size), noise(size)
+			writer := rediscache.New(rdb, &rediscache.Options{Prefix: prefix, ChunkBytes: chunk})
+			body := writeBody(t, writer, key, data)
+			for _, from := range []int{0, 1, size / 2, chunk, size - 1, size} {
+				got, err := readBodyFrom(reader, key, body, int64(from))
+				require.NoError(t, err, "%s from %d", key, from)
+				assert.True(t, bytes.Equal(data[min(from, size):], got), "%s from %d", key, from)
+			}
+		}
+	}
+}
+
+func TestAClosedBodyIsNotSoughtIn(t *testing.T) {
+	s := rediscache.New(redistest.Standalone(t).Client(t), &rediscache.Options{Prefix: redistest.Prefix(t)})
+	_, err := readBodyFrom(s, "key", cache.Body{ID: strings.Repeat("0f", 16) + ".0", Size: 5}, 3)
+	require.ErrorIs(t, err, cache.ErrNoBody, "bytes in no chunk")
+	r, err := s.OpenBody(t.Context(), "key", writeBody(t, s, "key", noise(3000)))
+	require.NoError(t, err)
+	_, err = io.Copy(io.Discard, r)
+	require.NoError(t, err)
+	require.NoError(t, r.Close())
+	_, err = r.(io.Seeker).Seek(0, io.SeekStart)
+	require.ErrorContains(t, err, "rediscache: seek in body: ")
+	_, err = r.Read(make([]byte, 1))
+	require.Error(t, err)
+}
+
 func TestLongDataAndBodies(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
 		s := rediscache.New(rdb, &rediscache.Options{Prefix: redistest.Prefix(t)})
@@ -105,6 +153,9 @@ func TestDamagedChunks(t *testing.T) {
 			require.NoError(t, err)
 			require.NoError(t, rdb.Set(t.Context(), keys[i], b[:len(b)-1], time.Minute).Err())
 		},
+		"cut to the header": func(t *testing.T, keys []string, i int) {
+			require.NoError(t, rdb.Do(t.Context(), "SET", keys[i], strings.Repeat("x", 28)).Err())
+		},
 		"of another type": func(t *testing.T, keys []string, i int) {
 			require.NoError(t, rdb.Del(t.Context(), keys[i]).Err())
 			require.NoError(t, rdb.RPush(t.Context(), keys[i], "x").Err())
@@ -127,8 +178,12 @@ func TestDamagedChunks(t *testing.T) {
 				require.Len(t, keys, 6)
 				damage(t, keys, i)
 				got, err := readBody(s, "body", body)
-				require.Error(t, err)
+				require.ErrorIs(t, err, cache.ErrNoBody)
 				assert.True(t, bytes.HasPrefix(data, got), "chunk %d", i)
+				for from := 0; from < len(data); from += chunk {
+					got, _ := readBodyFrom(s, "body", body, int64(from))
+					assert.True(t, bytes.HasPrefix(data[from:], got), "chunk %d, from %d", i, from)
+				}
 
 				require.True(t, fill(t, s, "data", 1, string(data)))
 				entry := ""
