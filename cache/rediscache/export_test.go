@@ -52,6 +52,9 @@ func (s *Store) SetKnown(epoch uint64) {
 // Fresh reports that the store may rely on its tier.
 func (s *Store) Fresh() bool { return s.feed.fresh() }
 
+// Emptied counts how often the store's tier was emptied.
+func (s *Store) Emptied() uint64 { return s.tier.generation.Load() }
+
 // News returns the body of a message with a record and two keys.
 func News(hash uint64, soft bool, key string) string {
 	return string(news{records: []purges.Record{purges.Tag(hash, soft)}, keys: []string{key, "another"}}.body())

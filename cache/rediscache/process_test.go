@@ -1,21 +1,19 @@
 package rediscache_test
 
 import (
-	"encoding/binary"
+	"crypto/rand"
 	"fmt"
-	"hash/crc32"
 	"maps"
-	"math/rand/v2"
+	mathrand "math/rand/v2"
 	"net/rpc"
+	"slices"
 	"strconv"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/herdless/herdless/cache"
-	"github.com/herdless/herdless/cache/rediscache"
 	"github.com/herdless/herdless/internal/redistest"
-	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -47,30 +45,33 @@ func since(from time.Time, list []Answer) (f figures) {
 func TestAColdKeyIsLoadedOnce(t *testing.T) {
 	server, source := redistest.NewStandalone(t), newSource(t)
 	processes := startProcesses(t, Setup{URL: server.URL(), Prefix: redistest.Prefix(t), Source: string(source), StoreTimeout: patient})
-	source.set(t, "key", "value")
-
-	commands := monitor(t, server)
-	var calls []<-chan *rpc.Call
-	for _, p := range processes {
-		calls = append(calls, p.getSoon(GetOrder{Key: "key", Callers: 500, Load: LoadOrder{Takes: 800 * time.Millisecond}}))
-	}
-	var all []Answer
-	for _, soon := range calls {
-		all = append(all, answers(t, soon, "value")...)
-	}
-	counts := commands()
-	total := 0
-	for _, n := range counts {
-		total += n
-	}
-	loads := source.loads(t, "key")
-	require.Len(t, loads, 1)
-	require.Len(t, all, 1500)
-	late := since(loads[0].ended, all)
-	t.Logf("answers came after the end of the load: %v; target: p99 ≤ 5 ms and a round trip", late)
-	t.Logf("%d commands: %v; target: ≤ 60", total, counts)
-	assert.Less(t, late.percentile(99), slack)
-	assert.LessOrEqual(t, total, 60)
+	const takes = 800 * time.Millisecond
+	tries(t, func(m *measurement) {
+		key := rand.Text()
+		source.set(t, key, "value")
+		commands, began := monitor(t, server), time.Now()
+		var calls []<-chan *rpc.Call
+		for _, p := range processes {
+			calls = append(calls, p.getSoon(GetOrder{Key: key, Callers: 500, Load: LoadOrder{Takes: takes}}))
+		}
+		var all []Answer
+		for _, soon := range calls {
+			all = append(all, answers(t, soon, "value")...)
+		}
+		counts, lasted := commands(), time.Since(began)
+		total := 0
+		for _, n := range counts {
+			total += n
+		}
+		loads := source.loads(t, key)
+		require.Len(t, all, 1500)
+		late := since(loads[0].ended, all)
+		t.Logf("answers came after the end of the load: %v; target: p99 ≤ 5 ms and a round trip", late)
+		t.Logf("%d commands in %v: %v; target: ≤ 60", total, lasted, counts)
+		m.check(len(loads) == 1, "%d loads", len(loads))
+		m.within(slack, late.percentile(99), "p99 of the answers")
+		m.check(total <= 60, "%d commands in %v", total, lasted)
+	})
 }
 
 // Whoever waits for a process that dies is not kept waiting for longer than its
@@ -81,31 +82,32 @@ func TestTheLoadingProcessIsKilled(t *testing.T) {
 	setup := Setup{URL: server.URL(), Prefix: redistest.Prefix(t), Source: string(source), StoreTimeout: patient}
 	processes := startProcesses(t, setup)
 	var took figures
-	for round := range 3 {
-		key := fmt.Sprint("key", round)
-		source.set(t, key, "value")
-		dies := processes[0]
-		if round > 0 {
+	dies := processes[0]
+	for range 3 {
+		tries(t, func(m *measurement) {
+			key := rand.Text()
+			source.set(t, key, "value")
+			dies.getSoon(GetOrder{Key: key, Load: LoadOrder{Takes: time.Hour}})
+			source.begun(t, key, 1)
+			var calls []<-chan *rpc.Call
+			for _, p := range processes[1:] {
+				calls = append(calls, p.getSoon(GetOrder{Key: key, Callers: 200, Load: LoadOrder{Takes: 100 * time.Millisecond}}))
+			}
+			time.Sleep(leaseTTL + mathrand.N(leaseTTL)) // the lease is renewed
+			killed := dies.signal(t, syscall.SIGKILL)
+			for _, soon := range calls {
+				require.Len(t, answers(t, soon, "value"), 200)
+			}
+			loads := source.loads(t, key)
+			takeover := loads[1].began.Sub(killed)
+			took = append(took, takeover)
+			m.check(takeover > 0, "the process has lost its lease before it died")
+			m.check(len(loads) == 2, "%d loads, want that of the process that died, and another one", len(loads))
+			m.within(600*time.Millisecond, takeover, "another load began after the death")
 			dies = startProcess(t, setup)
-		}
-		dies.getSoon(GetOrder{Key: key, Load: LoadOrder{Takes: time.Hour}})
-		source.begun(t, key, 1)
-		var calls []<-chan *rpc.Call
-		for _, p := range processes[1:] {
-			calls = append(calls, p.getSoon(GetOrder{Key: key, Callers: 200, Load: LoadOrder{Takes: 100 * time.Millisecond}}))
-		}
-		time.Sleep(leaseTTL + rand.N(leaseTTL)) // the lease is renewed
-		require.Len(t, source.loads(t, key), 1, "the process lives")
-		killed := dies.signal(t, syscall.SIGKILL)
-		for _, soon := range calls {
-			require.Len(t, answers(t, soon, "value"), 200)
-		}
-		loads := source.loads(t, key)
-		require.Len(t, loads, 2, "the one that died, and another one")
-		took = append(took, loads[1].began.Sub(killed))
+		})
 	}
 	t.Logf("another load began after the death: %v; target: ≤ 600 ms", took)
-	assert.LessOrEqual(t, took.percentile(100), leaseTTL+100*time.Millisecond+slack)
 }
 
 // What a process has loaded that was stopped, while others went on, is not stored.
@@ -114,32 +116,36 @@ func TestTheLoadingProcessIsStopped(t *testing.T) {
 	server, source := redistest.Standalone(t), newSource(t)
 	processes := startProcesses(t, Setup{URL: server.URL(), Prefix: redistest.Prefix(t), Source: string(source), StoreTimeout: patient})
 	stops := processes[0]
-	source.set(t, "key", "old")
-	first := stops.getSoon(GetOrder{Key: "key", Callers: 20, Load: LoadOrder{Takes: time.Second}})
-	source.begun(t, "key", 1)
-	stopped := stops.signal(t, syscall.SIGSTOP)
-	time.Sleep(20 * time.Millisecond) // it has read the source
-	source.set(t, "key", "new")
+	tries(t, func(m *measurement) {
+		key, refused := rand.Text(), stops.stats(t).FillsRefused
+		source.set(t, key, "old")
+		first := stops.getSoon(GetOrder{Key: key, Callers: 20, Load: LoadOrder{Takes: time.Second}})
+		source.begun(t, key, 1)
+		stopped := stops.signal(t, syscall.SIGSTOP)
+		time.Sleep(20 * time.Millisecond) // it has stopped
+		source.set(t, key, "new")
 
-	var calls []<-chan *rpc.Call
-	for _, p := range processes[1:] {
-		calls = append(calls, p.getSoon(GetOrder{Key: "key", Callers: 20, Load: LoadOrder{Takes: 20 * time.Millisecond}}))
-	}
-	for _, soon := range calls {
-		others := answers(t, soon, "new")
-		t.Logf("others had the value after %v", since(stopped, others))
-	}
-	time.Sleep(time.Until(stopped.Add(3 * leaseTTL)))
-	continued := stops.signal(t, syscall.SIGCONT)
-	late := since(continued, answers(t, first, "old", "new"))
-	t.Logf("those who waited in the stopped process had an answer %v after it went on", late)
-	assert.Less(t, late.percentile(100), patient+slack)
+		var calls []<-chan *rpc.Call
+		for _, p := range processes[1:] {
+			calls = append(calls, p.getSoon(GetOrder{Key: key, Callers: 20, Load: LoadOrder{Takes: 20 * time.Millisecond}}))
+		}
+		for _, soon := range calls {
+			others := answers(t, soon, "new")
+			t.Logf("others had the value after %v", since(stopped, others))
+		}
+		time.Sleep(time.Until(stopped.Add(3 * leaseTTL)))
+		continued := stops.signal(t, syscall.SIGCONT)
+		late := since(continued, answers(t, first, "old", "new"))
+		t.Logf("those who waited in the stopped process had an answer %v after it went on", late)
+		m.within(patient, late.percentile(100), "until those had an answer who waited in the stopped process")
 
-	for _, p := range processes {
-		answers(t, p.getSoon(GetOrder{Key: "key"}), "new")
-	}
-	assert.EqualValues(t, 1, stops.stats(t).FillsRefused)
-	assert.Len(t, source.loads(t, "key"), 2, "the value is stored")
+		for _, p := range processes {
+			answers(t, p.getSoon(GetOrder{Key: key}), "new")
+		}
+		assert.EqualValues(t, 1, stops.stats(t).FillsRefused-refused)
+		loads := source.loads(t, key)
+		m.check(len(loads) == 2, "%d loads, want 2: the value is stored", len(loads))
+	})
 }
 
 // A source that fails is left alone for a while.
@@ -155,8 +161,8 @@ func TestALoadFails(t *testing.T) {
 			Load: LoadOrder{Takes: 20 * time.Millisecond, Fails: true},
 		}))
 	}
-	const lasts = 3 * time.Second
-	time.Sleep(lasts)
+	began := time.Now()
+	time.Sleep(3 * time.Second)
 	for i, p := range processes {
 		p.stop(t)
 		h := answer[Hammered](t, calls[i])
@@ -178,6 +184,7 @@ func TestALoadFails(t *testing.T) {
 			assert.GreaterOrEqual(t, pause, backoff, "between two loads of a process")
 		}
 	}
+	lasts := time.Since(began)
 	t.Logf("%d loads by %d processes in %v; target: one in %v by each at most", len(loads), len(perProcess), lasts, backoff)
 	assert.Greater(t, len(loads), 1, "it is tried again")
 	assert.LessOrEqual(t, len(loads), len(processes)*(int(lasts/backoff)+1))
@@ -188,39 +195,42 @@ func TestALoadPanics(t *testing.T) {
 	t.Parallel()
 	server, source := redistest.Standalone(t), newSource(t)
 	processes := startProcesses(t, Setup{URL: server.URL(), Prefix: redistest.Prefix(t), Source: string(source), StoreTimeout: patient})
-	source.set(t, "key", "value")
 	panics := processes[0]
-	calls := []<-chan *rpc.Call{
-		panics.getSoon(GetOrder{Key: "key", Callers: 20, Load: LoadOrder{Takes: 500 * time.Millisecond, Panics: true}}),
-	}
-	source.begun(t, "key", 1)
-	for _, p := range processes[1:] {
-		calls = append(calls, p.getSoon(GetOrder{Key: "key", Callers: 20, Load: LoadOrder{Takes: 10 * time.Millisecond}}))
-	}
-	got := make([][]Answer, len(calls))
-	for i, soon := range calls {
-		got[i] = answer[[]Answer](t, soon)
-	}
-	panicked := source.loads(t, "key")[0].ended
-	for i, list := range got {
-		for _, a := range list {
-			if i == 0 {
-				require.Equal(t, "cache: the load panicked: the source panics", a.Err)
-			} else if a.Err != cache.ErrLoadFailed.Error() {
-				require.Empty(t, a.Err)
-				require.Equal(t, "value", a.Value)
-			}
+	tries(t, func(m *measurement) {
+		key := rand.Text()
+		source.set(t, key, "value")
+		calls := []<-chan *rpc.Call{
+			panics.getSoon(GetOrder{Key: key, Callers: 20, Load: LoadOrder{Takes: 500 * time.Millisecond, Panics: true}}),
 		}
-		late := since(panicked, list)
-		t.Logf("process %d: answers like %+v came after the panic: %v; target: 100 ms", i, list[0], late)
-		assert.Less(t, late.percentile(100), 100*time.Millisecond+slack)
-	}
-	for _, p := range processes {
-		eventually(t, backoff+slack, "the key works again", func() bool {
-			a := p.get(t, GetOrder{Key: "key"})[0]
-			return a.Err == "" && a.Value == "value"
-		})
-	}
+		source.begun(t, key, 1)
+		for _, p := range processes[1:] {
+			calls = append(calls, p.getSoon(GetOrder{Key: key, Callers: 20, Load: LoadOrder{Takes: 10 * time.Millisecond}}))
+		}
+		got := make([][]Answer, len(calls))
+		for i, soon := range calls {
+			got[i] = answer[[]Answer](t, soon)
+		}
+		panicked := source.loads(t, key)[0].ended
+		for i, list := range got {
+			for _, a := range list {
+				if i == 0 {
+					require.Equal(t, "cache: the load panicked: the source panics", a.Err)
+				} else if a.Err != cache.ErrLoadFailed.Error() {
+					require.Empty(t, a.Err)
+					require.Equal(t, "value", a.Value)
+				}
+			}
+			late := since(panicked, list)
+			t.Logf("process %d: answers like %+v came after the panic: %v", i, list[0], late)
+			m.within(100*time.Millisecond, late.percentile(100), "the last answer after the panic")
+		}
+		for _, p := range processes {
+			eventually(t, patience, "the key works again", func() bool {
+				a := p.get(t, GetOrder{Key: key})[0]
+				return a.Err == "" && a.Value == "value"
+			})
+		}
+	})
 }
 
 // spread is how long a purge or a write takes at most to be known everywhere.
@@ -237,7 +247,7 @@ func TestAPurgeDuringALoad(t *testing.T) {
 			processes := startProcesses(t, Setup{URL: server.URL(), Prefix: redistest.Prefix(t), Source: string(source), StoreTimeout: patient})
 			source.set(t, "key", "old")
 			loading, purging := processes[0], processes[1]
-			first := loading.getSoon(GetOrder{Key: "key", Callers: 5, Load: LoadOrder{Takes: 800 * time.Millisecond, Tag: "tag"}})
+			first := loading.getSoon(GetOrder{Key: "key", Callers: 5, Load: LoadOrder{Held: true, Tag: "tag"}})
 			source.begun(t, "key", 1)
 			time.Sleep(20 * time.Millisecond) // it has read the source
 			purged := purging.write(t, WriteOrder{Key: "key", Value: "new", How: how, Tag: "tag"})
@@ -245,10 +255,11 @@ func TestAPurgeDuringALoad(t *testing.T) {
 			ask := GetOrder{Key: "key", Callers: 5, Load: LoadOrder{Takes: 10 * time.Millisecond, Tag: "tag"}}
 			calls := []<-chan *rpc.Call{purging.getSoon(ask)}
 			time.Sleep(time.Until(purged.Add(spread)))
-			require.Zero(t, source.loads(t, "key")[0].ended, "the load goes on")
 			for _, p := range processes {
 				calls = append(calls, p.getSoon(ask))
 			}
+			time.Sleep(spread) // they wait for the load that goes on
+			source.letGo(t, "key")
 			answers(t, first, "old", "new")
 			for _, soon := range calls {
 				answers(t, soon, "new")
@@ -282,13 +293,13 @@ func TestAPutDuringALoad(t *testing.T) {
 	for i := range rounds {
 		source.set(t, key(i), "old")
 		first := loading.getSoon(GetOrder{Key: key(i), Load: LoadOrder{Takes: takes}})
-		time.Sleep(rand.N(2 * takes))
+		time.Sleep(mathrand.N(2 * takes))
 		written := writing.write(t, WriteOrder{Key: key(i), Value: "new", How: "Put"})
 		for _, p := range processes[1:] {
 			answers(t, p.getSoon(GetOrder{Key: key(i)}), "new")
 		}
 		over[i] = answers(t, first, "old", "new")[0].At
-		eventually(t, spread+slack, "the process that has loaded the old value has the new one", func() bool {
+		eventually(t, patience, "the process that has loaded the old value has the new one", func() bool {
 			return loading.get(t, GetOrder{Key: key(i)})[0].Value == "new"
 		})
 		late = append(late, time.Since(written))
@@ -311,14 +322,14 @@ func TestAPutDuringALoad(t *testing.T) {
 	assert.NotZero(t, during)
 }
 
-// staleness returns for how long after each write others got what was before.
-// Who asked before the write was done may.
-func staleness(written map[int]time.Time, last map[int]Reading) (f figures) {
+// staleness returns for how long after each write others could ask and get what was
+// before. last is when each version was asked for last.
+func staleness(written map[int]time.Time, last map[int]time.Time) (f figures) {
 	for version, at := range written {
 		worst := time.Duration(0)
 		for got, r := range last {
-			if got < version && r.Asked.After(at) {
-				worst = max(worst, r.Answered.Sub(at))
+			if got < version {
+				worst = max(worst, r.Sub(at))
 			}
 		}
 		f = append(f, worst)
@@ -337,7 +348,7 @@ func TestNobodyReadsWhatIsOldForLong(t *testing.T) {
 	cutOff := startProcess(t, setup)
 	readers := []process{reader, cutOff}
 	reading := func(p process) <-chan *rpc.Call {
-		return callSoon[map[int]Reading](p, "Read", GetOrder{Key: "key", Load: LoadOrder{Tag: "tag"}})
+		return callSoon[map[int]time.Time](p, "Read", GetOrder{Key: "key", Load: LoadOrder{Tag: "tag"}})
 	}
 	version := 0
 	write := func(times int, pause time.Duration, hows ...string) map[int]time.Time {
@@ -346,7 +357,7 @@ func TestNobodyReadsWhatIsOldForLong(t *testing.T) {
 			version++
 			o := WriteOrder{Key: "key", Value: strconv.Itoa(version), How: hows[version%len(hows)], Tag: "tag"}
 			written[version] = writer.write(t, o)
-			time.Sleep(rand.N(2 * pause))
+			time.Sleep(mathrand.N(2 * pause))
 		}
 		return written
 	}
@@ -355,7 +366,7 @@ func TestNobodyReadsWhatIsOldForLong(t *testing.T) {
 		before := p.stats(t).HitsLocal
 		eventually(t, patience, "the value is in process", func() bool { return p.stats(t).HitsLocal > before })
 	}
-	check := func(when string, written map[int]time.Time, last ...map[int]Reading) {
+	check := func(when string, written map[int]time.Time, last ...map[int]time.Time) {
 		t.Helper()
 		var f figures
 		for _, l := range last {
@@ -363,7 +374,7 @@ func TestNobodyReadsWhatIsOldForLong(t *testing.T) {
 			f = append(f, staleness(written, l)...)
 		}
 		t.Logf("%s: an old value was read after a write for %v; bound: %v", when, f, bound)
-		assert.LessOrEqual(t, f.percentile(100), bound+slack)
+		assert.LessOrEqual(t, f.percentile(100), bound)
 		assert.Less(t, f.percentile(50), spread)
 	}
 
@@ -373,10 +384,10 @@ func TestNobodyReadsWhatIsOldForLong(t *testing.T) {
 		local(cutOff)
 		written := write(100, 5*time.Millisecond, how)
 		time.Sleep(spread)
-		var last []map[int]Reading
+		var last []map[int]time.Time
 		for i, p := range readers {
 			p.stop(t)
-			last = append(last, answer[map[int]Reading](t, calls[i]))
+			last = append(last, answer[map[int]time.Time](t, calls[i]))
 		}
 		check(how, written, last...)
 	}
@@ -395,69 +406,71 @@ func TestNobodyReadsWhatIsOldForLong(t *testing.T) {
 	time.Sleep(100 * time.Millisecond)
 	assert.Equal(t, hits, cutOff.stats(t).HitsLocal, "a process that is cut off does not trust its memory")
 	cutOff.stop(t)
-	check("cut off", written, answer[map[int]Reading](t, soon))
+	check("cut off", written, answer[map[int]time.Time](t, soon))
 
-	proxy.Cut() // what was on its way is lost
-	proxy.Blackhole(false)
-	back := time.Now()
 	soon = reading(cutOff)
-	local(cutOff)
-	t.Logf("the process read from its memory again %v after the network was back; target: 2 s", time.Since(back))
-	assert.LessOrEqual(t, time.Since(back), 2*time.Second+slack)
+	tries(t, func(m *measurement) {
+		proxy.Cut() // what was on its way is lost
+		proxy.Blackhole(false)
+		back := time.Now()
+		local(cutOff)
+		took := time.Since(back)
+		t.Logf("the process read from its memory again %v after the network was back", took)
+		if m.within(2*time.Second, took, "until it read from its memory again"); len(m.missed) > 0 {
+			proxy.Blackhole(true)
+			time.Sleep(2 * bound)
+		}
+	})
+	proxy.Blackhole(false)
 	maps.Copy(written, write(50, 5*time.Millisecond, "Put", "Delete", "PurgeTags"))
 	time.Sleep(spread)
 	cutOff.stop(t)
-	check("back", written, answer[map[int]Reading](t, soon))
+	check("back", written, answer[map[int]time.Time](t, soon))
 }
 
-// encodeAt is Encode for an entry that began in an epoch. See codec.go for the
-// offsets.
-func encodeAt(epoch uint64, key string, e cache.Entry) []byte {
-	b := rediscache.Encode(key, e)
-	binary.BigEndian.PutUint64(b[39:], epoch)
-	binary.BigEndian.PutUint32(b[5:], crc32.Checksum(b[9:], crc32.MakeTable(crc32.Castagnoli)))
-	return b
-}
+// copies makes ARGV[2] other keys, all with the bytes at KEYS[1].
+const copies = `
+local bytes = redis.call('GET', KEYS[1])
+for i = 1, ARGV[2] do redis.call('SET', KEYS[1] .. ':' .. ARGV[1] .. ':' .. i, bytes, 'EX', 600) end
+return 1`
 
-// A purge costs the same for one entry and for any number.
-func TestAPurgeOfATagOfManyEntries(t *testing.T) {
+// A purge costs the same for one entry and for a million.
+func TestAPurgeOfATagOfAMillionEntries(t *testing.T) {
 	server := redistest.NewStandalone(t)
 	prefix := redistest.Prefix(t)
 	n := startNode(t, Setup{URL: server.URL(), Prefix: prefix, StoreTimeout: patient})
-	entries := 100_000
-	if soak() {
-		entries = 1_000_000
-	}
+	// Each entry has several tags: for each of them there is a first purge.
+	common := []string{"common0", "common1", "common2", "common3", "common4"}
+	const entries, sampled, atOnce = 1_000_000, 100, 50_000
 	key := func(i int) string { return fmt.Sprint("values:", i) }
-	require.True(t, fillWith(t, n.store, "values:one", 1, cache.Entry{Kind: cache.Value, TTL: time.Minute, Tags: []string{"rare"}}))
-	rdb, batch := server.Client(t), 1000
-	for i := 0; i < entries; i += batch {
-		_, err := rdb.Pipelined(t.Context(), func(p redis.Pipeliner) error {
-			for j := i; j < i+batch; j++ {
-				e := cache.Entry{Kind: cache.Value, Data: []byte("data"), TTL: 10 * time.Minute, Tags: []string{"common"}}
-				p.Set(t.Context(), n.entryOf(strconv.Itoa(j)), encodeAt(n.store.Known(), key(j), e), e.TTL)
-			}
-			return nil
-		})
-		require.NoError(t, err)
+	fillOne := func(key string, tags ...string) {
+		require.True(t, fillWith(t, n.store, key, 1, cache.Entry{Kind: cache.Value, Data: []byte("data"), TTL: 10 * time.Minute, Tags: tags}))
+	}
+	fillOne("values:one", "rare")
+	for i := range sampled {
+		fillOne(key(i), common...)
+	}
+	for i := range (entries - sampled) / atOnce {
+		require.NoError(t, server.Client(t).Eval(t.Context(), copies, []string{n.entryOf("0")}, i, atOnce).Err())
 	}
 	sample := func() (found int) {
-		for range 1000 {
-			if _, ok, err := n.store.Get(t.Context(), key(rand.N(entries))); ok {
-				require.NoError(t, err)
+		for i := range sampled {
+			_, ok, err := n.store.Get(t.Context(), key(i))
+			require.NoError(t, err)
+			if ok {
 				found++
 			}
 		}
 		return found
 	}
-	require.Equal(t, 1000, sample())
+	require.Equal(t, sampled, sample())
 
 	// One that reads nothing, and so sends nothing else.
 	proxy := redistest.NewProxy(t, server.Addr())
 	purging := startNode(t, Setup{URL: "redis://" + proxy.Addr(), Prefix: prefix, StoreTimeout: patient})
-	purge := func(tag string) (took figures, sent redistest.Stats) {
+	purge := func(tags ...string) (took figures, sent redistest.Stats) {
 		proxy.Reset()
-		for range 20 { // all but the first find nothing, and do the same
+		for _, tag := range tags {
 			began := time.Now()
 			require.NoError(t, purging.engine.PurgeTags(t.Context(), tag))
 			took = append(took, time.Since(began))
@@ -466,11 +479,20 @@ func TestAPurgeOfATagOfManyEntries(t *testing.T) {
 	}
 	purge("none") // connects
 	took, rare := purge("rare")
-	t.Logf("1 entry: %v; 20 purges: %+v", took, rare)
-	took, common := purge("common")
-	t.Logf("%d entries: the first purge %v, %v; 20 purges: %+v; target: < 5 ms", entries, took[0], took, common)
-	assert.Equal(t, rare, common, "commands")
-	assert.Less(t, took.percentile(50), 20*time.Millisecond)
+	t.Logf("1 entry: %v, %+v", took, rare)
+	took, many := purge(common[0])
+	t.Logf("%d entries: %v, %+v", entries, took, many)
+	require.EqualValues(t, 1, rare.RoundTrips)
+	require.EqualValues(t, 1, many.RoundTrips)
+	assert.Equal(t, rare.BytesDown, many.BytesDown)
+	more, _ := purge(common[1:]...)
+	took = append(took, more...)
+	t.Logf("first purges of tags of %d entries: %v; target: < 5 ms", entries, took)
 	time.Sleep(spread)
 	require.Zero(t, sample())
+	tries(t, func(m *measurement) {
+		m.within(5*time.Millisecond, took.percentile(50), "the median of the first purges")
+		again, _ := purge(slices.Repeat(common, 4)...)
+		m.within(5*time.Millisecond, again.percentile(50), "the median of others")
+	})
 }

@@ -220,16 +220,45 @@ func TestRoundTrips(t *testing.T) {
 	assert.EqualValues(t, 1, count(purgeAll), "purge")
 }
 
+// Every step ends with its context, which is earlier than the client's timeouts.
 func TestAStoppedRedisEndsWithTheContext(t *testing.T) {
 	server := redistest.NewStandalone(t)
-	s := rediscache.New(server.Client(t), nil)
-	require.True(t, fill(t, s, "key", 1, "data"))
+	s := rediscache.New(rdbOf(t, server), &rediscache.Options{TierBytes: -1, ChunkBytes: 1 << 10, CompressAbove: -1})
+	long := cache.Entry{Kind: cache.Value, Data: make([]byte, 5000), TTL: time.Minute}
+	require.True(t, fillWith(t, s, "key", 1, long))
+	body := writeBody(t, s, "body", make([]byte, 5000))
+	purge(t, s, cache.Purge{Keys: []string{"another"}})
+	w, err := s.BeginWrite(t.Context(), "another", time.Minute)
+	require.NoError(t, err)
+	f := begin(t, s, "another", 1)
+	steps := map[string]func(ctx context.Context) error{
+		"Get":        func(ctx context.Context) error { _, _, err := s.Get(ctx, "key"); return err },
+		"GetMany":    func(ctx context.Context) error { _, err := s.GetMany(ctx, []string{"key", "another"}); return err },
+		"Begin":      func(ctx context.Context) error { _, err := s.Begin(ctx, "key", cache.Filling{Token: 2}); return err },
+		"Fill":       func(ctx context.Context) error { _, err := s.Fill(ctx, "another", f, long); return err },
+		"BeginWrite": func(ctx context.Context) error { _, err := s.BeginWrite(ctx, "key", time.Minute); return err },
+		"Write":      func(ctx context.Context) error { _, err := s.Write(ctx, "another", w, long); return err },
+		"Purge":      func(ctx context.Context) error { return s.Purge(ctx, cache.Purge{Keys: []string{"key"}, All: true}) },
+		"OpenBody":   func(ctx context.Context) error { _, err := s.OpenBody(ctx, "body", body); return err },
+		"Watch": func(ctx context.Context) error {
+			_, stop, err := s.Watch(ctx, "key")
+			if err == nil {
+				stop()
+			}
+			return err
+		},
+	}
 	server.Stop(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	_, _, err := s.Get(ctx, "key")
-	require.ErrorIs(t, err, context.DeadlineExceeded)
-	server.Continue(t)
+	defer server.Continue(t)
+	for name, step := range steps {
+		tries(t, func(m *measurement) {
+			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			defer cancel()
+			began := time.Now()
+			require.ErrorIs(t, step(ctx), context.DeadlineExceeded, name)
+			m.within(250*time.Millisecond, time.Since(began), name)
+		})
+	}
 }
 
 func TestNewRefusesWhatCannotWork(t *testing.T) {
