@@ -15,6 +15,10 @@ var ErrNotAcquired = errors.New("lock: not acquired")
 // It is the cause of the end of [Lease.Context] then.
 var ErrLost = errors.New("lock: lease lost")
 
+// ErrRefused is what an error of a [Store] matches that says that the store, as it is
+// now, takes no leases at all: it is full, say, or a replica. A store need not tell.
+var ErrRefused = errors.New("lock: the store refuses")
+
 // HeldError is the error of [Locker.TryAcquire] and [Locker.TryDo] if somebody
 // else holds the lease. It matches [ErrNotAcquired].
 type HeldError struct {

@@ -265,7 +265,11 @@ func (l *Locker) try(ctx context.Context, a *ask) (*Lease, error) {
 	switch {
 	case err != nil:
 		// The request may have arrived, and only its answer be lost.
-		l.abandon(ctx, a.req)
+		if errors.Is(err, ErrRefused) {
+			l.abandonOnce(ctx, a.req)
+		} else {
+			l.abandon(ctx, a.req)
+		}
 		a.placed = false
 		if e := ended(ctx); e != nil && !errors.Is(err, e) {
 			err = errors.Join(e, err)
@@ -300,6 +304,25 @@ func (l *Locker) reliable(ttl time.Duration) time.Duration {
 // its values only: it may be why the lease was not acquired. The channel that
 // abandon returns is closed when it is done.
 func (l *Locker) abandon(ctx context.Context, req Request) <-chan struct{} {
+	return l.inBackground(ctx, req, func(ctx context.Context) {
+		for wait := 10 * time.Millisecond; !l.releaseOnce(ctx, req); wait = min(2*wait, cleanUp) {
+			select {
+			case <-time.After(wait):
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+}
+
+// abandonOnce is abandon after the store has refused to give the lease out. It is
+// unlikely to have it, as only a copy of the request can have been granted, and may
+// well refuse this, too: many who try again and again would add to its trouble.
+func (l *Locker) abandonOnce(ctx context.Context, req Request) {
+	l.inBackground(ctx, req, func(ctx context.Context) { l.releaseOnce(ctx, req) })
+}
+
+func (l *Locker) inBackground(ctx context.Context, req Request, release func(ctx context.Context)) <-chan struct{} {
 	done := make(chan struct{})
 	if l.abandoned.count.Add(1) > maxAbandoned {
 		l.abandoned.count.Add(-1)
@@ -311,13 +334,7 @@ func (l *Locker) abandon(ctx context.Context, req Request) <-chan struct{} {
 		defer close(done)
 		defer l.abandoned.count.Add(-1)
 		defer cancel()
-		for wait := 10 * time.Millisecond; !l.releaseOnce(ctx, req); wait = min(2*wait, cleanUp) {
-			select {
-			case <-time.After(wait):
-			case <-ctx.Done():
-				return
-			}
-		}
+		release(ctx)
 	}()
 	return done
 }

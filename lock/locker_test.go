@@ -2,6 +2,7 @@ package lock_test
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"strings"
 	"sync"
@@ -181,6 +182,25 @@ func TestAReleaseInTheBackgroundIsTriedAgain(t *testing.T) {
 		require.ErrorIs(t, err, errDown)
 		time.Sleep(8 * time.Second)
 		free(t, newLocker(t, store.Store))
+	})
+}
+
+// A store that refuses is in trouble enough. The release is sent, as an earlier copy
+// of the request may have been granted, but not again and again.
+func TestARefusedAcquireIsReleasedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, locker := newFaulty(t)
+		refused := fmt.Errorf("full: %w", lock.ErrRefused)
+		store.try = func(context.Context, lock.Request) (lock.Grant, error) { return lock.Grant{}, refused }
+		var releases atomic.Int32
+		store.release = func(context.Context, lock.Request) (bool, error) {
+			releases.Add(1)
+			return false, refused
+		}
+		_, err := locker.TryAcquire(t.Context(), "n", time.Hour)
+		require.ErrorIs(t, err, lock.ErrRefused)
+		time.Sleep(time.Minute)
+		assert.EqualValues(t, 1, releases.Load())
 	})
 }
 

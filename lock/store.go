@@ -11,7 +11,8 @@ import (
 //
 // Errors are for system faults only; "somebody else holds it" is a result.
 // After an error the caller must assume that the step may or may not have
-// happened. Implementations must be safe for concurrent use. The suite in
+// happened. After one of TryAcquire that matches ErrRefused a Locker does not insist
+// on the Release that sees to this. Implementations must be safe for concurrent use. The suite in
 // package locktest states these rules as tests.
 type Store interface {
 	// TryAcquire takes the lease called req.Name for req.Owner if there is

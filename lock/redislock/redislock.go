@@ -6,6 +6,7 @@ package redislock
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/herdless/herdless/internal/push"
 	"github.com/herdless/herdless/internal/rediskey"
@@ -80,7 +81,7 @@ func (s *Store) TryAcquire(ctx context.Context, req lock.Request) (lock.Grant, e
 		a, err = parse(reply)
 	}
 	if err != nil {
-		return lock.Grant{}, fmt.Errorf("redislock: acquire: %w", err)
+		return lock.Grant{}, fmt.Errorf("redislock: acquire: %w", marked(err))
 	}
 	return lock.Grant{Acquired: a.granted, Token: a.token, HeldFor: a.heldFor, Queued: !a.granted && req.Place > 0}, nil
 }
@@ -102,6 +103,30 @@ func (s *Store) Release(ctx context.Context, req lock.Request) (bool, error) {
 		return false, fmt.Errorf("redislock: release: %w", err)
 	}
 	return reply == int64(1), nil
+}
+
+// refusals begin the answers of a Redis that is full, a replica, or loading, or
+// that cannot write to its disk.
+var refusals = []string{"OOM", "READONLY", "LOADING", "MISCONF"}
+
+// refused marks such an answer.
+type refused struct{ error }
+
+// Is reports whether target is [lock.ErrRefused].
+func (refused) Is(target error) bool { return target == lock.ErrRefused }
+
+// Unwrap returns the answer.
+func (r refused) Unwrap() error { return r.error }
+
+// marked returns err, as one that matches lock.ErrRefused if it is a refusal.
+func marked(err error) error {
+	for _, r := range refusals {
+		// Redis 6.2 says what went wrong in a script in the middle of the answer.
+		if redis.HasErrorPrefix(err, r) || redis.HasErrorPrefix(err, "ERR") && strings.Contains(err.Error(), "-"+r+" ") {
+			return refused{err}
+		}
+	}
+	return err
 }
 
 // Watch implements [lock.Store].
