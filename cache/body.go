@@ -29,6 +29,9 @@ func (e *Engine) OpenBody(ctx context.Context, key string, body Body) (r io.Read
 		return err
 	})
 	inTime := budget.Stop()
+	if missing != nil {
+		e.happened(ctx, Event{Kind: DamageFound, Key: key})
+	}
 	switch {
 	case err == nil && missing == nil && inTime:
 		c := closing{r, cancel}

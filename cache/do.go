@@ -151,6 +151,10 @@ type job struct {
 	// wait is how long to wait for another one who computes.
 	wait time.Duration
 
+	// unreadable reports an entry that was stored in another format; nil: there
+	// are none.
+	unreadable func(Entry) bool
+
 	// detached: the job is done in a goroutine of its own, goes on without
 	// the caller that began it as long as others wait, and shares its failure
 	// with them. load must not panic. Otherwise it is done in the caller's.

@@ -157,7 +157,11 @@ func (e *Engine) Get(ctx context.Context, key string) (Entry, bool, error) {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, e.storeTimeout, errBudget)
 	defer cancel()
-	return e.read(ctx, key)
+	entry, ok, err := e.read(ctx, key)
+	if entry.Damaged {
+		e.happened(ctx, Event{Kind: DamageFound, Key: key})
+	}
+	return entry, ok, err
 }
 
 // read asks the store for key. The budget is the caller's.

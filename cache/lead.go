@@ -131,6 +131,8 @@ type leader struct {
 	// looked: the leader has looked before. othersFailed: since then somebody
 	// else's load has failed.
 	looked, othersFailed bool
+	// damaged: it has told of damage.
+	damaged bool
 	// changed is nil while nobody watches: most often nobody else computes the
 	// key, and a watch would be for nothing.
 	changed <-chan struct{}
@@ -154,6 +156,9 @@ func (l *leader) look(ctx context.Context) (Result, bool, error) {
 	budget, cancel := l.budget(ctx)
 	defer cancel()
 	entry, ok, err := l.e.read(budget, l.j.key)
+	if entry.Damaged {
+		l.foundDamage(ctx)
+	}
 	if err != nil || !ok {
 		l.looked = true
 		return Result{}, false, err
@@ -168,6 +173,14 @@ func (l *leader) look(ctx context.Context) (Result, bool, error) {
 	done := l.take(ctx, entry, finding{entry: entry, hit: !l.looked, asOf: asOf})
 	l.looked = true
 	return Result{Entry: entry, Source: source}, done, nil
+}
+
+// foundDamage tells of what was found, once, however often the leader looks.
+func (l *leader) foundDamage(ctx context.Context) {
+	if !l.damaged {
+		l.damaged = true
+		l.e.happened(ctx, Event{Kind: DamageFound, Key: l.j.key})
+	}
 }
 
 // take judges an entry and ends the flight with it if it will do.
@@ -187,6 +200,9 @@ func (l *leader) take(ctx context.Context, entry Entry, found finding) bool {
 		}
 		return false
 	case Reject:
+		if l.j.unreadable != nil && l.j.unreadable(entry) {
+			l.foundDamage(ctx)
+		}
 		// A marker that was not there before is by the one who was waited for.
 		l.othersFailed = l.othersFailed || l.looked && entry.Kind == Uncacheable && entry.TTL > 0 && entry.Version != l.seen
 		l.seen = entry.Version

@@ -141,7 +141,7 @@ func (n *Namespace[V]) get(ctx context.Context, j *job) (V, error) {
 
 func (n *Namespace[V]) job(key string, load Load) *job {
 	return &job{
-		key: n.prefix + key, load: load, judge: n.judge, detached: true,
+		key: n.prefix + key, load: load, judge: n.judge, unreadable: n.unreadable, detached: true,
 		wait: n.policy.WaitTimeout, giveUp: n.policy.GiveUp, soft: n.policy.SoftLoadTimeout, backoff: n.policy.Backoff,
 	}
 }
@@ -234,13 +234,24 @@ func (n *Namespace[V]) judge(e Entry) Verdict {
 	if e.Kind == Uncacheable || e.Schema != n.policy.Schema {
 		return Reject
 	}
-	v := n.policy.judge(e)
-	if v != Reject && e.Kind == Value {
-		if _, err := n.value(e); err != nil {
-			return Reject
-		}
+	if v := n.policy.judge(e); v != Reject && !n.unreadable(e) {
+		return v
 	}
-	return v
+	return Reject
+}
+
+// unreadable reports an entry of another schema, or one that cannot be decoded.
+func (n *Namespace[V]) unreadable(e Entry) bool {
+	switch {
+	case e.Kind == Uncacheable:
+		return false // it has no schema
+	case e.Schema != n.policy.Schema:
+		return true
+	case e.Kind == Negative:
+		return false
+	}
+	_, err := n.value(e)
+	return err != nil
 }
 
 // decoded is a value in a Memo.

@@ -31,11 +31,16 @@ const (
 	StoreFailed
 	// BreakerChanged: the circuit breaker has opened or closed.
 	BreakerChanged
+	// DamageFound: bytes were found that are no entry as it should be: damaged,
+	// somebody else's, without all of its data or its body, of another Schema, or
+	// not to be decoded. It is a miss, and what is computed replaces them.
+	DamageFound
 )
 
 var eventNames = [...]string{
 	HitFresh: "hit fresh", HitStale: "hit stale", Missed: "missed", WaitEnded: "wait ended", LoadEnded: "load ended",
 	FillRefused: "fill refused", Purged: "purged", StoreFailed: "store failed", BreakerChanged: "breaker changed",
+	DamageFound: "damage found",
 }
 
 // String returns the kind in words.
@@ -84,13 +89,15 @@ type Stats struct {
 	Purges uint64
 	// StoreErrors count failures of the store and the locker.
 	StoreErrors uint64
+	// Damaged counts the times that something damaged was found, see DamageFound.
+	Damaged uint64
 	// BreakerOpen says that the store is not asked at present.
 	BreakerOpen bool
 }
 
 type counters struct {
-	local, store, stale, misses, waits, loads, loadErrors, refused, purges, storeErrors atomic.Uint64
-	open                                                                                atomic.Bool
+	local, store, stale, misses, waits, loads, loadErrors, refused, purges, storeErrors, damaged atomic.Uint64
+	open                                                                                         atomic.Bool
 }
 
 // Stats returns what has been counted so far.
@@ -101,7 +108,7 @@ func (e *Engine) Stats() Stats {
 		Misses: c.misses.Load(), Waits: c.waits.Load(),
 		Loads: c.loads.Load(), LoadErrors: c.loadErrors.Load(),
 		FillsRefused: c.refused.Load(), Purges: c.purges.Load(),
-		StoreErrors: c.storeErrors.Load(), BreakerOpen: c.open.Load(),
+		StoreErrors: c.storeErrors.Load(), Damaged: c.damaged.Load(), BreakerOpen: c.open.Load(),
 	}
 }
 
@@ -132,6 +139,8 @@ func (e *Engine) happened(ctx context.Context, event Event) {
 		c.purges.Add(1)
 	case StoreFailed:
 		c.storeErrors.Add(1)
+	case DamageFound:
+		c.damaged.Add(1)
 	case BreakerChanged: // has no number
 	}
 	if e.observe != nil {

@@ -26,11 +26,12 @@ import (
 // suite in package cachetest states these rules as tests.
 type Store interface {
 	// Get returns the entry under key, and whether there is one. It may be
-	// stale: see Entry.TTL. The caller must not change the entry's bytes.
+	// stale: see Entry.TTL. The caller must not change the entry's bytes. If
+	// there is none, Entry.Damaged is all that may be set.
 	Get(ctx context.Context, key string) (Entry, bool, error)
 
 	// GetMany is Get for many keys in one step: it returns one entry for each
-	// key, in their order, whose Kind is zero where there is none.
+	// key, in their order, whose Kind is zero where Get would return none.
 	GetMany(ctx context.Context, keys []string) ([]Entry, error)
 
 	// Peek returns the entry under key if this process has it at hand and may
@@ -128,6 +129,9 @@ type Entry struct {
 	Version uint64
 	// Local: the entry was in this process.
 	Local bool
+	// Damaged: there is no entry, and Kind is zero, but where it should be there
+	// are bytes: of a damaged one, of another version, or somebody else's.
+	Damaged bool
 	// Memo keeps what a caller has decoded of Data, if the entry stays in this
 	// process; else it is nil.
 	Memo *Memo

@@ -58,7 +58,7 @@ func (s *Store) GetMany(ctx context.Context, keys []string) ([]cache.Entry, erro
 		if err != nil {
 			return nil, fault(ctx, "get", err)
 		}
-		if ok {
+		if ok || e.Damaged {
 			entries[missing[i]] = e
 		}
 	}
@@ -69,6 +69,7 @@ func (s *Store) GetMany(ctx context.Context, keys []string) ([]cache.Entry, erro
 type finding struct {
 	key   string
 	bytes []byte // nil: nothing
+	alien bool   // it has another type
 	left  time.Duration
 	mark  mark
 	sent  time.Time // when it was asked for
@@ -126,7 +127,7 @@ func (s *Store) read(ctx context.Context, keys []string) ([]finding, error) {
 		case isNil(err):
 			continue
 		case isWrongType(err):
-			s.damaged.Add(1)
+			found[i].alien = true
 			continue
 		case err != nil:
 			return nil, err
@@ -140,16 +141,15 @@ func (s *Store) read(ctx context.Context, keys []string) ([]finding, error) {
 }
 
 // judge returns the entry that was found, if it is one and no purge has reached
-// it, with its data.
+// it, with its data. If it is damaged, or nothing of ours, Damaged says so.
 func (s *Store) judge(ctx context.Context, f finding) (cache.Entry, bool, error) {
 	if f.bytes == nil {
-		return cache.Entry{}, false, nil
+		return cache.Entry{Damaged: f.alien}, false, nil
 	}
 	e, ok := decode(f.key, f.bytes)
 	switch {
 	case !ok, f.left == noEnd: // then it is not ours
-		s.damaged.Add(1)
-		return cache.Entry{}, false, nil
+		return cache.Entry{Damaged: true}, false, nil
 	case f.left <= 0: // it came after its time left was asked for
 		return cache.Entry{}, false, nil
 	}
@@ -165,8 +165,7 @@ func (s *Store) judge(ctx context.Context, f finding) (cache.Entry, bool, error)
 		}
 	}
 	if !e.unpack(data) {
-		s.damaged.Add(1)
-		return cache.Entry{}, false, nil
+		return cache.Entry{Damaged: true}, false, nil
 	}
 	e.since(f.left, isSoft(e.Version))
 	// The table's purges are looked at anew at each read of the tier.

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"sync/atomic"
 	"time"
 
 	"github.com/herdless/herdless/cache"
@@ -42,7 +41,6 @@ type Store struct {
 	log           *purgeLog
 	tier          *tier
 	feed          *feed
-	damaged       atomic.Int64
 }
 
 var _ cache.BodyStore = (*Store)(nil)
@@ -77,12 +75,6 @@ func New(client Client, o *Options) *Store {
 	s.feed.tier = s.tier
 	return s
 }
-
-// Damaged returns how often this Store has found bytes where an entry should be
-// that are no entry: damaged, of an older version of this package, or somebody
-// else's; or an entry without all of its data. They are misses, and the next fill
-// replaces them.
-func (s *Store) Damaged() int64 { return s.damaged.Load() }
 
 // names are the keys of one entry, all in the hash slot of its digest.
 type names struct {
