@@ -51,13 +51,12 @@ var errGone = errors.New("the caller went away")
 // into no log, is named by its lease.
 func (e *Engine) step(ctx context.Context, doing, key string, do func() error) error {
 	_, err := e.breaker.Execute(func() (struct{}, error) {
-		began := time.Now()
+		waits := ctx.Err() == nil
 		err := do()
-		// A caller that went away says nothing about the store, unless that has
-		// kept it waiting for long: where all callers are in a hurry no budget
-		// would ever be used up.
-		gone := ctx.Err() != nil && !errors.Is(context.Cause(ctx), errBudget)
-		if err != nil && gone && time.Since(began) <= e.storeTimeout/2 {
+		if gone := ctx.Err() != nil && !errors.Is(context.Cause(ctx), errBudget); err != nil && gone {
+			if waits {
+				e.askInstead(ctx, key)
+			}
 			err = fmt.Errorf("%w: %w", errGone, err)
 		}
 		return struct{}{}, err
@@ -71,6 +70,28 @@ func (e *Engine) step(ctx context.Context, doing, key string, do func() error) e
 	e.warn(ctx, doing, key, err)
 	e.happened(ctx, Event{Kind: StoreFailed, Key: key, Err: err})
 	return err
+}
+
+// askInstead reads key for a caller that went away before the store had answered,
+// within the budget that the caller did not wait for. Where all callers are in a
+// hurry a store that hangs would never be blamed otherwise; and if it were blamed for
+// their leaving, one that is only slower than they want would be.
+//
+// As many as make the circuit breaker open are asked at a time.
+func (e *Engine) askInstead(ctx context.Context, key string) {
+	if e.asking.Add(1) > failuresToOpen {
+		e.asking.Add(-1)
+		return
+	}
+	go func() {
+		defer e.asking.Add(-1)
+		ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), e.storeTimeout, errBudget)
+		defer cancel()
+		_ = e.step(ctx, "read", key, func() error { // the step has told who has to know
+			_, _, err := e.store.Get(ctx, key)
+			return err
+		})
+	}()
 }
 
 // warnEvery is how often a failing store is logged at most.

@@ -21,6 +21,7 @@ type Engine struct {
 	waitTimeout  time.Duration
 	storeTimeout time.Duration
 	breaker      *gobreaker.CircuitBreaker[struct{}]
+	asking       atomic.Int32 // for callers that went away; see askInstead
 	logger       *slog.Logger
 	warned       atomic.Pointer[time.Time]    // when a failure was logged last
 	observe      func(context.Context, Event) // nil: nobody does
