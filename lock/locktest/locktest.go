@@ -88,6 +88,13 @@ func (t tester) Errorf(format string, args ...any) {
 	t.T.Errorf(format, args...)
 }
 
+// acquireBriefly acquires a lease, under the name that it returns, which soon ends.
+func (t tester) acquireBriefly(owner string) (name string, ttl time.Duration, token uint64) {
+	t.Helper()
+	name, ttl = t.inTime(func(t tester, name string, ttl time.Duration) { token = t.acquire(name, owner, ttl) })
+	return name, ttl, token
+}
+
 // inTime tries steps that must be done well before a TTL that they use is over. If
 // they were not, it tries them again under another name with a TTL of twice the
 // length: what a busy machine makes of them says nothing about the store. It
@@ -208,11 +215,11 @@ func (t tester) refused(name, owner string) lock.Grant {
 }
 
 // outlast waits until the lease of name is over, whoever holds it, and acquires
-// it for owner.
-func (t tester) outlast(name, owner string) uint64 {
+// it for an owner of its own.
+func (t tester) outlast(name string) uint64 {
 	t.Helper()
 	for end := time.Now().Add(patience); time.Now().Before(end); {
-		grant := t.try(name, owner, long)
+		grant := t.try(name, rand.Text(), long) // who has no place asks as another one
 		if grant.Acquired {
 			return grant.Token
 		}
@@ -341,8 +348,10 @@ var rules = []rule{
 			grows(t.acquire("n", owner, long))
 			t.release("n", owner, true)
 		}
-		grows(t.acquire("n", "a", short))
-		grows(t.outlast("n", "b"))
+		name, _, last := t.acquireBriefly("a")
+		if next := t.outlast(name); next <= last {
+			t.Errorf("token %d follows token %d of a lease that has ended", next, last)
+		}
 	}},
 	{"a repeat is granted", "an owner that holds the lease is granted it again, under the same or a larger token", func(t tester) {
 		t.inTime(func(t tester, name string, ttl time.Duration) {
@@ -357,11 +366,11 @@ var rules = []rule{
 		})
 	}},
 	{"a lease ends", "a lease that is not extended ends when its TTL is over", func(t tester) {
-		t.acquire("n", "a", short)
-		t.outlast("n", "b")
-		t.extend("n", "a", long, false)
-		t.release("n", "a", false)
-		t.refused("n", "c")
+		name, _, _ := t.acquireBriefly("a")
+		t.outlast(name)
+		t.extend(name, "a", long, false)
+		t.release(name, "a", false)
+		t.refused(name, "c")
 	}},
 	{"extend moves the end", "after Extend the lease ends ttl from then", func(t tester) {
 		t.acquire("n", "a", long)
@@ -369,18 +378,21 @@ var rules = []rule{
 		if grant := t.refused("n", "b"); grant.HeldFor <= long || grant.HeldFor > 2*long {
 			t.Errorf("after an extension by %v the lease has %v left", 2*long, grant.HeldFor)
 		}
-		t.extend("n", "a", short, true)
-		t.outlast("n", "b")
+		name, _ := t.inTime(func(t tester, name string, ttl time.Duration) {
+			t.acquire(name, "a", long)
+			t.extend(name, "a", ttl, true)
+		})
+		t.outlast(name)
 	}},
 	{"extend takes nothing", "Extend never takes a lease that has ended", func(t tester) {
 		t.extend("n", "a", long, false)
 		t.acquire("n", "a", long)
 		t.release("n", "a", true)
 		t.extend("n", "a", long, false)
-		t.acquire("n", "b", short)
-		time.Sleep(2 * short) // on the store's clock: nobody may ask meanwhile
-		t.extend("n", "b", long, false)
-		t.acquire("n", "c", long)
+		name, ttl, _ := t.acquireBriefly("b")
+		time.Sleep(ttl + short) // on the store's clock: nobody may ask meanwhile
+		t.extend(name, "b", long, false)
+		t.acquire(name, "c", long)
 	}},
 	{"release ends the lease", "Release ends the lease if owner still holds it, and reports whether it did", func(t tester) {
 		t.release("n", "a", false)
@@ -582,7 +594,7 @@ var queueRules = []rule{
 		t.releaseShared(name, "a", 0, false)
 		t.refused(name, "w")
 		t.extendShared(name, "b", 0, short, true)
-		t.outlast(name, "w")
+		t.outlast(name)
 	}},
 	{"there are as many permits as the limit", "fewer than Limit hold a shared lease for there to be room", func(t tester) {
 		name, ttl := t.inTime(func(t tester, name string, ttl time.Duration) {
