@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-redsync/redsync/v4"
@@ -37,19 +38,30 @@ func mutex(req lock.Request, servers ...redsyncredis.Pool) *redsync.Mutex {
 // way to the scripts and back. It is redsync's pool of connections to that
 // server.
 type step struct {
+	kind   stepKind
 	server *server
 	req    lock.Request
 	keys   keys
 	wake   string // of a release
 	raise  uint64 // of an extend
 
-	acquiring bool // set before redsync gets the step
+	after <-chan struct{} // of an acquire: closed when the releases before it are over
+	over  func()          // of a release: it is over
+
+	sent     atomic.Bool // it may have reached the server
+	unwanted atomic.Bool // of an acquire: it is not to be sent any more
 
 	mu sync.Mutex // redsync goes on without the last servers
 	outcome
-	granted  bool // acquire: the server gave the lease out, or may have, whether somebody waited for that or not
-	unwanted bool // acquire: what the server gives out is to be taken back
 }
+
+type stepKind uint8
+
+const (
+	acquires stepKind = iota
+	extends
+	releases
+)
 
 // outcome is what came of a step.
 type outcome struct {
@@ -73,36 +85,29 @@ func (s *step) result() outcome {
 	return s.outcome
 }
 
-// run runs a script on the server, and does not outlast ctx or the server's
-// timeout. The command itself does outlast ctx: redsync cancels that when enough
-// servers have answered, and the others are to hear of it all the same.
+// run runs the step's script on the server, and does not outlast ctx or the
+// server's timeout. The command itself does outlast ctx: redsync cancels that when
+// enough servers have answered, and the others are to hear of it all the same.
 func (s *step) run(ctx context.Context, script *redis.Script, args []any) (any, error) {
-	if err := scripts.Ended(ctx); err != nil && s.acquiring {
-		return nil, err
-	}
-	if !s.server.enter() {
-		return nil, errHung
-	}
-	if s.acquiring {
-		s.server.begin(s)
-	}
-	wait, cancel := context.WithTimeout(ctx, s.server.timeout)
-	defer cancel()
 	type answer struct {
 		value any
 		err   error
 	}
 	answered := make(chan answer, 1)
+	if !s.server.enter() {
+		s.end(errHung)
+		return nil, errHung
+	}
+	wait, cancel := context.WithTimeout(ctx, s.server.timeout)
+	defer cancel()
 	go func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.server.timeout)
 		defer cancel()
-		value, err := script.Run(ctx, s.server.client, s.keys.all(s.req.Owner), args...).Result()
+		late := context.AfterFunc(ctx, func() { s.end(ctx.Err()) }) // the client may not look at ctx
+		value, err := s.send(ctx, script, args)
 		s.server.leave()
-		if ctx.Err() == nil {
-			s.server.hangs(false) // it has said something, if only that it is not there
-		}
-		if s.acquiring {
-			s.ended(ctx, value, err)
+		if late() {
+			s.end(err)
 		}
 		answered <- answer{value, err}
 	}()
@@ -113,41 +118,62 @@ func (s *step) run(ctx context.Context, script *redis.Script, args []any) (any, 
 		if err := scripts.Ended(ctx); err != nil {
 			return nil, err
 		}
-		s.server.hangs(true)
+		if s.sent.Load() {
+			s.server.hangs(true)
+		}
 		return nil, fmt.Errorf("no answer within %v", s.server.timeout)
 	}
 }
 
-// ended notes what the server answered to an acquire, or did not. It is called
-// when the command has ended, which may be after redsync went on without it.
-func (s *step) ended(ctx context.Context, reply any, err error) {
-	s.server.forget(s)
-	a, parseErr := parse(reply)
-	s.mu.Lock()
-	s.granted = err != nil || parseErr == nil && a.granted
-	takeBack := s.granted && s.unwanted
-	s.mu.Unlock()
-	if takeBack {
-		s.takeBack(ctx)
+// send sends the command, when it may be sent, and waits for the answer.
+func (s *step) send(ctx context.Context, script *redis.Script, args []any) (any, error) {
+	if s.after != nil {
+		select {
+		case <-s.after:
+		case <-ctx.Done():
+			return nil, errors.New("the releases before it have not been answered")
+		}
 	}
+	s.sent.Store(true) // before the look at unwanted: see takeBack
+	if s.unwanted.Load() {
+		return nil, errors.New("the others have refused already")
+	}
+	value, err := script.Run(ctx, s.server.client, s.keys.all(s.req.Owner), args...).Result()
+	if ctx.Err() == nil {
+		s.server.hangs(false) // it has said something, if only that it is not there
+	}
+	return value, err
 }
 
-// discard takes back in the background what the server has given out or will.
-func (s *step) discard(ctx context.Context) {
-	s.mu.Lock()
-	s.unwanted = true
-	takeBack := s.granted
-	s.mu.Unlock()
-	if takeBack {
-		go s.takeBack(ctx)
+// end notes that the command has ended, or has had its time. A release of which the
+// server may not have heard is owed to it.
+func (s *step) end(err error) {
+	if s.kind != releases {
+		return
 	}
+	if err != nil {
+		s.server.owe(s)
+	}
+	s.over()
 }
 
+// giveUp sees to it that an acquire is not sent any more.
+func (s *step) giveUp() { s.unwanted.Store(true) }
+
+// takeBack takes back in the background what the server has given out or will. The
+// release can overtake the acquire, which is refused then.
 func (s *step) takeBack(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.server.timeout)
-	defer cancel()
-	back := &step{server: s.server, req: s.req, keys: s.keys, wake: wakeNone}
-	_, _ = mutex(s.req, back).UnlockContext(ctx) // it ends by itself if that fails
+	s.giveUp()
+	if o := s.result(); !s.sent.Load() || o.answered && !o.acquired.granted {
+		return
+	}
+	back := &step{kind: releases, server: s.server, req: s.req, keys: s.keys, wake: wakeNone}
+	back.over = s.server.releases(s.keys)
+	go func() { _, _ = back.release(context.WithoutCancel(ctx)) }()
+}
+
+func (s *step) release(ctx context.Context) (any, error) {
+	return s.run(ctx, releaseScript, releaseArgs(s.req, s.keys, s.wake))
 }
 
 // Get implements redsync's Pool.
@@ -177,15 +203,13 @@ func (c conn) Eval(_ *redsyncredis.Script, keyAndArgs ...any) (any, error) {
 	var reply any
 	var err error
 	switch {
-	case c.acquiring:
+	case c.kind == acquires:
 		// redsync releases everywhere after a try that failed. Quorum knows
 		// better where there is something to take back, and when.
 		return int64(0), nil
-	case len(keyAndArgs) == 2 && c.server.discard(c.ctx, c.req.Owner):
-		err = errors.New("the acquire is still under way, and is taken back when it ends")
-	case len(keyAndArgs) == 2:
-		reply, err = c.run(c.ctx, releaseScript, releaseArgs(c.req, c.keys, c.wake))
-	case len(keyAndArgs) == 3:
+	case c.kind == releases && len(keyAndArgs) == 2:
+		reply, err = c.release(c.ctx)
+	case c.kind == extends && len(keyAndArgs) == 3:
 		reply, err = c.run(c.ctx, extendScript, extendArgs(c.req, c.raise))
 	default:
 		err = fmt.Errorf("redsync ran a script with %d arguments", len(keyAndArgs)-1)

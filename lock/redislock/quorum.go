@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"sync"
 	"time"
 
 	redsyncredis "github.com/go-redsync/redsync/v4/redis"
@@ -19,16 +18,10 @@ import (
 const (
 	// defaultTimeout is how long one server of a quorum is waited for.
 	defaultTimeout = 250 * time.Millisecond
-	// maxUnanswered is how many commands one server may leave unanswered at a
-	// time. One that hangs would otherwise collect a goroutine for each.
-	maxUnanswered = 256
 	// splitWait is for how long, at most, an asker waits to try again when
 	// several have asked at the same time and none of them got a quorum.
 	splitWait = 20 * time.Millisecond
 )
-
-// errHung is why a server of a quorum is not asked.
-var errHung = errors.New("the server does not answer")
 
 // QuorumOptions are the optional settings of a [Quorum]. Nil and the zero value
 // mean the defaults.
@@ -75,75 +68,6 @@ type Quorum struct {
 	servers []*server
 }
 
-// server is one of a quorum.
-type server struct {
-	client     Client
-	hub        *push.Hub
-	timeout    time.Duration
-	unanswered chan struct{} // one value for each command under way
-
-	mu        sync.Mutex
-	acquiring map[string]*step // acquires under way, by owner
-	hung      bool             // the last that is known of it: it let a command wait for timeout
-	asked     time.Time        // when it was asked last, while it is hung
-}
-
-// enter reports whether the server may be asked. If so, leave must be called when
-// it has answered. One that hangs is asked once in each timeout only: whoever asks
-// at the same time as others and gets no majority would wait for it, and keep them
-// all from one meanwhile.
-func (s *server) enter() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.hung && time.Since(s.asked) < s.timeout {
-		return false
-	}
-	select {
-	case s.unanswered <- struct{}{}:
-		s.asked = time.Now()
-		return true
-	default:
-		return false
-	}
-}
-
-// hangs notes whether the server hangs.
-func (s *server) hangs(hung bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.hung = hung
-}
-
-func (s *server) leave() { <-s.unanswered }
-
-// begin notes that an acquire is under way.
-func (s *server) begin(acquire *step) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.acquiring[acquire.req.Owner] = acquire
-}
-
-// forget notes that an acquire is over.
-func (s *server) forget(acquire *step) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.acquiring, acquire.req.Owner)
-}
-
-// discard reports whether an acquire of owner is still under way, and has it taken
-// back. A release must not be sent before it has ended: on another connection it
-// could overtake it, and the server would keep a lease that nobody holds.
-func (s *server) discard(ctx context.Context, owner string) bool {
-	s.mu.Lock()
-	acquire := s.acquiring[owner]
-	s.mu.Unlock()
-	if acquire == nil {
-		return false
-	}
-	acquire.discard(ctx)
-	return true
-}
-
 // NewQuorum returns a Quorum on clients, which remain the caller's to close. Each
 // must be of a server of its own, without replicas and not of a Cluster, and there
 // must be an odd number of them, at least 3: 3 stand one failure, 5 stand two. A
@@ -171,7 +95,8 @@ func NewQuorum(clients []Client, o *QuorumOptions) *Quorum {
 			hub:        push.New(client),
 			timeout:    timeout,
 			unanswered: make(chan struct{}, maxUnanswered),
-			acquiring:  make(map[string]*step),
+			releasing:  make(map[keys]*releasing),
+			owed:       make(map[string]debt),
 		})
 	}
 	return q
@@ -186,10 +111,10 @@ func (q *Quorum) TryAcquire(ctx context.Context, req lock.Request) (lock.Grant, 
 		return lock.Grant{}, err
 	}
 	req.Place = 0
-	steps, pools := q.steps(req)
-	for _, s := range steps {
-		s.acquiring = true
+	if err := scripts.Ended(ctx); err != nil {
+		return lock.Grant{}, fmt.Errorf("redislock: acquire: %w", err)
 	}
+	steps, pools := q.steps(acquires, req)
 	err := mutex(req, pools...).TryLockContext(ctx)
 	if err != nil {
 		return q.refused(ctx, steps, err)
@@ -224,12 +149,15 @@ func (q *Quorum) refused(ctx context.Context, steps []*step, err error) (lock.Gr
 		}
 	}
 	if len(free) < q.majority() || scripts.Ended(ctx) != nil {
+		for _, s := range steps {
+			s.giveUp()
+		}
 		return lock.Grant{}, q.tooFew(ctx, "acquire", steps, err)
 	}
 	// What was granted is of no use, and must not keep others from a majority.
 	// Nobody is woken by that: nothing was held.
 	for _, s := range steps {
-		s.discard(ctx)
+		s.takeBack(ctx)
 	}
 	for _, n := range holders {
 		if n >= q.majority() {
@@ -247,7 +175,7 @@ func (q *Quorum) Extend(ctx context.Context, req lock.Request) (bool, error) {
 
 // extend also has the servers count on from token.
 func (q *Quorum) extend(ctx context.Context, req lock.Request, token uint64) (bool, error) {
-	steps, pools := q.steps(req)
+	steps, pools := q.steps(extends, req)
 	for _, s := range steps {
 		s.raise = token
 	}
@@ -257,7 +185,7 @@ func (q *Quorum) extend(ctx context.Context, req lock.Request, token uint64) (bo
 
 // Release implements [lock.Store].
 func (q *Quorum) Release(ctx context.Context, req lock.Request) (bool, error) {
-	steps, pools := q.steps(req)
+	steps, pools := q.steps(releases, req)
 	ok, err := mutex(req, pools...).UnlockContext(ctx)
 	return q.decide(ctx, "release", steps, ok, err)
 }
@@ -323,13 +251,20 @@ func (q *Quorum) Watch(ctx context.Context, name, _ string) (turn <-chan struct{
 	return wake, stop, nil
 }
 
-// steps returns a step on each server.
-func (q *Quorum) steps(req lock.Request) ([]*step, []redsyncredis.Pool) {
+// steps returns a step on each server. All of them must be run: acquires wait for
+// the releases that were made before them.
+func (q *Quorum) steps(kind stepKind, req lock.Request) ([]*step, []redsyncredis.Pool) {
 	steps, pools := make([]*step, len(q.servers)), make([]redsyncredis.Pool, len(q.servers))
 	keys := keysOf(q.prefix, req.Name)
 	for i, server := range q.servers {
-		steps[i] = &step{server: server, req: req, keys: keys, wake: wakeAll}
-		pools[i] = steps[i]
+		s := &step{kind: kind, server: server, req: req, keys: keys, wake: wakeAll}
+		switch kind {
+		case acquires:
+			s.after = server.released(keys)
+		case releases:
+			s.over = server.releases(keys)
+		}
+		steps[i], pools[i] = s, s
 	}
 	return steps, pools
 }

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,6 +19,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 )
 
 // newServers starts servers that know nothing of each other.
@@ -259,6 +263,167 @@ func TestAHungServerOfAQuorumIsNotAskedWithoutEnd(t *testing.T) {
 	lockAndUnlock(t, locker, 500)
 	assert.Equal(t, redislock.MaxUnanswered, redislock.Unanswered(q, 0))
 	assert.Eventually(t, func() bool { return redislock.Unanswered(q, 1) == 0 }, patience, time.Millisecond)
+}
+
+// redsync goes on when a majority has answered, maybe before the others were asked.
+// A lease that only the majority has is lost with the first of them.
+func TestALeaseOfAQuorumIsOnAllServers(t *testing.T) {
+	servers := newServers(t, 3)
+	locker := onQuorum(t, servers)
+	const leases = 300
+	for i := range leases {
+		_, err := locker.Acquire(within(t), fmt.Sprint(i), time.Hour)
+		require.NoError(t, err)
+	}
+	for i, server := range servers {
+		rdb := server.Client(t)
+		eventually(t, patience, fmt.Sprintf("server %d has all leases", i), func() bool {
+			has := int64(0)
+			for n := range leases {
+				has += rdb.Exists(t.Context(), fmt.Sprintf("herdless:lock:{%d}", n)).Val()
+			}
+			return has == leases
+		})
+	}
+}
+
+// slowConn is a connection on which a command takes its time on the way there, and
+// its answer on the way back.
+type slowConn struct {
+	net.Conn
+	slow *slowWay
+	held bool // a connection is used for one command at a time
+}
+
+// slowWay holds up the next command to a server.
+type slowWay struct {
+	next         atomic.Bool
+	there, andBy chan struct{} // closed when the command may go, and when its answer may come
+}
+
+func (c *slowConn) Write(p []byte) (int, error) {
+	if c.slow.next.CompareAndSwap(true, false) {
+		c.held = true
+		<-c.slow.there
+	}
+	return c.Conn.Write(p)
+}
+
+func (c *slowConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if c.held {
+		<-c.slow.andBy
+	}
+	return n, err
+}
+
+// Acquires can get to the last servers after the lease was released. What comes of
+// several of them must not add up to a majority that refuses the next one.
+func TestLateAcquiresDoNotRefuseAFreeLease(t *testing.T) {
+	servers := newServers(t, 3)
+	ways, clients := make([]*slowWay, len(servers)), make([]redislock.Client, len(servers))
+	andBy := make(chan struct{})
+	for i, server := range servers {
+		way := &slowWay{there: make(chan struct{}), andBy: andBy}
+		rdb := redis.NewClient(&redis.Options{Dialer: func(context.Context, string, string) (net.Conn, error) {
+			c, err := net.Dial("tcp", server.Addr())
+			return &slowConn{Conn: c, slow: way}, err
+		}})
+		t.Cleanup(func() { _ = rdb.Close() })
+		ways[i], clients[i] = way, rdb
+	}
+	defer close(andBy)
+	q := redislock.NewQuorum(clients, &redislock.QuorumOptions{Timeout: patience})
+	locker, err := lock.New(q, nil)
+	require.NoError(t, err)
+	lockAndUnlock(t, locker, 20) // connections, scripts
+	late := func() int { return redislock.Unanswered(q, 0) + redislock.Unanswered(q, 1) }
+	eventually(t, patience, "all have answered", func() bool { return late() == 0 })
+	for _, way := range ways[:2] {
+		way.next.Store(true)
+		lease, err := locker.TryAcquire(within(t), "n", time.Minute)
+		require.NoError(t, err)
+		require.NoError(t, lease.Release(within(t)))
+	}
+	eventually(t, patience, "all but two acquires are answered", func() bool { return late() == 2 })
+	before := commands(t, servers[:2])
+	for _, way := range ways[:2] {
+		close(way.there)
+	}
+	eventually(t, patience, "those have arrived", func() bool { return commands(t, servers[:2]) == before+2 })
+	lease, err := locker.TryAcquire(within(t), "n", time.Minute)
+	require.NoError(t, err, "nobody holds it")
+	require.NoError(t, lease.Release(within(t)))
+}
+
+// commands returns how many scripts servers have run.
+func commands(t *testing.T, servers []*redistest.Server) (n int) {
+	t.Helper()
+	for _, server := range servers {
+		var calls int
+		info := server.Client(t).Info(t.Context(), "commandstats").Val()
+		_, after, _ := strings.Cut(info, "cmdstat_evalsha:")
+		_, err := fmt.Sscanf(after, "calls=%d", &calls)
+		require.NoError(t, err)
+		n += calls
+	}
+	return n
+}
+
+// A server that hangs hears of no release. When it is back, before the lease would
+// have ended by itself, it must not keep others out for the rest of that.
+func TestAServerOfAQuorumThatWasHungHearsOfReleases(t *testing.T) {
+	servers := newServers(t, 3)
+	clients := make([]redislock.Client, len(servers))
+	for i, server := range servers {
+		rdb := redis.NewClient(&redis.Options{Addr: server.Addr(), ContextTimeoutEnabled: true, MaxRetries: -1})
+		t.Cleanup(func() { _ = rdb.Close() })
+		clients[i] = rdb
+	}
+	rdb := servers[0].Client(t)
+	q := redislock.NewQuorum(clients, &redislock.QuorumOptions{Timeout: quorumTimeout})
+	locker, err := lock.New(q, nil)
+	require.NoError(t, err)
+	const names = 50
+	left := func() (n int64) {
+		for i := range names {
+			n += rdb.Exists(t.Context(), fmt.Sprintf("herdless:lock:{%d}", i)).Val()
+		}
+		return n
+	}
+	leases := make([]*lock.Lease, names)
+	for i := range leases {
+		leases[i], err = locker.TryAcquire(within(t), fmt.Sprint(i), time.Hour)
+		require.NoError(t, err)
+	}
+	eventually(t, patience, "the server has all leases", func() bool { return left() == names })
+	before := goleak.IgnoreCurrent()
+
+	servers[0].Stop(t)
+	lockAndUnlock(t, locker, 3)
+	time.Sleep(quorumTimeout) // it is known to hang
+	for _, lease := range leases {
+		require.NoError(t, lease.Release(within(t)))
+	}
+	assert.Positive(t, redislock.Owed(q, 0))
+	servers[0].Continue(t)
+	eventually(t, patience, "the server has no lease", func() bool { return left() == 0 })
+	eventually(t, patience, "nothing is left to do", func() bool { return goleak.Find(before) == nil })
+}
+
+func TestWhatAServerIsOwedIsBounded(t *testing.T) {
+	servers := newServers(t, 3)
+	servers[0].Kill(t)
+	q := newQuorum(t, servers, redislock.QuorumOptions{Timeout: quorumTimeout})
+	for i := range redislock.MaxOwed + 10 {
+		req := lock.Request{Name: fmt.Sprint(i), Owner: fmt.Sprint(i), TTL: 2 * time.Second}
+		_, err := q.Release(within(t), req)
+		require.NoError(t, err)
+	}
+	assert.LessOrEqual(t, redislock.Owed(q, 0), redislock.MaxOwed)
+	assert.Positive(t, redislock.Owed(q, 0))
+	assert.Zero(t, redislock.Owed(q, 1), "it has heard of all")
+	eventually(t, patience, "the leases have ended by themselves", func() bool { return redislock.Owed(q, 0) == 0 })
 }
 
 func TestWhatNewQuorumCannotUse(t *testing.T) {

@@ -10,7 +10,7 @@
 -- ARGV[6]  whom to wake: "turn" for those whose turn it is. In a quorum, where
 --          there is no queue, "all" for everybody who listens, with an empty
 --          message; and "none" for nobody, where the owner takes back what he was
---          granted by too few servers, and will ask again
+--          granted by too few servers
 -- ARGV[7]  how many tokens at the end of its block the owner did not use
 --
 -- Returns  1 if the owner held the lease, 0 if not
@@ -62,9 +62,7 @@ if not held then -- an owner that has released holds nothing: see acquire.lua
     return outcome == '+' and 1 or 0
   end
 end
-if ARGV[6] ~= 'none' then
-  redis.call('SET', ended, held and '+' or '-', 'PX', ARGV[4])
-end
+redis.call('SET', ended, held and '+' or '-', 'PX', ARGV[4])
 
 if ARGV[6] == 'all' then
   if held then
