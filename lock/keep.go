@@ -32,7 +32,7 @@ type hold struct {
 	inLine   bool               // it may be handed on to those who wait in the line
 	baton    bool               // it has the baton of the line
 	deadline time.Time          // up to which the store has confirmed the hold
-	loss     *time.Timer        // fires at deadline
+	loss     *time.Timer        // fires at deadline; nil before the first renewal
 	renewal  *time.Timer        // fires when it is time to renew
 	renewing chan struct{}      // closed when the renewal under way ends; nil without one
 	cancel   context.CancelFunc // of the renewal under way
@@ -48,14 +48,12 @@ const (
 	gone           // the store says that it is not ours any more
 )
 
-// keep starts the timers of a hold. No goroutine runs for it between renewals.
-// The loss has a timer of its own, so that it comes on time whatever a renewal
-// waits for.
+// keep starts the timer of the first renewal. No goroutine runs for a hold between
+// renewals. Most holds are released before one, so that all else is left to that.
 func (h *hold) keep() {
-	h.mu.Lock() // a timer that fires at once must find both
+	h.mu.Lock() // a timer that fires at once must find it
 	defer h.mu.Unlock()
-	h.loss = time.AfterFunc(time.Until(h.deadline), h.expire)
-	h.renewal = time.AfterFunc(h.untilRenewal(), h.renew)
+	h.renewal = time.AfterFunc(min(h.untilRenewal(), time.Until(h.deadline)), h.renew)
 }
 
 // untilRenewal returns a bit less than a third of the TTL, differently long each
@@ -93,6 +91,11 @@ func (h *hold) expire() {
 // time. There is never more than one renewal of a hold under way.
 func (h *hold) renew() {
 	h.mu.Lock()
+	if h.state == live && h.loss == nil {
+		// A timer of its own, so that the loss comes on time whatever the renewal
+		// waits for.
+		h.loss = time.AfterFunc(time.Until(h.deadline), h.expire)
+	}
 	asked := time.Now()
 	if h.state != live || !asked.Before(h.deadline) { // the latter is expire's to say
 		h.mu.Unlock()
@@ -222,7 +225,9 @@ func (h *hold) left() time.Duration {
 // until the store knows of it, so that the next one need not ask twice.
 func (h *hold) end(next state) {
 	h.state = next
-	h.loss.Stop()
+	if h.loss != nil {
+		h.loss.Stop()
+	}
 	h.renewal.Stop()
 	if h.cancel != nil {
 		h.cancel()

@@ -8,18 +8,17 @@
 -- KEYS[5]  the same members -> until when the place is kept, in ms of that clock
 -- KEYS[6]  what became of the owner, once it has released: see release.lua
 -- ARGV[1]  owner
--- ARGV[2]  "x" for a lease that excludes all others, "s" for a shared one
--- ARGV[3]  how many shared leases there may be at a time; 0 for any number
--- ARGV[4]  TTL of the lease in milliseconds
--- ARGV[5]  TTL of the fence in milliseconds, longer than that of the lease
--- ARGV[6]  how many consecutive tokens are asked for
--- ARGV[7]  for how long a place in the queue is kept, in milliseconds; 0 for none
--- ARGV[8]  the channel on which to wake those whose turn it is
+-- ARGV[2]  the kind of the lease: "x0" if it excludes all others, or "s" and how
+--          many shared ones there may be at a time, "s0" for any number
+-- ARGV[3]  TTL of the lease in milliseconds
+-- ARGV[4]  TTL of the fence in milliseconds, longer than that of the lease
+-- ARGV[5]  how many consecutive tokens are asked for
+-- ARGV[6]  for how long a place in the queue is kept, in milliseconds; 0 for none
 --
--- A member of the queue is ARGV[2] .. ARGV[3] .. ":" .. owner.
+-- A member of the queue is ARGV[2] .. ":" .. owner.
 --
 -- Returns  {1, token}         the lease is the owner's, under this token and the
---                             next ARGV[6] - 1
+--                             next ARGV[5] - 1
 --          {0, milliseconds, owner}
 --                             not yet; there may be room after so long. The owner
 --                             is that of an exclusive lease, or empty
@@ -42,11 +41,12 @@
 --   A: acquire (stuck), release, acquire arrives -> must not take the lease,
 --      which nobody would release
 local lease, fence, shared, queue, places, ended = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local owner, kind, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local owner, exclusive = ARGV[1], ARGV[2] == 'x0'
+local limit = tonumber(string.sub(ARGV[2], 2))
 
 local time = redis.call('TIME')
-local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000) -- ms
-local micros = tonumber(time[1]) * 1000000 + tonumber(time[2])
+local micros = time[1] * 1000000 + time[2]
+local now = math.floor(micros / 1000) -- ms
 
 -- MGET takes a key of another type for none. GET says what it is.
 local found = redis.call('MGET', fence, lease)
@@ -55,7 +55,7 @@ if not last then
   return redis.error_reply('ERR the key of the fence has something else in it: somebody else writes under this prefix')
 end
 local holder = found[2]
-if kind == 's' and not holder then
+if not exclusive and not holder then
   holder = redis.call('GET', lease) -- an exclusive lease hears of it from SET
 end
 
@@ -67,11 +67,11 @@ end
 
 -- A repeat: the lease is the owner's already.
 local mine = holder == owner
-if others and kind == 's' and not holder then
+if others and not exclusive and not holder then
   mine = tonumber(redis.call('ZSCORE', shared, owner) or 0) > now
 end
 
-local me = others and kind .. ARGV[3] .. ':' .. owner
+local me = others and ARGV[2] .. ':' .. owner
 
 -- For how long there is no room, at most, and how many shared leases there are.
 local full, sharing = 0, 0
@@ -85,7 +85,7 @@ elseif others and not mine then
   redis.call('ZREMRANGEBYSCORE', shared, '-inf', now)
   sharing = redis.call('ZCARD', shared)
   local ends = {}
-  if kind == 'x' then
+  if exclusive then
     ends = redis.call('ZRANGE', shared, -1, -1, 'WITHSCORES')
   elseif limit > 0 and sharing >= limit then
     ends = redis.call('ZRANGE', shared, 0, 0, 'WITHSCORES')
@@ -106,7 +106,7 @@ if others and not mine then
     -- Shared leases come together: those ahead do not hinder as long as there is
     -- room for them too. 128 bounds the work.
     local before = redis.call('ZRANGE', queue, 0, math.min(rank, 128) - 1)
-    local hindered = kind == 'x' or rank > 128 or limit > 0 and sharing + rank >= limit
+    local hindered = exclusive or rank > 128 or limit > 0 and sharing + rank >= limit
     for i = 1, hindered and 0 or #before do
       hindered = hindered or string.sub(before[i], 1, 1) == 'x'
     end
@@ -121,9 +121,9 @@ if others and not mine then
 end
 
 if full > 0 or ahead > 0 then
-  local place = tonumber(ARGV[7])
+  local place = tonumber(ARGV[6])
   if place > 0 then
-    me = me or kind .. ARGV[3] .. ':' .. owner
+    me = me or ARGV[2] .. ':' .. owner
     if not redis.call('ZSCORE', queue, me) then
       -- In the order of coming, also if the clock is set back, and if two come
       -- within a microsecond.
@@ -146,22 +146,22 @@ end
 -- a restart without persistence. The last token makes them grow when the clock is
 -- set back. Microseconds fit a double until 2255.
 local token = math.max(last + 1, micros)
-if kind == 'x' and not mine and not redis.call('SET', lease, owner, 'PX', ARGV[4], 'NX') then
+if exclusive and not mine and not redis.call('SET', lease, owner, 'PX', ARGV[3], 'NX') then
   redis.call('GET', lease) -- ends the script with an error
 end
-redis.call('SET', fence, string.format('%.0f', token + tonumber(ARGV[6]) - 1), 'PX', ARGV[5])
-if kind == 'x' and mine then
-  redis.call('SET', lease, owner, 'PX', ARGV[4])
-elseif kind == 's' then
-  redis.call('ZADD', shared, now + tonumber(ARGV[4]), owner)
+redis.call('SET', fence, string.format('%.0f', token + ARGV[5] - 1), 'PX', ARGV[4])
+if exclusive and mine then
+  redis.call('SET', lease, owner, 'PX', ARGV[3])
+elseif not exclusive then
+  redis.call('ZADD', shared, now + ARGV[3], owner)
   local latest = redis.call('ZRANGE', shared, -1, -1, 'WITHSCORES')
   redis.call('PEXPIRE', shared, latest[2] - now)
   if others then
     -- Several leases can end together, and a release wakes so many only.
-    wake(lease, shared, queue, places, ARGV[8], 1, now)
+    wake(lease, shared, queue, places, 1, now)
     local next = redis.call('ZRANGE', queue, 127, 127)
     if next[1] and string.sub(next[1], 1, 3) == 's0:' then
-      redis.call('PUBLISH', ARGV[8], string.sub(next[1], 4))
+      redis.call('PUBLISH', channel(lease), string.sub(next[1], 4))
     end
   end
 end

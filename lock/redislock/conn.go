@@ -173,7 +173,7 @@ func (s *step) takeBack(ctx context.Context) {
 }
 
 func (s *step) release(ctx context.Context) (any, error) {
-	return s.run(ctx, releaseScript, releaseArgs(s.req, s.keys, s.wake))
+	return s.run(ctx, releaseScript, releaseArgs(s.req, s.wake))
 }
 
 // Get implements redsync's Pool.
@@ -189,7 +189,7 @@ type conn struct {
 // SetNX is redsync's command to acquire.
 func (c conn) SetNX(string, string, time.Duration) (bool, error) {
 	var a acquired
-	reply, err := c.run(c.ctx, acquireScript, acquireArgs(c.req, c.keys))
+	reply, err := c.run(c.ctx, acquireScript, acquireArgs(c.req))
 	if err == nil {
 		a, err = parse(reply)
 	}

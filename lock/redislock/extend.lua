@@ -5,7 +5,7 @@
 -- KEYS[2]  the fence
 -- KEYS[3]  the shared leases
 -- ARGV[1]  owner
--- ARGV[2]  "x" for a lease that excludes all others, "s" for a shared one
+-- ARGV[2]  the kind of the lease, as for acquire.lua
 -- ARGV[3]  TTL of the lease in milliseconds
 -- ARGV[4]  TTL of the fence in milliseconds
 -- ARGV[5]  the token of the lease, if it may be larger than what this server has
@@ -20,7 +20,7 @@
 -- It never sets the key: a lease that has ended may have had another holder
 -- since, and A must hear of it.
 local lease, fence, shared = KEYS[1], KEYS[2], KEYS[3]
-if ARGV[2] == 'x' then
+if ARGV[2] == 'x0' then
   if redis.call('GET', lease) ~= ARGV[1] then
     return 0
   end

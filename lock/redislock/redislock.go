@@ -75,8 +75,7 @@ func New(client Client, o *Options) *Store {
 // TryAcquire implements [lock.Store].
 func (s *Store) TryAcquire(ctx context.Context, req lock.Request) (lock.Grant, error) {
 	var a acquired
-	keys := s.keys(req.Name)
-	reply, err := s.scripts.Run(ctx, acquireScript, keys.all(req.Owner), acquireArgs(req, keys)...)
+	reply, err := s.scripts.Run(ctx, acquireScript, s.keys(req.Name).all(req.Owner), acquireArgs(req)...)
 	if err == nil {
 		a, err = parse(reply)
 	}
@@ -97,8 +96,7 @@ func (s *Store) Extend(ctx context.Context, req lock.Request) (bool, error) {
 
 // Release implements [lock.Store].
 func (s *Store) Release(ctx context.Context, req lock.Request) (bool, error) {
-	keys := s.keys(req.Name)
-	reply, err := s.scripts.Run(ctx, releaseScript, keys.all(req.Owner), releaseArgs(req, keys, wakeTurn)...)
+	reply, err := s.scripts.Run(ctx, releaseScript, s.keys(req.Name).all(req.Owner), releaseArgs(req, wakeTurn)...)
 	if err != nil {
 		return false, fmt.Errorf("redislock: release: %w", err)
 	}

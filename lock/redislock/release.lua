@@ -3,15 +3,13 @@
 --
 -- KEYS     as for acquire.lua
 -- ARGV[1]  owner
--- ARGV[2]  "x" for a lease that excludes all others, "s" for a shared one
--- ARGV[3]  how many shared leases there may be at a time; 0 for any number
--- ARGV[4]  for how long KEYS[6] is kept, in milliseconds
--- ARGV[5]  the channel on which to wake them, with the owner as the message
--- ARGV[6]  whom to wake: "turn" for those whose turn it is. In a quorum, where
+-- ARGV[2]  the kind of the lease, as for acquire.lua
+-- ARGV[3]  for how long KEYS[6] is kept, in milliseconds
+-- ARGV[4]  how many tokens at the end of its block the owner did not use
+-- ARGV[5]  whom to wake: "turn" for those whose turn it is. In a quorum, where
 --          there is no queue, "all" for everybody who listens, with an empty
 --          message; and "none" for nobody, where the owner takes back what he was
 --          granted by too few servers
--- ARGV[7]  how many tokens at the end of its block the owner did not use
 --
 -- Returns  1 if the owner held the lease, 0 if not
 --
@@ -29,7 +27,7 @@
 -- the acquire that it follows may be still on its way (see acquire.lua). It is a
 -- key for each owner, because others come and go in between.
 local lease, fence, shared, queue, places, ended = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local owner, kind = ARGV[1], ARGV[2]
+local owner, exclusive = ARGV[1], ARGV[2] == 'x0'
 
 local now -- in ms, read where it is needed
 local function clock()
@@ -41,14 +39,14 @@ local function clock()
 end
 
 local held
-if kind == 'x' then
+if exclusive then
   held = redis.call('GET', lease) == owner
   if held then
     redis.call('DEL', lease)
     -- Or tokens could run ahead of the clock, and go back if the fence is lost.
     -- While the lease was held nobody else was given any. If the fence is lost
     -- already, it must not come back without a TTL.
-    if ARGV[7] ~= '0' and redis.call('DECRBY', fence, ARGV[7]) <= 0 then
+    if ARGV[4] ~= '0' and redis.call('DECRBY', fence, ARGV[4]) <= 0 then
       redis.call('DEL', fence)
     end
   end
@@ -62,16 +60,16 @@ if not held then -- an owner that has released holds nothing: see acquire.lua
     return outcome == '+' and 1 or 0
   end
 end
-redis.call('SET', ended, held and '+' or '-', 'PX', ARGV[4])
+redis.call('SET', ended, held and '+' or '-', 'PX', ARGV[3])
 
-if ARGV[6] == 'all' then
+if ARGV[5] == 'all' then
   if held then
-    redis.call('PUBLISH', ARGV[5], '')
+    redis.call('PUBLISH', channel(lease), '')
   end
-elseif ARGV[6] == 'turn' and redis.call('EXISTS', queue) == 1 then
-  local me = kind .. ARGV[3] .. ':' .. owner
+elseif ARGV[5] == 'turn' and redis.call('EXISTS', queue) == 1 then
+  local me = ARGV[2] .. ':' .. owner
   redis.call('ZREM', queue, me)
   redis.call('ZREM', places, me)
-  wake(lease, shared, queue, places, ARGV[5], 128, clock())
+  wake(lease, shared, queue, places, 128, clock())
 end
 return held and 1 or 0

@@ -4,6 +4,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/herdless/herdless/lock"
@@ -42,9 +43,9 @@ const (
 	wakeNone = "none"
 )
 
-func acquireArgs(req lock.Request, keys keys) []any {
+func acquireArgs(req lock.Request) []any {
 	ttl := milliseconds(req.TTL)
-	return []any{req.Owner, kind(req), req.Limit, ttl, ttl + fenceTTL.Milliseconds(), max(req.Tokens, 1), milliseconds(req.Place), keys.channel()}
+	return []any{req.Owner, kind(req), ttl, ttl + fenceTTL.Milliseconds(), max(req.Tokens, 1), milliseconds(req.Place)}
 }
 
 func extendArgs(req lock.Request, raise uint64) []any {
@@ -52,12 +53,12 @@ func extendArgs(req lock.Request, raise uint64) []any {
 	return []any{req.Owner, kind(req), ttl, ttl + fenceTTL.Milliseconds(), raise}
 }
 
-func releaseArgs(req lock.Request, keys keys, wake string) []any {
+func releaseArgs(req lock.Request, wake string) []any {
 	unused := req.Unused
 	if wake != wakeTurn {
 		unused = 0 // the fences of a quorum were raised to the whole block
 	}
-	return []any{req.Owner, kind(req), req.Limit, lateness.Milliseconds(), keys.channel(), wake, unused}
+	return []any{req.Owner, kind(req), lateness.Milliseconds(), unused, wake}
 }
 
 // acquired is an answer of acquire.lua.
@@ -100,9 +101,9 @@ func parse(reply any) (acquired, error) {
 // kind is what the scripts call the kind of a lease.
 func kind(req lock.Request) string {
 	if req.Shared {
-		return "s"
+		return "s" + strconv.Itoa(req.Limit)
 	}
-	return "x"
+	return "x0"
 }
 
 // milliseconds returns d rounded up.

@@ -1,8 +1,14 @@
--- Stands before acquire.lua and release.lua: wakes those in the queue for whom there
--- is room, from the front, each with a message on channel that is its owner. most
--- bounds how many are looked at; who comes after them asks by itself before long.
--- now is in milliseconds of the server's clock.
-local function wake(lease, shared, queue, places, channel, most, now)
+-- Stands before acquire.lua and release.lua.
+
+-- The channel on which those who wait are woken.
+local function channel(lease)
+  return lease .. ':turn'
+end
+
+-- Wakes those in the queue for whom there is room, from the front, each with a
+-- message that is its owner. most bounds how many are looked at; who comes after
+-- them asks by itself before long. now is in milliseconds of the server's clock.
+local function wake(lease, shared, queue, places, most, now)
   if redis.call('EXISTS', lease) == 1 then
     return
   end
@@ -15,7 +21,7 @@ local function wake(lease, shared, queue, places, channel, most, now)
     elseif kind == 'x' and sharing > 0 or kind == 's' and tonumber(limit) > 0 and sharing >= tonumber(limit) then
       return
     else
-      redis.call('PUBLISH', channel, owner)
+      redis.call('PUBLISH', channel(lease), owner)
       sharing = sharing + 1
       if kind == 'x' then
         return
