@@ -217,8 +217,12 @@ func (x *exchange) fromStoreOrHandler(ctx context.Context) {
 		if collapsed {
 			st = status{fwd: reason, collapsed: true}
 		}
-		if !x.shares(f.response) {
+		switch {
+		case !x.shares(f.response):
 			x.forward("bypass")
+			return
+		case f.response.failing && !x.canFallBack(f.response, res.Entry):
+			x.forward(reason) // it has waited for a better one
 			return
 		}
 		if x.reply(f.response, res.Entry, st) { //nolint:contextcheck // the request has it

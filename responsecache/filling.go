@@ -29,10 +29,12 @@ type filling struct {
 	index   varyIndex // under which that is a variant, or none
 	reason  string    // why the request went to the handler
 
-	// old is what the response is to replace, or nil. fallsBack: it will do if
-	// the handler fails. validating: the handler is asked whether it still holds.
+	// old is what the response is to replace, or nil, as it was when it was found.
+	// fallsBack: it will do if the handler fails. validating: the handler is asked
+	// whether it still holds.
 	old        *stored
 	oldEntry   cache.Entry
+	found      time.Time
 	fallsBack  bool
 	validating bool
 
@@ -54,7 +56,7 @@ func (x *exchange) load(key string, index varyIndex, reason string) cache.Load {
 		f := &filling{x: x, loading: l, ctx: ctx, cancel: cancel, flight: key, index: index, reason: reason}
 		if e, ok := l.Stale(); ok {
 			if found, ok := read(key, e); ok && found.response != nil {
-				f.old, f.oldEntry = found.response, e
+				f.old, f.oldEntry, f.found = found.response, e, time.Now()
 				f.fallsBack = x.canFallBack(f.old, e)
 				f.reason = "stale"
 				if f.old.left(e) > 0 && !f.old.validate {
@@ -93,7 +95,7 @@ func (f *filling) handle() (rec *recorder) {
 		}
 		rec.end(errBroken)
 		// A handler that gives up the connection on purpose gets its way.
-		if f.fallsBack && (rec.status == 0 || rec.outcome != passed) {
+		if rec.outcome == failure || (rec.status == 0 || rec.outcome == notModified) && f.hides() {
 			if p := recover(); p != nil {
 				if p == http.ErrAbortHandler { //nolint:errorlint // as net/http compares it
 					f.loading.Settle(f.backoff())
@@ -110,7 +112,7 @@ func (f *filling) handle() (rec *recorder) {
 			f.loading.Settle(cache.Entry{Kind: cache.Uncacheable}) // the stale response may still do
 			return
 		}
-		f.loading.Settle(f.failed())
+		f.loading.Settle(f.broken())
 	}()
 	x.next.ServeHTTP(rec, f.request())
 	returned = true
@@ -142,12 +144,12 @@ func (f *filling) request() *http.Request {
 
 // unshareable says that nobody else gets this response. Nobody waits for it any
 // more then, so that it ends with its client.
-func (f *filling) unshareable(code int, why string) {
+func (f *filling) unshareable(code int, h http.Header, why string) {
 	x := f.x
 	if x.personal {
 		x.cache.personal.set(x.page, struct{}{}, hitForMiss)
 	}
-	f.loading.Settle(f.notShared(code, why))
+	f.loading.Settle(f.notShared(code, h, why))
 	switch {
 	case x.background:
 		f.cancel()
@@ -158,28 +160,52 @@ func (f *filling) unshareable(code int, why string) {
 	}
 }
 
+// oldNow is the entry of the old response as it is now: the handler takes its time.
+func (f *filling) oldNow() cache.Entry {
+	e, passed := f.oldEntry, time.Since(f.found)
+	e.TTL -= passed
+	e.Age += passed
+	return e
+}
+
+// hides reports whether the client gets the old response in place of a failure.
+func (f *filling) hides() bool { return f.fallsBack && f.x.canFallBack(f.old, f.oldNow()) }
+
 // failed is the outcome for those who wait for a response that did not come to a
 // good end.
 var failed = cache.Entry{Kind: cache.Uncacheable, TTL: failureForMiss}
 
 // failed is the outcome for those who wait for a response that came to no good. What
 // there is and is fresh stays: no client who did not want it can take it from the
-// others.
+// others. Those of this process who wait do not want it either: each goes its own
+// way, or they would run the handler one after the other.
 func (f *filling) failed() cache.Entry {
-	if f.old != nil && f.old.left(f.oldEntry) > 0 && !f.old.validate {
+	if f.old != nil && f.old.left(f.oldNow()) > 0 && !f.old.validate {
+		f.loading.Share(failed)
 		return cache.Entry{Kind: cache.Uncacheable}
 	}
 	return failed
 }
 
+// broken is the outcome if the handler has failed and this client has not got a stale
+// response in place of that, be it that it does not want one. Others may.
+func (f *filling) broken() cache.Entry {
+	if f.old != nil && f.x.outlivesFailure(f.old, f.oldNow()) {
+		return f.backoff()
+	}
+	return f.failed()
+}
+
 // notShared is the outcome for those who wait for a response that turned out not to
 // be for sharing. An error, of the client's too, says something about that one
 // request and little about the page.
-func (f *filling) notShared(code int, why string) cache.Entry {
+func (f *filling) notShared(code int, h http.Header, why string) cache.Entry {
 	switch {
 	case f.x.personal, // nobody waits, and what others get is another matter
 		f.x.background && code >= 500: // the stale response may still do
 		return cache.Entry{Kind: cache.Uncacheable}
+	case f.x.route.policy.isError(code, h):
+		return f.broken()
 	case code == 0 || code >= 400 || why == "store":
 		return f.failed()
 	}
@@ -225,10 +251,13 @@ func (f *filling) outcome(rec *recorder) cache.Entry {
 		f.x.addStatus(status{fwd: f.reason})
 	}
 	if !rec.end(nil) {
-		if rec.isShort() || rec.status == 0 {
+		switch {
+		case rec.status == 0:
 			return f.failed()
+		case rec.isShort():
+			return f.broken()
 		}
-		return f.notShared(rec.status, rec.verdict.why)
+		return f.notShared(rec.status, rec.header, rec.verdict.why)
 	}
 	s := rec.verdict.response
 	e := cache.Entry{}
@@ -387,7 +416,7 @@ func (f *filling) updated(rec *recorder) *stored {
 func (f *filling) storeUpdated(s *stored, rec *recorder) cache.Entry {
 	switch {
 	case !rec.verdict.store:
-		return f.notShared(s.status, rec.verdict.why)
+		return f.notShared(s.status, rec.header, rec.verdict.why)
 	case f.key != f.flight && s.stream.ID != "":
 		return failed // its body is bound to the key: the next request makes it anew
 	}
@@ -411,8 +440,9 @@ func merge(old, update http.Header) http.Header {
 // fallBack answers with the old response in place of a failure (RFC 5861 §4).
 func (f *filling) fallBack(rec *recorder) cache.Entry {
 	rec.end(nil)
-	st := status{fwd: f.reason, fwdStatus: rec.status, ttl: f.old.left(f.oldEntry), hasTTL: true, detail: "stale-if-error"}
-	if !f.x.reply(f.old, f.oldEntry, st) {
+	e := f.oldNow()
+	st := status{fwd: f.reason, fwdStatus: rec.status, ttl: f.old.left(e), hasTTL: true, detail: "stale-if-error"}
+	if !f.x.reply(f.old, e, st) {
 		f.x.addStatus(status{fwd: f.reason, fwdStatus: rec.status})
 		http.Error(f.x.w, http.StatusText(rec.status), rec.status)
 		return failed
@@ -423,15 +453,20 @@ func (f *filling) fallBack(rec *recorder) cache.Entry {
 // backoff returns the old response as one that is used for a moment without asking
 // the handler, which is failing.
 func (f *filling) backoff() cache.Entry {
-	left := f.oldEntry.TTL + f.oldEntry.StaleFor
-	if left <= 0 || f.old.left(f.oldEntry) > 0 {
+	old := f.oldNow()
+	kept, late := old.TTL+old.StaleFor, -f.old.left(old)
+	ttl := min(failureForMiss, kept)
+	if f.x.cache.profile != Conformance {
+		ttl = min(ttl, f.old.sie-late) // it may be used no longer
+	}
+	if ttl <= 0 || late < 0 {
 		return f.failed()
 	}
 	s := *f.old
-	s.stale, s.failing, s.late, s.age = true, true, max(0, -f.old.left(f.oldEntry)), f.old.age+f.oldEntry.Age
-	ttl := min(failureForMiss, left)
+	s.stale, s.failing, s.age = true, true, f.old.age+old.Age
+	s.late = (late + time.Millisecond - 1).Truncate(time.Millisecond) // as it is stored, and never less
 	return cache.Entry{
-		Kind: cache.Value, Data: s.encode(), Body: f.old.stream, TTL: ttl, StaleFor: left - ttl, Tags: f.x.tagsOf(f.old.header),
+		Kind: cache.Value, Data: s.encode(), Body: f.old.stream, TTL: ttl, StaleFor: kept - ttl, Tags: f.x.tagsOf(f.old.header),
 	}
 }
 

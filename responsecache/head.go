@@ -28,7 +28,7 @@ func (x *exchange) forwardHead(ctx context.Context, key string, index varyIndex,
 				return cache.Entry{Kind: cache.Uncacheable}, nil
 			}
 			x.served = true
-			f := &filling{x: x, loading: l, ctx: ctx, flight: key, index: index, reason: reason, old: found.response, oldEntry: e}
+			f := &filling{x: x, loading: l, ctx: ctx, flight: key, index: index, reason: reason, old: found.response, oldEntry: e, found: time.Now()}
 			rec := &recorder{x: x, f: f, outer: x.w.Header().Clone(), asked: time.Now()}
 			w := respwriter.New(x.w, func(code int) bool {
 				h := x.w.Header()

@@ -91,7 +91,7 @@ func (rec *recorder) WriteHeader(code int) {
 	switch {
 	case code == http.StatusNotModified && rec.f.validating:
 		rec.keepBack(notModified)
-	case rec.f.fallsBack && rec.x.route.policy.isError(code, rec.header):
+	case rec.f.hides() && rec.x.route.policy.isError(code, rec.header):
 		rec.keepBack(failure)
 	default:
 		rec.pass(h)
@@ -151,7 +151,7 @@ func (rec *recorder) pass(h http.Header) {
 	}
 	rec.keep = v.store
 	if !rec.keep {
-		rec.f.unshareable(rec.status, v.why)
+		rec.f.unshareable(rec.status, rec.header, v.why)
 		if x.background {
 			rec.gone = errNobody
 		}
@@ -346,7 +346,7 @@ func (rec *recorder) lose(why string) {
 		rec.body.Abort()
 		rec.body = nil
 	}
-	rec.f.unshareable(rec.status, why)
+	rec.f.unshareable(rec.status, rec.header, why)
 	if rec.x.background && rec.gone == nil {
 		rec.gone = errNobody
 	}
@@ -422,7 +422,7 @@ func (rec *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		if rec.live != nil { // what comes now, those who read along cannot have
 			rec.live.finish(errBroken, nil)
 		}
-		rec.f.unshareable(rec.status, "hijacked")
+		rec.f.unshareable(rec.status, rec.header, "hijacked")
 	}
 	return conn, rw, err
 }

@@ -172,8 +172,13 @@ func (x *exchange) anew(s *stored, e cache.Entry) cache.Verdict {
 
 // canFallBack reports whether a stale response will do if the handler fails.
 func (x *exchange) canFallBack(s *stored, e cache.Entry) bool {
+	return !x.wants.noCache && x.outlivesFailure(s, e)
+}
+
+// outlivesFailure is canFallBack for a request that wants nothing in particular.
+func (x *exchange) outlivesFailure(s *stored, e cache.Entry) bool {
 	stale := max(0, -s.left(e))
-	if s.strict || s.validate || x.wants.noCache {
+	if s.strict || s.validate {
 		return false
 	}
 	return stale <= s.sie && s.sie > 0 || x.cache.profile == Conformance

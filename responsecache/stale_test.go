@@ -148,3 +148,109 @@ func TestARefreshThatPanics(t *testing.T) {
 	require.Equal(t, "run 1", s.get(t, "/page").body)
 	await(t, "it is tried again", func() bool { return s.get(t, "/page").body == "run 3" })
 }
+
+// A client that wants no stored page does not take a stale one from the others, when
+// all that the handler has is an error.
+func TestANoCacheRequestLeavesWhatStaleIfErrorNeeds(t *testing.T) {
+	for name, fail := range map[string]func(w http.ResponseWriter){
+		"503":   func(w http.ResponseWriter) { w.WriteHeader(503) },
+		"panic": func(http.ResponseWriter) { panic("boom") },
+		"short": func(w http.ResponseWriter) { w.Header().Set("Content-Length", "10"); fmt.Fprint(w, "half") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var fails atomic.Bool
+			s := serve(t, memoryStores(t), responsecache.Policy{TTL: time.Minute, StaleIfError: time.Hour}, func(w http.ResponseWriter, _ *http.Request) {
+				if fails.Load() {
+					fail(w)
+					return
+				}
+				fmt.Fprint(w, "page")
+			})
+			s.Config.ErrorLog = discardLog
+			require.Equal(t, "page", s.get(t, "/page").body)
+			require.NoError(t, s.cache.SoftPurge(t.Context(), "http://example.com/page"))
+			fails.Store(true)
+			require.NotEqual(t, "page", s.get(t, "/page", "Cache-Control", "no-cache").body)
+			if name != "short" { // which nobody knows beforehand
+				assert.Equal(t, "page", s.get(t, "/page").body)
+				assert.NotEqual(t, "page", s.get(t, "/page", "Cache-Control", "no-cache").body, "it wants no stale page")
+			}
+			fails.Store(false)
+			assert.Equal(t, "page", s.get(t, "/page", "Cache-Control", "only-if-cached, max-stale").body)
+		})
+	}
+}
+
+// Those who want no stored page do not run a handler that fails one after the other.
+func TestNoCacheRequestsDoNotQueueForAFailure(t *testing.T) {
+	for name, p := range map[string]responsecache.Policy{
+		"a fresh page":              {TTL: time.Minute},
+		"a stale one":               {TTL: time.Minute},
+		"one that may be used then": {TTL: time.Minute, StaleIfError: time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			const clients = 8
+			var fails atomic.Bool
+			var begun, now, most atomic.Int32
+			s := serve(t, memoryStores(t), p, func(w http.ResponseWriter, _ *http.Request) {
+				if !fails.Load() {
+					fmt.Fprint(w, "page")
+					return
+				}
+				for n := now.Add(1); ; {
+					if was := most.Load(); n <= was || most.CompareAndSwap(was, n) {
+						break
+					}
+				}
+				defer now.Add(-1)
+				for began := time.Now(); begun.Load() < clients && time.Since(began) < 10*time.Second; {
+					time.Sleep(time.Millisecond)
+				}
+				time.Sleep(200 * time.Millisecond)
+				w.WriteHeader(503)
+			})
+			require.Equal(t, "page", s.get(t, "/page").body)
+			if name != "a fresh page" {
+				require.NoError(t, s.cache.SoftPurge(t.Context(), "http://example.com/page"))
+			}
+			fails.Store(true)
+			var wg sync.WaitGroup
+			for range clients {
+				wg.Go(func() {
+					begun.Add(1)
+					assert.Equal(t, 503, s.get(t, "/page", "Cache-Control", "no-cache").status)
+				})
+			}
+			wg.Wait()
+			assert.Greater(t, most.Load(), int32(1))
+		})
+	}
+}
+
+// A page that hides a failure is not used for longer than stale-if-error allows, even
+// if its validator keeps it in the store.
+func TestAStalePageHidesNoFailureAfterItsTime(t *testing.T) {
+	const fresh, stale, slack = 200 * time.Millisecond, 600 * time.Millisecond, 50 * time.Millisecond
+	var fails atomic.Bool
+	s := serve(t, memoryStores(t), responsecache.Policy{TTL: fresh, StaleIfError: stale}, func(w http.ResponseWriter, _ *http.Request) {
+		if fails.Load() {
+			w.WriteHeader(503)
+			return
+		}
+		w.Header().Set("ETag", `"page"`)
+		fmt.Fprint(w, "page")
+	})
+	last := 0
+	for attempt := 0; attempt < 5 && last != 503; attempt++ { // of a busy machine
+		path := fmt.Sprintf("/page/%d", attempt)
+		fails.Store(false)
+		require.Equal(t, "page", s.get(t, path).body)
+		end := time.Now().Add(fresh + stale + slack)
+		fails.Store(true)
+		for asked := time.Now(); !asked.After(end); {
+			asked = time.Now()
+			last = s.get(t, path).status
+		}
+	}
+	assert.Equal(t, 503, last)
+}
