@@ -144,10 +144,10 @@ func variantKey(page string, index varyIndex, selected string) string {
 
 // selects returns a digest of the values that a request has in the index's fields.
 // They are not there as they are, because they may be secret, and long.
-func (index varyIndex) selects(h http.Header, anyOrder bool) string {
+func (index varyIndex) selects(h http.Header, anyForm bool) string {
 	var values []string
 	for _, name := range index.names {
-		value, present := fields.Selecting(h, name, anyOrder)
+		value, present := fields.Selecting(h, name, anyForm)
 		if present {
 			value = "+" + value
 		}

@@ -27,6 +27,9 @@ const (
 	//     (§7.3);
 	//   - takes a Cookie in a request for an ordinary field, which matters
 	//     only if a response varies on it;
+	//   - takes request fields that a response varies on for lists, whose white
+	//     space and lines do not count (§4.1); Safe does so for Accept and the
+	//     like, whose syntax it knows;
 	//   - serves a stale response if the handler fails and the response does
 	//     not forbid that (§4.2.4), also without stale-if-error;
 	//   - stores what a request with Authorization has brought if the response

@@ -77,6 +77,14 @@ func FuzzSelecting(f *testing.F) {
 			again, _ := fields.Selecting(http.Header{name: {value}}, name, true)
 			assert.Equal(t, value, again, "a normal form is its own")
 		}
+		// A field that may be no list has the same form only if it is the same.
+		if !strings.ContainsAny(a+b, "\r\n") { // as in no request
+			two, _ := fields.Selecting(http.Header{"X": {a, b}}, "X", false)
+			for _, other := range [][]string{{a}, {b}, {a + "," + b}, {a + ", " + b}, {b, a}} {
+				form, _ := fields.Selecting(http.Header{"X": other}, "X", false)
+				assert.Equal(t, slices.Equal([]string{a, b}, other), form == two)
+			}
+		}
 		for _, member := range fields.Members([]string{a, b}) {
 			assert.NotEmpty(t, strings.Trim(member, " \t"))
 			assert.NotContains(t, member, ",")

@@ -22,26 +22,34 @@ func Members(values []string) []string {
 }
 
 // Selecting returns a request field in the form in which it is compared with
-// that of another request (RFC 9111 §4.1): its lines are one, and there is no
-// white space around its members. present is false if the request has no such
-// field, which is not the same as an empty one.
+// that of another request (RFC 9111 §4.1). present is false if the request has no
+// such field, which is not the same as an empty one.
+//
+// Of fields that are known to be lists the lines are one, and there is no white space
+// around members. Of others each line counts as it is: "like Gecko)" after a comma is
+// no member, and a handler may look at the first line only. With anyForm all are taken
+// for lists, as RFC 9111 allows it.
 //
 // Accept and its like also get one spelling for each weight, if all of the field
 // can be read and nothing in it is quoted. Accept-Charset and Accept-Encoding are put
-// in order of preference, and the others with anyOrder: there are servers, gin's
+// in order of preference, and the others with anyForm: there are servers, gin's
 // content negotiation for one, to which the sender's order matters.
-func Selecting(h http.Header, name string, anyOrder bool) (value string, present bool) {
+func Selecting(h http.Header, name string, anyForm bool) (value string, present bool) {
 	lines := h.Values(name)
 	if len(lines) == 0 {
 		return "", false
+	}
+	name = lower(name)
+	if !anyForm && !slices.Contains(lists, name) {
+		return strings.Join(lines, "\n"), true // which is in no line
 	}
 	value = strings.Join(lines, ",")
 	if strings.Contains(value, `"`) {
 		return value, true // commas may be inside of a string
 	}
-	switch lower(name) {
+	switch name {
 	case "accept", "accept-charset", "accept-encoding", "accept-language":
-		if preferences, ok := spelled(value, lower(name), anyOrder); ok {
+		if preferences, ok := spelled(value, name, anyForm); ok {
 			return preferences, true
 		}
 	}
@@ -52,9 +60,15 @@ func Selecting(h http.Header, name string, anyOrder bool) (value string, present
 	return strings.Join(members, ","), true
 }
 
+// lists are request fields whose members mean the same with and without white space
+// around them, on one line or several.
+var lists = []string{
+	"accept", "accept-charset", "accept-encoding", "accept-language", "access-control-request-headers", "cache-control", "prefer", "te",
+}
+
 // spelled returns the members of a field of preferences in one spelling. What cannot
 // be read here never comes out as what could have been.
-func spelled(value, name string, anyOrder bool) (string, bool) {
+func spelled(value, name string, anyForm bool) (string, bool) {
 	type preference struct {
 		text   string
 		weight int
@@ -70,7 +84,7 @@ func spelled(value, name string, anyOrder bool) (string, bool) {
 		}
 		list = append(list, preference{text, weight})
 	}
-	inOrder := anyOrder || name == "accept-charset" || name == "accept-encoding"
+	inOrder := anyForm || name == "accept-charset" || name == "accept-encoding"
 	slices.SortStableFunc(list, func(a, b preference) int {
 		if !inOrder {
 			return 0

@@ -59,7 +59,7 @@ func TestSelecting(t *testing.T) {
 			assert.Equal(t, tt.want, got)
 		})
 	}
-	_, present := fields.Selecting(http.Header{}, "X", true)
+	_, present := fields.Selecting(http.Header{}, "X", false)
 	assert.False(t, present, "absent is not empty")
 }
 
@@ -95,5 +95,27 @@ func TestSelectingKeepsAnOrderThatMayMatter(t *testing.T) {
 		}
 		got, _ := fields.Selecting(h, name, false)
 		assert.Equal(t, want, got, name)
+	}
+}
+
+// Only of what is known to be a list white space and lines do not count.
+func TestSelectingTakesNothingForAList(t *testing.T) {
+	tests := []struct {
+		name, field string
+		values      []string
+		want        string
+	}{
+		{"white space", "User-Agent", []string{"A (KHTML, like B)"}, "A (KHTML, like B)"},
+		{"none", "User-Agent", []string{"A (KHTML,like B)"}, "A (KHTML,like B)"},
+		{"lines", "X", []string{"a", "b"}, "a\nb"},
+		{"one line", "X", []string{"a,b"}, "a,b"},
+		{"a list", "Prefer", []string{"a , b", "c"}, "a,b,c"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got, present := fields.Selecting(http.Header{tt.field: tt.values}, tt.field, false)
+			assert.True(t, present)
+			assert.Equal(t, tt.want, got)
+		})
 	}
 }
