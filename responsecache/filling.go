@@ -220,6 +220,9 @@ func (f *filling) place(rec *recorder) bool {
 		x.cache.ruled.Store(true)
 	}
 	f.page, f.variant = x.page, f.index
+	if f.rule.text == "" && x.rule.text != "" && rec.status >= 400 {
+		return false // an error says nothing of the path, whose rule would not lead here
+	}
 	if f.rule != x.rule {
 		f.page, f.variant = x.name.pageUnder(f.rule), varyIndex{}
 	}

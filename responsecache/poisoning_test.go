@@ -211,3 +211,24 @@ func TestAPanicAfterAFailureIsHiddenToo(t *testing.T) {
 	fails.Store(true)
 	assert.Equal(t, "page", s.get(t, "/page").body)
 }
+
+// An error has no say in which parts of the query name the pages of its path.
+func TestAnErrorLeavesTheRuleOfItsPath(t *testing.T) {
+	var runs atomic.Int32
+	s := serve(t, memoryStores(t), responsecache.Policy{}, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=60")
+		if r.URL.Query().Get("id") == "none" {
+			http.Error(w, "there is none", http.StatusNotFound)
+			return
+		}
+		w.Header().Set("No-Vary-Search", `params=("u")`)
+		fmt.Fprintf(w, "run %d", runs.Add(1))
+	})
+	require.Equal(t, "run 1", s.get(t, "/page?id=1&u=1").body)
+	await(t, "the rule", func() bool { return s.get(t, "/page?id=1&u=2").body == "run 1" })
+	for range 2 {
+		assert.Equal(t, 404, s.get(t, "/page?id=none&u=1").status)
+	}
+	r := s.get(t, "/page?id=1&u=3")
+	assert.Equal(t, "run 1", r.body, r.cacheStatus())
+}
