@@ -311,6 +311,32 @@ func TestRangesOfALongBodyInAnyOrder(t *testing.T) {
 	}
 }
 
+// A part has the type of the whole, whoever has found that out.
+func TestTheTypeOfAPartIsThatOfTheWhole(t *testing.T) {
+	const html = "<!DOCTYPE html><p>%PDF-1.7 is how others begin"
+	for name, handler := range map[string]http.HandlerFunc{
+		"none":        func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, html) },
+		"none in 200": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(200); _, _ = io.WriteString(w, html) },
+		"not wanted": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header()["Content-Type"] = nil
+			_, _ = io.WriteString(w, html)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t, memoryStores(t), responsecache.Policy{TTL: time.Minute}, handler)
+			whole := s.get(t, "/")
+			require.Equal(t, html, whole.body)
+			await(t, "stored", func() bool { return strings.Contains(s.get(t, "/").cacheStatus(), "hit") })
+			assert.Equal(t, whole.header["Content-Type"], s.get(t, "/").header["Content-Type"])
+			part := s.get(t, "/", "Range", "bytes=18-")
+			require.Equal(t, 206, part.status)
+			assert.Equal(t, whole.header["Content-Type"], part.header["Content-Type"])
+			parts := s.get(t, "/", "Range", "bytes=0-1,18-20").body
+			assert.Equal(t, 2*len(whole.header["Content-Type"]), strings.Count(parts, "Content-Type: text/html"))
+		})
+	}
+}
+
 // parts returns the parts of a multipart response.
 func parts(t *testing.T, r response) (list []string) {
 	t.Helper()
@@ -325,5 +351,19 @@ func parts(t *testing.T, r response) (list []string) {
 		data, err := io.ReadAll(p)
 		require.NoError(t, err)
 		list = append(list, string(data))
+	}
+}
+
+func TestALongHeaderIsNotStored(t *testing.T) {
+	for size, want := range map[int]string{32 << 10: "stored", 128 << 10: "detail=too-long"} {
+		s := serve(t, memoryStores(t), responsecache.Policy{TTL: time.Minute}, func(w http.ResponseWriter, _ *http.Request) {
+			for i := range 16 {
+				w.Header().Set(fmt.Sprintf("X-%d", i), strings.Repeat("x", size/16))
+			}
+			fmt.Fprint(w, "page")
+		})
+		r := s.get(t, "/")
+		assert.Equal(t, "page", r.body)
+		assert.Contains(t, r.cacheStatus(), want)
 	}
 }

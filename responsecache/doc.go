@@ -20,7 +20,9 @@
 //
 //   - says no-store or private, varies on *, or sets a cookie,
 //   - answers a request with credentials and is not declared public (see below),
-//   - is partial (206) or an event stream, has a trailer, is longer than Policy.MaxBody,
+//   - is partial (206), or of a type without an end (text/event-stream,
+//     multipart/x-mixed-replace), or has a trailer,
+//   - is longer than Policy.MaxBody, or has more than 64 KiB of header fields,
 //   - is unfinished: the handler panicked, wrote less than its Content-Length,
 //     hijacked the connection, or wrote nothing at all.
 //
@@ -104,7 +106,9 @@
 // the last 8 MiB are. Beyond these the handler goes no faster than the slowest reader,
 // as long as that one takes anything within a second; else it gets the rest from the
 // store. Server-sent events, websockets and whatever else has no end pass through: a
-// body that turns out too long is not stored, and its writer is not held up.
+// body that turns out too long is not stored, and its writer is not held up. A handler
+// whose client has gone while its response is recorded goes on for the others; after a
+// minute without any, its context ends.
 //
 // # Where it stands in a chain
 //

@@ -171,6 +171,25 @@ func (f *filling) oldNow() cache.Entry {
 // hides reports whether the client gets the old response in place of a failure.
 func (f *filling) hides() bool { return f.fallsBack && f.x.canFallBack(f.old, f.oldNow()) }
 
+// unreadFor is for how long a response is made for the store alone. A body that has
+// no end would never be there.
+const unreadFor = time.Minute
+
+// endWithoutReaders ends the response some time after its client has gone, if nobody
+// else reads it. It returns what keeps it from that, for when the handler is done.
+func (f *filling) endWithoutReaders(l *live) (stop func() bool) {
+	return context.AfterFunc(f.x.r.Context(), func() {
+		timer := time.NewTimer(unreadFor)
+		defer timer.Stop()
+		select {
+		case <-f.ctx.Done():
+		case <-timer.C:
+			l.seal()
+			l.whenUnread(f.cancel)
+		}
+	})
+}
+
 // failed is the outcome for those who wait for a response that did not come to a
 // good end.
 var failed = cache.Entry{Kind: cache.Uncacheable, TTL: failureForMiss}
@@ -263,6 +282,10 @@ func (f *filling) outcome(rec *recorder) cache.Entry {
 		return f.notShared(rec.status, rec.header, rec.verdict.why)
 	}
 	s := rec.verdict.response
+	if rec.sniffed != "" {
+		s.header = s.header.Clone()
+		s.header["Content-Type"] = []string{rec.sniffed}
+	}
 	e := cache.Entry{}
 	if rec.body != nil {
 		body, err := rec.body.Finish()

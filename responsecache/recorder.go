@@ -46,6 +46,8 @@ type recorder struct {
 	body    cache.BodyWriter // for long ones, else nil
 	written int64            // bytes of the body
 	gone    error            // the client's connection has failed
+	stop    func() bool      // ends what watches the client, or nil
+	sniffed string           // the Content-Type that net/http has found out
 }
 
 // outcome is what became of a response of the handler.
@@ -199,6 +201,7 @@ func (rec *recorder) begin() {
 	rec.f.live = rec.live
 	rec.live.page, rec.live.rule = rec.f.page, rec.f.rule
 	rec.live.vary, rec.live.selected = rec.verdict.vary, rec.x.selects(varyIndex{names: rec.verdict.vary})
+	rec.stop = rec.f.endWithoutReaders(rec.live)
 }
 
 // canonical returns a copy of h in which each field has one name: net/http sends
@@ -260,15 +263,23 @@ func (rec *recorder) send(p []byte) (int, error) {
 func (rec *recorder) isNeeded() bool { return rec.keep || rec.live != nil && rec.live.isRead() }
 
 // sniff sets the Content-Type that net/http would set, because it does so too
-// late for the record.
+// late for the record. If the header has gone out already the record alone gets it:
+// of a part of the body net/http would find out another one.
 func (rec *recorder) sniff(p []byte) {
-	if rec.status != 0 {
+	if len(p) == 0 || rec.written > 0 {
 		return
 	}
-	h := rec.w.Header()
+	h := rec.header
+	if rec.status == 0 {
+		h = rec.w.Header()
+	}
 	_, set := h["Content-Type"]
-	if !set && h.Get("Content-Encoding") == "" && h.Get("Transfer-Encoding") == "" && len(p) > 0 {
+	switch {
+	case set || h.Get("Content-Encoding") != "" || h.Get("Transfer-Encoding") != "":
+	case rec.status == 0:
 		h.Set("Content-Type", http.DetectContentType(p))
+	case rec.keep:
+		rec.sniffed = http.DetectContentType(p)
 	}
 }
 
@@ -448,6 +459,9 @@ func (rec *recorder) hasTrailer() bool {
 // end ends the body after the handler has returned, or for err, and reports whether
 // it is whole and may be stored.
 func (rec *recorder) end(err error) bool {
+	if rec.stop != nil {
+		rec.stop()
+	}
 	// A handler whose context has ended has most likely stopped half way.
 	if err == nil && (rec.isShort() || rec.hasTrailer() || rec.f.ctx.Err() != nil) {
 		err = errBroken

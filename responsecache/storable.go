@@ -67,7 +67,7 @@ func (x *exchange) judge(resp *response) verdict {
 		return v.not("no-store")
 	case cc.Has("private") && !cc.Qualified("private"):
 		return v.not("private")
-	case isEventStream(h):
+	case isEndless(h):
 		return v.not("stream")
 	case h.Get("Trailer") != "":
 		return v.not("trailer")
@@ -103,16 +103,35 @@ func (x *exchange) judge(resp *response) verdict {
 	case !validator && (s.validate || v.late >= max(s.swr, s.sie)):
 		return v.not("stale") // it is of no use
 	}
-	v.store = true
 	s.header = x.storable(resp, cc)
+	if sizeOf(s.header) > maxHeader {
+		return v.not("too-long")
+	}
+	v.store = true
 	return v
 }
 
-// isEventStream reports a body without an end: who came later would get old events,
-// and nobody would tell the handler that all clients have gone.
-func isEventStream(h http.Header) bool {
+// maxHeader is how many bytes of header fields are stored.
+const maxHeader = 64 << 10
+
+func sizeOf(h http.Header) int {
+	size := 0
+	for name, values := range h {
+		size += len(name)
+		for _, value := range values {
+			size += len(value) + len(": \r\n")
+		}
+	}
+	return size
+}
+
+// isEndless reports a body of a type that has no end, events or the pictures of a
+// camera: who came later would get old ones, and nobody would tell the handler that
+// all clients have gone.
+func isEndless(h http.Header) bool {
 	typ, _, _ := strings.Cut(h.Get("Content-Type"), ";")
-	return strings.EqualFold(strings.TrimSpace(typ), "text/event-stream")
+	typ = strings.ToLower(strings.TrimSpace(typ))
+	return typ == "text/event-stream" || typ == "multipart/x-mixed-replace"
 }
 
 // What a validator is good for after the lifetime.
@@ -273,8 +292,8 @@ const added = ":"
 func difference(h, outer http.Header) http.Header {
 	own := make(http.Header, len(h))
 	for name, values := range h {
-		was := outer[name]
-		if slices.Equal(values, was) {
+		was, there := outer[name]
+		if there && slices.Equal(values, was) {
 			continue
 		}
 		if len(was) > 0 && len(values) > len(was) && slices.Equal(values[:len(was)], was) {
