@@ -104,8 +104,9 @@
 // Bodies of more than 256 KiB are stored in parts as they are written, and streamed from
 // them, so that none is in memory as a whole: of one that is being made and read along,
 // the last 8 MiB are. Beyond these the handler goes no faster than the slowest reader,
-// as long as that one takes anything within a second; else it gets the rest from the
-// store. Server-sent events, websockets and whatever else has no end pass through: a
+// as long as that one takes anything within a second, and 128 KiB in each after the
+// first five. Else it gets the rest from the store, or if the body turns out not to be
+// stored, its connection breaks. Server-sent events, websockets and whatever else has no end pass through: a
 // body that turns out too long is not stored, and its writer is not held up. A handler
 // whose client has gone while its response is recorded goes on for the others; after a
 // minute without any, its context ends.

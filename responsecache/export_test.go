@@ -30,3 +30,20 @@ func KeyOf(r *http.Request) string {
 	name := nameOf(r, nil)
 	return name.key()
 }
+
+// Live is what others read along while it is made.
+type Live struct{ live *live }
+
+func NewLive() Live                 { return Live{newLive(&stored{})} }
+func (l Live) Write(p []byte)       { l.live.write(p) }
+func (l Live) Finish()              { l.live.finish(nil, nil) }
+func (l Live) Join() (r LiveReader) { r.reader, _ = l.live.join(); return r }
+
+// LiveReader reads along.
+type LiveReader struct{ reader *reader }
+
+// Next returns how many bytes there were, until there are no more.
+func (r LiveReader) Next() (int, error) {
+	p, _, err := r.reader.next(nil)
+	return len(p), err
+}

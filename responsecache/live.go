@@ -40,6 +40,10 @@ const (
 	// livePatience is for how long who records waits for a reader that takes
 	// nothing at all, when it has fallen behind by the window.
 	livePatience = time.Second
+	// livePace is how many bytes in a second a reader is to take while who records
+	// waits for it, after liveGrace.
+	livePace  = 128 << 10
+	liveGrace = 5 * time.Second
 	// liveChunk is the size of the pieces in which small writes are gathered.
 	liveChunk = 64 << 10
 )
@@ -88,12 +92,12 @@ func (l *live) write(p []byte) {
 func (l *live) nextSize() int { return int(min(max(l.end, 512), liveChunk)) }
 
 // trim lets go of what lies before the window. It waits for readers that are still
-// there, as long as they take anything.
+// there, as long as they keep pace.
 func (l *live) trim() {
 	for l.end-l.base > liveWindow {
 		first := l.base + int64(len(l.chunks[0]))
 		for slow := l.slowest(first); slow != nil; slow = l.slowest(first) {
-			at := slow.offset
+			at, began := slow.offset, time.Now()
 			timer := time.NewTimer(livePatience)
 			l.mu.Unlock()
 			select {
@@ -102,7 +106,9 @@ func (l *live) trim() {
 			}
 			timer.Stop()
 			l.mu.Lock()
-			if _, there := l.readers[slow]; there && slow.offset == at && time.Since(slow.moved) >= livePatience {
+			slow.held += time.Since(began)
+			slow.taken += slow.offset - at
+			if _, there := l.readers[slow]; there && slow.isTooSlow(at) {
 				slow.behind = true
 				delete(l.readers, slow)
 				l.checkUnread()
@@ -219,6 +225,15 @@ type reader struct {
 	offset int64
 	moved  time.Time
 	behind bool
+	held   time.Duration // how long it has been waited for
+	taken  int64         // the bytes that it has taken meanwhile
+}
+
+// isTooSlow reports whether nobody waits for the reader any more, which was at that
+// offset before it was waited for.
+func (r *reader) isTooSlow(at int64) bool {
+	return r.offset == at && time.Since(r.moved) >= livePatience ||
+		r.held >= liveGrace && float64(r.taken) < r.held.Seconds()*livePace
 }
 
 func (r *reader) leave() {
