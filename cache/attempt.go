@@ -114,7 +114,15 @@ func (e *Engine) fill(ctx, budget context.Context, l *leader, token uint64, rele
 		return attempt{heldFor: leaseMargin} // look again
 	}
 	failure := finding{}
-	loading := &Loading{kept: true, stale: l.stale, share: e.sharing(l.f, began)}
+	loading := &Loading{kept: true, stale: l.stale}
+	loading.share = func(entry Entry) {
+		e.share(l.f, entry, func() bool {
+			if e.listener == nil {
+				return e.changes.Load() == began.changes
+			}
+			return e.listener.Stands(l.j.key, b.Ticket, entry.Tags)
+		})
+	}
 	loading.add = func(ctx context.Context, key string, entry Entry, seen uint64) error {
 		return e.add(ctx, key, Filling{Token: token, Seen: seen, TTL: fillTTL}, b.Ticket.Epoch, entry)
 	}

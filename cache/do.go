@@ -277,7 +277,7 @@ func (w *wait) await(ctx context.Context, e *Engine, f *flight, leads bool) (fal
 		select {
 		case <-early:
 			early = nil
-			if entry, ok := e.flights.earlyOf(f, e.changes.Load()); ok {
+			if entry, ok := e.flights.earlyOf(f); ok {
 				e.flights.leave(f, true)
 				w.shared = true
 				return entry, true, nil

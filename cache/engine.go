@@ -16,7 +16,8 @@ import (
 // whole cluster. It is safe for concurrent use.
 type Engine struct {
 	store        Store
-	locker       Locker // nil: this process only
+	listener     Listener // the store, if it is one
+	locker       Locker   // nil: this process only
 	leaseTTL     time.Duration
 	waitTimeout  time.Duration
 	storeTimeout time.Duration
@@ -111,6 +112,7 @@ func New(store Store, o *Options) (*Engine, error) {
 		logger:       o.Logger,
 		observe:      o.Observe,
 	}
+	e.listener, _ = store.(Listener)
 	if e.logger == nil {
 		e.logger = slog.Default()
 	}

@@ -28,7 +28,7 @@ type flight struct {
 	fallback Entry              // to be had if nothing better comes; no Kind: none
 	since    uint64             // Engine.changes when that was found
 	sharing  Entry              // what is to be had already; no Kind: none
-	asOf     uint64             // Engine.changes when that was begun
+	stands   func() bool        // that it is older than nothing that this process knows of
 
 	early chan struct{} // closed when sharing is there
 
@@ -89,23 +89,24 @@ func newFlight(key string) *flight {
 	return &flight{key: key, done: make(chan struct{}), early: make(chan struct{})}
 }
 
-// share offers entry to the callers of f before its end. Only the first call
-// counts. changes is what Engine.changes was when it was begun.
-func (fs *flights) share(f *flight, entry Entry, changes uint64) {
+// share offers entry to the callers of f before its end, as long as it stands: no
+// purge or write has come since it was begun, after which a caller may have asked.
+// Only the first call counts.
+func (fs *flights) share(f *flight, entry Entry, stands func() bool) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	if f.sharing.Kind == 0 {
-		f.sharing, f.asOf = entry, changes
+		f.sharing, f.stands = entry, stands
 		close(f.early)
 	}
 }
 
-// earlyOf returns what was shared, unless this process has purged or written
-// something since that was begun, for which the caller may have waited.
-func (fs *flights) earlyOf(f *flight, changes uint64) (Entry, bool) {
+// earlyOf returns what was shared, and whether it stands.
+func (fs *flights) earlyOf(f *flight) (Entry, bool) {
 	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	return f.sharing, f.asOf == changes
+	entry, stands := f.sharing, f.stands
+	fs.mu.Unlock()
+	return entry, stands()
 }
 
 // leave says that a caller does not wait any more. When the last one has left, a

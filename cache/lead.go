@@ -260,7 +260,9 @@ func (e *Engine) loadAlone(ctx context.Context, f *flight, j *job) (Result, erro
 	}
 	l := &Loading{
 		settle: func(entry Entry) { share(finding{entry: entry, loaded: j.detached}) },
-		share:  e.sharing(f, began),
+		share: func(entry Entry) {
+			e.share(f, entry, func() bool { return e.changes.Load() == began.changes })
+		},
 	}
 	entry, err := e.load(ctx, j, l)
 	switch {
@@ -272,13 +274,11 @@ func (e *Engine) loadAlone(ctx context.Context, f *flight, j *job) (Result, erro
 	return Result{Entry: entry, Source: Loaded}, err
 }
 
-// sharing returns what shares an entry with those who wait for f, if it is not
-// nil, that was begun at the instant i.
-func (e *Engine) sharing(f *flight, i instant) func(Entry) {
-	return func(entry Entry) {
-		if f != nil {
-			e.flights.share(f, entry, i.changes)
-		}
+// share shares an entry with those who wait for f, if it is not nil, as long as it
+// stands.
+func (e *Engine) share(f *flight, entry Entry, stands func() bool) {
+	if f != nil {
+		e.flights.share(f, entry, stands)
 	}
 }
 

@@ -32,7 +32,9 @@ func (l *Loading) Stale() (Entry, bool) { return l.stale, l.stale.Kind != 0 }
 
 // Share hands entry to those of this process who wait, and who come before the
 // end, without storing it: a Memo in it can lead them to what is still being made.
-// Only the first call counts, and none after a purge or write by this process.
+// Only the first call counts, and only until this process hears of a purge or write
+// that has reached the key, or one of the tags in entry; with a Store that is no
+// Listener, until it purges or writes something itself.
 func (l *Loading) Share(entry Entry) { l.share(entry) }
 
 // Kept reports whether the store would take the outcome, as far as is known.

@@ -188,6 +188,14 @@ func (s *MemoryStore) Begin(ctx context.Context, key string, fill Filling) (Begi
 	return Beginning{Outcome: Begun, Ticket: Ticket{Token: fill.Token, Epoch: s.epoch}}, nil
 }
 
+// Stands implements Listener.
+func (s *MemoryStore) Stands(key string, t Ticket, tags []string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	begun, _, ok := s.fills.Get(key)
+	return ok && begun == t.Token && s.purged.Verdict(key, purges.Hashes(tags), t.Epoch) == purges.Valid
+}
+
 // Fill implements Store.
 func (s *MemoryStore) Fill(ctx context.Context, key string, t Ticket, entry Entry) (bool, error) {
 	if err := firstError(ended(ctx), tooManyTags(entry)); err != nil {

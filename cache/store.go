@@ -180,6 +180,19 @@ type BodyStore interface {
 	OpenBody(ctx context.Context, key string, b Body) (io.ReadCloser, error)
 }
 
+// A Listener is a Store that hears of what others purge and write. MemoryStore and
+// rediscache.Store are Listeners. With any other Store an Engine goes by what its own
+// process purges and writes.
+type Listener interface {
+	Store
+
+	// Stands reports whether the fill of key that was begun with that ticket and
+	// has not ended still stands, if its entry is to have those tags: as far as
+	// this process has heard, no purge, hard or soft, and no write has reached it
+	// since. It asks nobody and never waits.
+	Stands(key string, t Ticket, tags []string) bool
+}
+
 // ErrNoBody is the error of a BodyStore where a body is not there, or not whole.
 var ErrNoBody = errors.New("cache: the body is gone")
 

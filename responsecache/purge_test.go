@@ -1,10 +1,12 @@
 package responsecache_test
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -149,4 +151,84 @@ func TestPurgeHandler(t *testing.T) {
 	assert.Equal(t, 204, send(open, "PURGE", append(secret, "Soft-Purge", "1", "Cache-Tag", "tag")...).Code)
 	w = send(page, "GET")
 	assert.Contains(t, w.Header().Get("Cache-Status"), "fwd=stale")
+}
+
+// Who asks after another server has purged a page does not read along while an older
+// one is made.
+func TestNobodyReadsAlongAfterAPurgeElsewhere(t *testing.T) {
+	purges := map[string]func(ctx context.Context, c *responsecache.Cache) error{
+		"URL": func(ctx context.Context, c *responsecache.Cache) error {
+			return c.Purge(ctx, "http://example.com/page")
+		},
+		"soft": func(ctx context.Context, c *responsecache.Cache) error {
+			return c.SoftPurge(ctx, "http://example.com/page")
+		},
+		"tag": func(ctx context.Context, c *responsecache.Cache) error { return c.PurgeTags(ctx, "t") },
+	}
+	eachStore(t, func(t *testing.T, st stores) {
+		for name, purge := range purges {
+			t.Run(name, func(t *testing.T) {
+				var runs atomic.Int32
+				proceed := make(chan struct{})
+				handler := func(w http.ResponseWriter, r *http.Request) {
+					w.Header().Set("Cache-Tag", "t")
+					n := runs.Add(1)
+					fmt.Fprintf(w, "run %d", n)
+					if n == 1 {
+						_ = http.NewResponseController(w).Flush()
+						<-proceed
+					}
+				}
+				a, b := serve(t, st, responsecache.Policy{TTL: time.Minute}, handler), serve(t, st, responsecache.Policy{TTL: time.Minute}, handler)
+				end := sync.OnceFunc(func() { close(proceed) })
+				t.Cleanup(end) // before the servers close
+				require.NoError(t, b.cache.PurgeAll(t.Context()))
+				leader := a.open(t, "/page")
+				require.Equal(t, "run 1", leader.read(t, 5))
+				require.Equal(t, "run 1", a.open(t, "/page").read(t, 5), "before the purge")
+				require.NoError(t, purge(t.Context(), b.cache))
+				await(t, "nobody reads along", func() bool { // when the other server has heard of it
+					begun := make(chan string, 1)
+					follower := a.open(t, "/page")
+					go func() { begun <- follower.read(t, 5) }()
+					select {
+					case body := <-begun:
+						return body != "run 1"
+					case <-time.After(200 * time.Millisecond):
+						end()
+						return <-begun != "run 1"
+					}
+				})
+			})
+		}
+	})
+}
+
+// What else is purged does not keep anybody from reading along.
+func TestReadingAlongWhileOtherPagesArePurged(t *testing.T) {
+	eachStore(t, func(t *testing.T, st stores) {
+		var runs atomic.Int32
+		proceed := make(chan struct{})
+		s := serve(t, st, responsecache.Policy{TTL: time.Minute}, func(w http.ResponseWriter, _ *http.Request) {
+			if fmt.Fprintf(w, "run %d", runs.Add(1)); runs.Load() == 1 {
+				_ = http.NewResponseController(w).Flush()
+				<-proceed
+			}
+		})
+		leader := s.open(t, "/page")
+		require.Equal(t, "run 1", leader.read(t, 5))
+		require.NoError(t, s.cache.Purge(t.Context(), "http://example.com/other"))
+		require.NoError(t, s.cache.PurgeTags(t.Context(), "other"))
+		begun := make(chan string, 1)
+		follower := s.open(t, "/page")
+		go func() { begun <- follower.read(t, 5) }()
+		select {
+		case body := <-begun:
+			assert.Equal(t, "run 1", body)
+		case <-time.After(5 * time.Second):
+			t.Error("it waits for the end")
+		}
+		close(proceed)
+		assert.EqualValues(t, 1, runs.Load())
+	})
 }

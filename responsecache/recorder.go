@@ -371,7 +371,7 @@ func (rec *recorder) share() {
 	rec.shared = true
 	memo := new(cache.Memo)
 	memo.Store(rec.live)
-	rec.f.loading.Share(cache.Entry{Kind: cache.Value, TTL: time.Second, Memo: memo})
+	rec.f.loading.Share(cache.Entry{Kind: cache.Value, TTL: time.Second, Memo: memo, Tags: rec.x.tagsOf(rec.header)})
 }
 
 // WriteString implements io.StringWriter.

@@ -68,6 +68,7 @@ var rules = []struct {
 	{"WritesOverlap", "of writes that overlap none stays", testWritesOverlap},
 	{"WriteAfterPurge", "a write that a purge overtakes is not stored", testWriteAfterPurge},
 	{"FillWhileWritten", "what is filled while a write is under way lives for a second at most", testFillWhileWritten},
+	{"Stands", "of a Listener a fill stands until a purge or a write reaches it, or it ends", testStands},
 	{"Bodies", "a body is read as it was written, as long as its entry is there; of one that is not complete nothing is taken for whole", testBodies},
 }
 
@@ -765,6 +766,44 @@ func testFillWhileWritten(s *suite) {
 	if e := s.wantData("key", "loaded afterwards"); e.TTL < 10*time.Second {
 		s.broken("what was loaded after the write lives for %v", e.TTL)
 	}
+}
+
+func testStands(s *suite) {
+	store, ok := s.store.(cache.Listener)
+	if !ok {
+		return // it is not one
+	}
+	stands := func(key string, want bool, after any, tags ...string) {
+		s.Helper()
+		if got := store.Stands(key, s.ticket(key, 1), tags); got != want {
+			s.broken("after %+v Stands(%q, %q) = %v, want %v", after, key, tags, got, want)
+		}
+	}
+	for i, p := range []cache.Purge{{Keys: []string{"other"}}, {Tags: []string{"other"}}, {Prefixes: []string{"other"}}} {
+		key := fmt.Sprint("key", i)
+		s.begin(key, 1, cache.Begun)
+		stands(key, true, "its beginning", "tag")
+		s.purge(p)
+		stands(key, true, p, "tag")
+		s.fill(key, 1, "data", true)
+		stands(key, false, "its end", "tag")
+	}
+	for i, p := range []cache.Purge{{Tags: []string{"tag"}}, {Prefixes: []string{"gone"}}, {All: true}, {}} {
+		for _, soft := range []bool{true, false} {
+			key := fmt.Sprint("gone", i, soft)
+			if p.Soft = soft; i == 3 {
+				p.Keys = []string{key}
+			}
+			s.purge(p)
+			s.begin(key, 1, cache.Begun)
+			stands(key, true, "a purge before it", "tag")
+			s.purge(p)
+			stands(key, false, p, "tag")
+		}
+	}
+	s.begin("written", 1, cache.Begun)
+	s.write("written", s.beginWrite("written"), value("new"), true)
+	stands("written", false, "a write")
 }
 
 func testBodies(s *suite) {

@@ -19,13 +19,14 @@ import (
 // It runs from the first read until there has been none for linger, or until the
 // client is closed.
 type feed struct {
-	client push.Subscriber
-	log    *purgeLog
-	tier   *tier
-	bound  time.Duration
-	linger time.Duration
-	base   time.Time                                           // what times are counted from
-	sync   func(ctx context.Context) (epoch uint64, err error) // brings the log up to date
+	client   push.Subscriber
+	log      *purgeLog
+	tier     *tier
+	standing *standing
+	bound    time.Duration
+	linger   time.Duration
+	base     time.Time                                           // what times are counted from
+	sync     func(ctx context.Context) (epoch uint64, err error) // brings the log up to date
 
 	running   atomic.Bool
 	confirmed atomic.Int64 // until when nothing was missed, since base; zero: never
@@ -105,7 +106,9 @@ func (f *feed) run(l *life) {
 	l.over = true
 	close(l.ended)
 	f.life = nil
-	f.confirmed.Store(0)
+	if f.confirmed.Swap(0) > 0 {
+		f.standing.clear()
+	}
 	f.tier.clear()
 	f.notBefore = f.now() + f.bound/10 // or a closed client would keep a goroutine busy
 	f.running.Store(false)
@@ -163,6 +166,7 @@ func (f *feed) take(n news, own bool) {
 	f.taking.Lock()
 	defer f.taking.Unlock()
 	f.log.add(n)
+	f.standing.hear(n)
 	if f.taken(n) {
 		return
 	}
@@ -280,6 +284,9 @@ func (f *feed) answered(l *life, asked time.Time, epoch uint64) {
 	case l.pos >= epoch:
 	case l.anew || lost:
 		f.tier.clear()
+		if f.confirmed.Load() > 0 {
+			f.standing.clear()
+		}
 		l.pos = epoch
 		if !l.anew {
 			f.resubscribe(l)

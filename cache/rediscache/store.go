@@ -41,9 +41,13 @@ type Store struct {
 	log           *purgeLog
 	tier          *tier
 	feed          *feed
+	standing      *standing
 }
 
-var _ cache.BodyStore = (*Store)(nil)
+var (
+	_ cache.BodyStore = (*Store)(nil)
+	_ cache.Listener  = (*Store)(nil)
+)
 
 // New returns a Store on client, which it neither checks nor closes. A go-redis
 // client is to have ContextTimeoutEnabled, as redisconn.Open sets it: without it a
@@ -65,10 +69,10 @@ func New(client Client, o *Options) *Store {
 		client: client, ordered: ordered, prefix: prefix,
 		compressAbove: opts.CompressAbove, chunkBytes: opts.ChunkBytes,
 		hub: push.New(client),
-		log: newPurgeLog(prefix, opts.Retention),
+		log: newPurgeLog(prefix, opts.Retention), standing: newStanding(),
 	}
 	s.feed = &feed{
-		client: client, log: s.log, sync: s.sync,
+		client: client, log: s.log, standing: s.standing, sync: s.sync,
 		bound: opts.Staleness, linger: defaultLinger, base: time.Now().Add(-1),
 	}
 	s.tier = newTier(opts.TierBytes, s.feed.fresh)
@@ -133,7 +137,14 @@ func (s *Store) synced(ctx context.Context, answers []any) error {
 
 // Begin implements cache.Store with one round trip, and another one for each
 // entry it finds that is not fresh.
-func (s *Store) Begin(ctx context.Context, key string, fill cache.Filling) (cache.Beginning, error) {
+func (s *Store) Begin(ctx context.Context, key string, fill cache.Filling) (b cache.Beginning, err error) {
+	if s.standing.begin(key, fill.TTL) { // first: what is told meanwhile counts
+		defer func() {
+			if b.Outcome != cache.Begun {
+				s.standing.end(key)
+			}
+		}()
+	}
 	n := s.names(key)
 	may, seen := "0", []byte(nil)
 	if fill.Seen != 0 {
@@ -183,6 +194,7 @@ func (s *Store) Begin(ctx context.Context, key string, fill cache.Filling) (cach
 // Fill implements cache.Store with one round trip, and some more for data that is
 // longer than a chunk.
 func (s *Store) Fill(ctx context.Context, key string, t cache.Ticket, entry cache.Entry) (bool, error) {
+	defer s.standing.end(key)
 	n, m, sent := s.names(key), s.tier.mark(key), time.Now()
 	e, bytes, err := s.prepare(ctx, key, t, entry)
 	if err != nil {
@@ -209,6 +221,7 @@ func (s *Store) Fill(ctx context.Context, key string, t cache.Ticket, entry cach
 
 // BeginWrite implements cache.Store with one round trip.
 func (s *Store) BeginWrite(ctx context.Context, key string, ttl time.Duration) (cache.Ticket, error) {
+	s.standing.end(key)
 	n := s.names(key)
 	answers, err := s.together(ctx, s.log.sync(), step{
 		beginWriteScript,
@@ -232,6 +245,7 @@ func (s *Store) BeginWrite(ctx context.Context, key string, ttl time.Duration) (
 // Write implements cache.Store with one round trip, or two on a Cluster, and some
 // more for data that is longer than a chunk.
 func (s *Store) Write(ctx context.Context, key string, t cache.Ticket, entry cache.Entry) (bool, error) {
+	s.standing.end(key)
 	n, sent := s.names(key), time.Now()
 	m := s.tier.mark(key)
 	e, bytes, err := s.prepare(ctx, key, t, entry)
@@ -326,6 +340,7 @@ func (s *Store) Purge(ctx context.Context, p cache.Purge) error {
 	}
 	if err != nil {
 		for _, key := range p.Keys { // it may have been done
+			s.standing.end(key)
 			s.tier.drop(key)
 		}
 		return fault(ctx, "purge", err)
