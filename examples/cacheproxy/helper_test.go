@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -190,6 +192,24 @@ func eachRouter(t *testing.T, fn func(t *testing.T, router string)) {
 	}
 }
 
+// origin starts an origin that counts what it is asked.
+func origin(t *testing.T, h http.HandlerFunc) (url string, asked *atomic.Int64) {
+	asked = new(atomic.Int64)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		h(w, r)
+	}))
+	t.Cleanup(server.Close)
+	return server.URL, asked
+}
+
+// deadOrigin returns the URL of an origin at which nobody listens any more.
+func deadOrigin(t *testing.T) string {
+	server := httptest.NewServer(http.NotFoundHandler())
+	server.Close()
+	return server.URL
+}
+
 // page is a response with its body.
 type page struct {
 	status int
@@ -237,6 +257,17 @@ func request(t *testing.T, method, url, host string) *http.Request {
 func get(t *testing.T, url string) page {
 	t.Helper()
 	return do(t, newClient(t), request(t, http.MethodGet, url, "shop.test"))
+}
+
+// awaitStored waits until the page at a URL is in the store. Its client may have got
+// all of it before.
+func awaitStored(t *testing.T, url string) {
+	t.Helper()
+	req := request(t, http.MethodGet, url, "shop.test")
+	req.Header.Set("Cache-Control", "only-if-cached")
+	eventually(t, url+" is stored", func() bool {
+		return !strings.Contains(do(t, newClient(t), req).cacheStatus(), "fwd=uri-miss")
+	})
 }
 
 // eventually polls until check is satisfied.

@@ -1,0 +1,354 @@
+package main_test
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httptrace"
+	"net/textproto"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/herdless/herdless/internal/redistest"
+)
+
+func TestHits(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ router, store string }{
+		{"nethttp", "memory"},
+		{"nethttp", "redis"},
+		{"gin", "memory"},
+		{"gin", "redis"},
+	} {
+		t.Run(test.router+"/"+test.store, func(t *testing.T) {
+			t.Parallel()
+			url, asked := origin(t, func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Cache-Control", "max-age=60")
+				w.Header().Set("ETag", `"1"`)
+				fmt.Fprintf(w, "%s of %s", r.URL, r.Host)
+			})
+			args := []string{"-origin", url, "-router", test.router}
+			if test.store == "redis" {
+				args = append(args, "-redis", redistest.NewStandalone(t).URL())
+			}
+			p := start(t, args...)
+			first, second := get(t, p.url+"/a?b=c"), get(t, p.url+"/a?b=c")
+			if first.isHit() || !strings.Contains(first.cacheStatus(), "; stored") {
+				t.Errorf("first Cache-Status: got %q, want one that is stored", first.cacheStatus())
+			}
+			// The client may have got all of the first one before that is stored.
+			if !second.isHit() && !strings.Contains(second.cacheStatus(), "; collapsed") {
+				t.Errorf("second Cache-Status: got %q, want a hit", second.cacheStatus())
+			}
+			eventually(t, "a hit", func() bool { return get(t, p.url+"/a?b=c").isHit() })
+			for _, got := range []page{first, second} {
+				if got.status != http.StatusOK || got.body != "/a?b=c of shop.test" || got.header.Get("Etag") != `"1"` {
+					t.Errorf("got %+v, want what the origin says to shop.test", got)
+				}
+			}
+			if test.store == "redis" { // what one stores, all have
+				if got := get(t, start(t, args...).url+"/a?b=c"); !got.isHit() || got.body != first.body {
+					t.Errorf("at another proxy: got %+v, want a hit", got)
+				}
+			}
+			if got := asked.Load(); got != 1 {
+				t.Errorf("the origin was asked %d times, want 1", got)
+			}
+			// The status of the origin is passed on, with gin, too.
+			if got := get(t, p.url+"/a"); got.status != http.StatusOK || got.isHit() {
+				t.Errorf("another URL: got %+v, want a 200 of its own", got)
+			}
+		})
+	}
+}
+
+// A response that says nothing of its lifetime is stored with -profile conformance
+// only (RFC 9111 §4.2.2).
+func TestProfiles(t *testing.T) {
+	t.Parallel()
+	url, _ := origin(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Last-Modified", time.Now().Add(-100*24*time.Hour).UTC().Format(http.TimeFormat))
+		_, _ = io.WriteString(w, "old")
+	})
+	for profile, want := range map[string]bool{"safe": false, "conformance": true} {
+		t.Run(profile, func(t *testing.T) {
+			t.Parallel()
+			p := start(t, "-origin", url, "-profile", profile)
+			get(t, p.url)
+			if want {
+				eventually(t, "a hit", func() bool { return get(t, p.url).isHit() })
+			}
+			if got := get(t, p.url); got.isHit() != want || got.body != "old" {
+				t.Errorf("Cache-Status: got %q, want hit: %v", got.cacheStatus(), want)
+			}
+		})
+	}
+}
+
+// The first event is there although the stream goes on.
+func TestStreams(t *testing.T) {
+	t.Parallel()
+	eachRouter(t, func(t *testing.T, router string) {
+		got := make(chan struct{}) // the client has got the first event
+		url, _ := origin(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/event-stream")
+			w.Header().Set("Cache-Control", "max-age=60") // it would be stored if it ended
+			_, _ = io.WriteString(w, "data: 1\n\n")
+			_ = http.NewResponseController(w).Flush()
+			select {
+			case <-got:
+			case <-time.After(patience):
+			}
+			_, _ = io.WriteString(w, "data: 2\n\n")
+		})
+		p := start(t, "-origin", url, "-router", router)
+		resp, err := newClient(t).Do(request(t, http.MethodGet, p.url, "shop.test"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		first := make(chan string, 1)
+		r := bufio.NewReader(resp.Body)
+		go func() {
+			line, _ := r.ReadString('\n')
+			first <- line
+		}()
+		select {
+		case line := <-first:
+			if line != "data: 1\n" {
+				t.Fatalf("first line: got %q, want the first event", line)
+			}
+		case <-time.After(patience / 3): // the origin's is longer
+			t.Fatal("the first event is held back until the stream ends")
+		}
+		close(got)
+		rest, err := io.ReadAll(r)
+		if err != nil || string(rest) != "\ndata: 2\n\n" {
+			t.Errorf("the rest: got %q, %v, want the second event", rest, err)
+		}
+	})
+}
+
+// Whatever protocol a connection is upgraded to passes in both directions.
+func TestUpgrades(t *testing.T) {
+	t.Parallel()
+	eachRouter(t, func(t *testing.T, router string) {
+		url, _ := origin(t, func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Upgrade") != "echo" {
+				w.WriteHeader(http.StatusUpgradeRequired)
+				return
+			}
+			w.Header().Set("Connection", "Upgrade")
+			w.Header().Set("Upgrade", "echo")
+			w.WriteHeader(http.StatusSwitchingProtocols)
+			conn, buf, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				t.Errorf("the origin cannot hijack: %v", err)
+				return
+			}
+			defer conn.Close()
+			for {
+				line, err := buf.ReadString('\n')
+				if err != nil {
+					return
+				}
+				fmt.Fprintf(conn, "echo %s", line)
+			}
+		})
+		p := start(t, "-origin", url, "-router", router)
+		conn, err := net.Dial("tcp", p.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_ = conn.SetDeadline(time.Now().Add(patience))
+		fmt.Fprint(conn, "GET /socket HTTP/1.1\r\nHost: shop.test\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+		r := bufio.NewReader(conn)
+		resp, err := http.ReadResponse(r, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp.StatusCode != http.StatusSwitchingProtocols || resp.Header.Get("Upgrade") != "echo" {
+			t.Fatalf("got %d %v, want 101 for echo", resp.StatusCode, resp.Header)
+		}
+		for _, word := range []string{"one\n", "two\n"} {
+			fmt.Fprint(conn, word)
+			if got, err := r.ReadString('\n'); got != "echo "+word {
+				t.Fatalf("got %q, %v, want the echo of %q", got, err, word)
+			}
+		}
+	})
+}
+
+func TestEarlyHints(t *testing.T) {
+	t.Parallel()
+	eachRouter(t, func(t *testing.T, router string) {
+		hinted := make(chan struct{}) // the client has got the hints
+		var once sync.Once
+		url, _ := origin(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Link", "</style.css>; rel=preload")
+			w.WriteHeader(http.StatusEarlyHints)
+			select {
+			case <-hinted:
+			case <-time.After(patience):
+			}
+			w.Header().Set("Cache-Control", "max-age=60")
+			_, _ = io.WriteString(w, "page")
+		})
+		p := start(t, "-origin", url, "-router", router)
+		var codes []int
+		req := request(t, http.MethodGet, p.url, "shop.test")
+		req = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
+			Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
+				if codes = append(codes, code); h.Get("Link") == "" {
+					t.Errorf("the %d has no Link: %v", code, h)
+				}
+				once.Do(func() { close(hinted) })
+				return nil
+			},
+		}))
+		if got := do(t, newClient(t), req); got.status != http.StatusOK || got.body != "page" {
+			t.Errorf("got %+v, want the page", got)
+		}
+		if !slices.Equal(codes, []int{http.StatusEarlyHints}) {
+			t.Errorf("informational responses: got %v, want 103", codes)
+		}
+		eventually(t, "the page is stored", func() bool {
+			got := get(t, p.url)
+			return got.isHit() && got.body == "page"
+		})
+	})
+}
+
+func TestMaxBody(t *testing.T) {
+	t.Parallel()
+	const limit = 100_000
+	for _, test := range []struct {
+		name   string
+		size   int
+		length bool // the origin tells it
+		stored bool
+	}{
+		{"at the limit", limit, true, true},
+		{"at the limit, chunked", limit, false, true},
+		{"beyond the limit", limit + 1, true, false},
+		{"beyond the limit, chunked", limit + 1, false, false},
+		{"far beyond the limit, chunked", 20 * limit, false, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			want := strings.Repeat("0123456789", test.size/10+1)[:test.size]
+			url, asked := origin(t, func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Cache-Control", "max-age=60")
+				if test.length {
+					w.Header().Set("Content-Length", fmt.Sprint(test.size))
+				}
+				_, _ = io.WriteString(w, want[:test.size/2])
+				_ = http.NewResponseController(w).Flush()
+				_, _ = io.WriteString(w, want[test.size/2:])
+			})
+			p := start(t, "-origin", url, "-max-body", fmt.Sprint(limit))
+			for i := range 2 {
+				got := get(t, p.url)
+				if got.body != want {
+					t.Errorf("response %d has %d bytes, want all %d", i, len(got.body), len(want))
+				}
+				if got.isHit() && !test.stored {
+					t.Errorf("Cache-Status %d: got %q, want no hit", i, got.cacheStatus())
+				}
+			}
+			if got := asked.Load() == 1; got != test.stored {
+				t.Errorf("the origin was asked %d times, stored: want %v", asked.Load(), test.stored)
+			}
+		})
+	}
+}
+
+// Nobody waits for a page that is stale, and the origin is asked once for all.
+func TestStaleWhileRevalidate(t *testing.T) {
+	t.Parallel()
+	eachRouter(t, func(t *testing.T, router string) {
+		release := make(chan struct{})
+		var count atomic.Int64
+		url, asked := origin(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Cache-Control", "max-age=60, stale-while-revalidate=600")
+			if count.Add(1) == 1 {
+				w.Header().Set("Age", "60") // stale when it comes
+				_, _ = io.WriteString(w, "old")
+				return
+			}
+			<-release
+			_, _ = io.WriteString(w, "new")
+		})
+		var once sync.Once
+		open := func() { once.Do(func() { close(release) }) }
+		t.Cleanup(open)
+		p := start(t, "-origin", url, "-router", router)
+		get(t, p.url)
+		awaitStored(t, p.url)
+		var all sync.WaitGroup
+		for range 20 {
+			all.Go(func() {
+				if got := get(t, p.url); got.body != "old" || !got.isHit() {
+					t.Errorf("while it is made anew: got %q, %q, want a hit on the old page", got.body, got.cacheStatus())
+				}
+			})
+		}
+		all.Wait()
+		eventually(t, "the page is made anew", func() bool { return asked.Load() > 1 })
+		open()
+		eventually(t, "the new page is served", func() bool {
+			got := get(t, p.url)
+			return got.body == "new" && got.isHit()
+		})
+		if got := asked.Load(); got != 2 {
+			t.Errorf("the origin was asked %d times, want 2", got)
+		}
+	})
+}
+
+func TestOriginDown(t *testing.T) {
+	t.Parallel()
+	eachRouter(t, func(t *testing.T, router string) {
+		p := start(t, "-origin", deadOrigin(t), "-router", router)
+		if got := get(t, p.url); got.status != http.StatusBadGateway || got.isHit() {
+			t.Errorf("got %+v, want a 502", got)
+		}
+	})
+}
+
+func TestStaleIfError(t *testing.T) {
+	t.Parallel()
+	eachRouter(t, func(t *testing.T, router string) {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "max-age=60"+strings.ReplaceAll(r.URL.RawQuery, "&", ", "))
+			w.Header().Set("Age", "60") // stale when it comes
+			w.Header().Set("ETag", `"1"`)
+			_, _ = io.WriteString(w, "old")
+		}))
+		defer server.Close()
+		p := start(t, "-origin", server.URL, "-router", router)
+		allowed, silent, forbidden := p.url+"/?&stale-if-error=600", p.url+"/?", p.url+"/?&stale-if-error=600&must-revalidate"
+		for _, url := range []string{allowed, silent, forbidden} {
+			get(t, url)
+			awaitStored(t, url)
+		}
+		server.Close()
+		if got := get(t, allowed); got.status != http.StatusOK || got.body != "old" || !strings.Contains(got.cacheStatus(), "detail=stale-if-error") {
+			t.Errorf("with stale-if-error: got %+v, want the old page", got)
+		}
+		if got := get(t, silent); got.status != http.StatusBadGateway {
+			t.Errorf("without stale-if-error: got %+v, want a 502", got)
+		}
+		if got := get(t, forbidden); got.status != http.StatusBadGateway {
+			t.Errorf("with must-revalidate: got %+v, want a 502", got)
+		}
+	})
+}
