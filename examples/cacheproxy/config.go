@@ -1,11 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"net/url"
+	"os"
+	"strings"
 
 	"github.com/herdless/herdless/responsecache"
 )
@@ -19,7 +22,13 @@ type config struct {
 	router  string
 	maxBody int
 	maxSize int
+	// purgeToken is the secret of those who may purge. Empty: nobody may.
+	purgeToken string
 }
+
+// purgeTokenVar is the variable of the environment that has the token if the flag
+// has not: a process list shows flags to everybody on the machine.
+const purgeTokenVar = "CACHEPROXY_PURGE_TOKEN" //nolint:gosec // its name
 
 func parse(args []string, stderr io.Writer) (*config, error) {
 	c := &config{}
@@ -33,6 +42,7 @@ func parse(args []string, stderr io.Writer) (*config, error) {
 	f.StringVar(&c.router, "router", "nethttp", "nethttp or gin")
 	f.IntVar(&c.maxBody, "max-body", 8<<20, "`bytes` up to which a body is stored")
 	f.IntVar(&c.maxSize, "max-size", 256<<20, "`bytes` that are stored in this process at most")
+	f.StringVar(&c.purgeToken, "purge-token", "", "`secret` of those who may PURGE; empty: that of "+purgeTokenVar+", and without one nobody may")
 	if err := f.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			f.SetOutput(stderr)
@@ -57,6 +67,10 @@ func parse(args []string, stderr io.Writer) (*config, error) {
 	}
 	if c.maxBody <= 0 || c.maxSize <= 0 {
 		fault("-max-body and -max-size must be positive")
+	}
+	c.purgeToken = cmp.Or(c.purgeToken, os.Getenv(purgeTokenVar))
+	if strings.ContainsFunc(c.purgeToken, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		fault("-purge-token, or %s, must be of visible ASCII characters without blanks", purgeTokenVar)
 	}
 	return c, errors.Join(faults...)
 }

@@ -4,6 +4,14 @@
 //	go run ./examples/cacheproxy -origin http://127.0.0.1:8000
 //	go run ./examples/cacheproxy -origin http://127.0.0.1:8000 -redis redis://127.0.0.1:6379
 //	go run ./examples/cacheproxy -h
+//
+// With a secret in the environment, those who know it can purge pages:
+//
+//	CACHEPROXY_PURGE_TOKEN=secret go run ./examples/cacheproxy -origin http://127.0.0.1:8000
+//	curl -X PURGE -H 'Authorization: Bearer secret' http://127.0.0.1:8080/page
+//	curl -X PURGE -H 'Authorization: Bearer secret' -H 'Cache-Tag: news, home' http://127.0.0.1:8080
+//
+// With Soft-Purge: 1 they become stale instead of being removed.
 package main
 
 import (

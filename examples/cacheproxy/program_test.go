@@ -38,6 +38,9 @@ func TestWrongUse(t *testing.T) {
 		{"max-body that is no number", append(good[:len(good):len(good)], "-max-body", "1MB"), 2, `"1MB"`},
 		{"max-body of nothing", append(good[:len(good):len(good)], "-max-body", "0"), 2, "-max-body"},
 		{"max-size below nothing", append(good[:len(good):len(good)], "-max-size", "-1"), 2, "-max-size"},
+		{"purge token with a blank", append(good[:len(good):len(good)], "-purge-token", "not secret"), 2, "-purge-token"},
+		{"purge token with a line break", append(good[:len(good):len(good)], "-purge-token", "not\nsecret"), 2, "-purge-token"},
+		{"purge token that is not ASCII", append(good[:len(good):len(good)], "-purge-token", "nötsecret"), 2, "-purge-token"},
 		{"two faults at once", []string{"-profile", "fast"}, 2, `; -profile is "fast"`},
 		{"address that is in use", []string{"-origin", "http://127.0.0.1:1", "-listen", taken.Addr().String()}, 1, "in use"},
 		{"address that is none", []string{"-origin", "http://127.0.0.1:1", "-listen", "nowhere"}, 1, "nowhere"},
@@ -62,6 +65,9 @@ func TestWrongUse(t *testing.T) {
 			if got := stderr.String(); strings.Count(got, "\n") != 1 || !strings.HasPrefix(got, "cacheproxy: ") || !strings.Contains(got, test.says) {
 				t.Errorf("stderr: got %q, want one line from cacheproxy with %q", got, test.says)
 			}
+			if strings.Contains(stderr.String(), "secret") {
+				t.Errorf("stderr: got %q, want no token in it", stderr.String())
+			}
 			if stdout.Len() > 0 {
 				t.Errorf("stdout: got %q, want nothing", stdout.String())
 			}
@@ -71,14 +77,19 @@ func TestWrongUse(t *testing.T) {
 
 func TestHelp(t *testing.T) {
 	t.Parallel()
-	out, err := command("-h").CombinedOutput()
+	cmd := command("-h")
+	cmd.Env = append(cmd.Env, "CACHEPROXY_PURGE_TOKEN="+token)
+	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("-h: %v", err)
 	}
-	for _, name := range []string{"-listen", "-origin", "-redis", "-profile", "-router", "-max-body", "-max-size"} {
+	for _, name := range []string{"-listen", "-origin", "-redis", "-profile", "-router", "-max-body", "-max-size", "-purge-token"} {
 		if !strings.Contains(string(out), "  "+name+" ") {
 			t.Errorf("-h does not explain %s:\n%s", name, out)
 		}
+	}
+	if strings.Contains(string(out), token) {
+		t.Errorf("-h shows the token of the environment:\n%s", out)
 	}
 }
 

@@ -37,14 +37,14 @@ func newProxy(c *config, log *slog.Logger) (handler http.Handler, closeStores fu
 	}
 	origin := newOrigin(c, log)
 	if router == nil {
-		return pages.Handler(origin), closeStores, nil
+		return withPurge(pages, c.purgeToken, pages.Handler(origin)), closeStores, nil
 	}
 	router.Use(ginadapter.Wrap(pages.Handler))
 	router.NoRoute(func(ctx *gin.Context) {
 		ctx.Status(http.StatusOK) // not gin's 404
 		origin.ServeHTTP(ctx.Writer, ctx.Request)
 	})
-	return router, closeStores, nil
+	return withPurge(pages, c.purgeToken, router), closeStores, nil
 }
 
 func openStores(c *config) (cache.Store, *lock.Locker, func() error, error) {
