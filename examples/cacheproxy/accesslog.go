@@ -9,17 +9,21 @@ import (
 	"time"
 )
 
-// accessLog writes a line for each request, with what the cache says of it.
+// accessLog writes a line for each request, with what the cache says of it. A response
+// that did not come to a good end is broken, whatever its status.
 func accessLog(next http.Handler, log *slog.Logger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		began := time.Now()
 		rec := &counter{ResponseWriter: w}
+		broken := true // by a panic
 		defer func() { //nolint:contextcheck // the request has it
 			log.InfoContext(r.Context(), "request",
 				"method", r.Method, "host", r.Host, "uri", r.RequestURI, "status", rec.status, "bytes", rec.bytes,
-				"took", time.Since(began).Round(time.Microsecond), "cache", strings.Join(w.Header()["Cache-Status"], ", "))
+				"took", time.Since(began).Round(time.Microsecond), "cache", strings.Join(w.Header()["Cache-Status"], ", "),
+				"broken", broken)
 		}()
 		next.ServeHTTP(rec, r)
+		broken = false
 	})
 }
 

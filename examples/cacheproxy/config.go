@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/herdless/herdless/responsecache"
 )
@@ -22,6 +23,7 @@ type config struct {
 	router  string
 	maxBody int
 	maxSize int
+	drain   time.Duration
 	// purgeToken is the secret of those who may purge. Empty: nobody may.
 	purgeToken string
 }
@@ -42,6 +44,7 @@ func parse(args []string, stderr io.Writer) (*config, error) {
 	f.StringVar(&c.router, "router", "nethttp", "nethttp or gin")
 	f.IntVar(&c.maxBody, "max-body", 8<<20, "`bytes` up to which a body is stored")
 	f.IntVar(&c.maxSize, "max-size", 256<<20, "`bytes` that are stored in this process at most")
+	f.DurationVar(&c.drain, "drain", 10*time.Second, "how long requests that are under way may take after a signal")
 	f.StringVar(&c.purgeToken, "purge-token", "", "`secret` of those who may PURGE; empty: that of "+purgeTokenVar+", and without one nobody may")
 	if err := f.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -56,8 +59,11 @@ func parse(args []string, stderr io.Writer) (*config, error) {
 		fault("unknown argument %q", f.Arg(0))
 	}
 	var err error
-	if c.origin, err = url.Parse(origin); err != nil || c.origin.Host == "" || c.origin.Scheme != "http" && c.origin.Scheme != "https" {
+	switch c.origin, err = url.Parse(origin); {
+	case err != nil || c.origin.Hostname() == "" || c.origin.Scheme != "http" && c.origin.Scheme != "https":
 		fault("-origin is %q, it must be an http or https URL", origin)
+	case c.origin.User != nil || c.origin.RawQuery != "" || c.origin.Fragment != "":
+		fault("-origin is %q, it must not have a user, query or fragment", c.origin.Redacted())
 	}
 	if _, ok := profiles[c.profile]; !ok {
 		fault("-profile is %q, it must be safe or conformance", c.profile)
@@ -67,6 +73,9 @@ func parse(args []string, stderr io.Writer) (*config, error) {
 	}
 	if c.maxBody <= 0 || c.maxSize <= 0 {
 		fault("-max-body and -max-size must be positive")
+	}
+	if c.drain < 0 {
+		fault("-drain is %v, it must not be negative", c.drain)
 	}
 	c.purgeToken = cmp.Or(c.purgeToken, os.Getenv(purgeTokenVar))
 	if strings.ContainsFunc(c.purgeToken, func(r rune) bool { return r <= ' ' || r > '~' }) {

@@ -57,9 +57,6 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// drainLimit is how long requests that are under way may take after a signal.
-const drainLimit = 10 * time.Second
-
 func serve(ctx context.Context, c *config, log *slog.Logger, stdout io.Writer) (err error) {
 	handler, closeStores, err := newProxy(c, log) //nolint:contextcheck // what the cache does by itself has no request
 	if err != nil {
@@ -84,12 +81,13 @@ func serve(ctx context.Context, c *config, log *slog.Logger, stdout io.Writer) (
 		return err
 	case <-ctx.Done():
 	}
-	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainLimit)
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.drain)
 	defer cancel()
-	if err := server.Shutdown(drain); err != nil {
-		return errors.Join(err, server.Close())
+	if err := server.Shutdown(drain); err == nil {
+		return nil
 	}
-	return nil
+	log.WarnContext(ctx, "requests that are still under way are cut off", "after", c.drain)
+	return server.Close()
 }
 
 func oneLine(err error) string {

@@ -29,6 +29,10 @@ func TestWrongUse(t *testing.T) {
 		{"origin without a scheme", []string{"-origin", "127.0.0.1:8000"}, 2, "-origin is"},
 		{"origin of another scheme", []string{"-origin", "ftp://127.0.0.1"}, 2, "-origin is"},
 		{"origin that is no URL", []string{"-origin", "http://[::1"}, 2, "-origin is"},
+		{"origin without a host", []string{"-origin", "http://:8000"}, 2, "-origin is"},
+		{"origin with a user", []string{"-origin", "http://user:secret@127.0.0.1:1", "-listen", "127.0.0.1:0"}, 2, "-origin is"},
+		{"origin with a query", []string{"-origin", "http://127.0.0.1:1?a", "-listen", "127.0.0.1:0"}, 2, "-origin is"},
+		{"origin with a fragment", []string{"-origin", "http://127.0.0.1:1#a", "-listen", "127.0.0.1:0"}, 2, "-origin is"},
 		{"origin with a line break", []string{"-origin", "a\nb"}, 2, "-origin is"},
 		{"unknown flag", []string{"-nope"}, 2, "-nope"},
 		{"flag without a value", []string{"-origin"}, 2, "-origin"},
@@ -38,6 +42,7 @@ func TestWrongUse(t *testing.T) {
 		{"max-body that is no number", append(good[:len(good):len(good)], "-max-body", "1MB"), 2, `"1MB"`},
 		{"max-body of nothing", append(good[:len(good):len(good)], "-max-body", "0"), 2, "-max-body"},
 		{"max-size below nothing", append(good[:len(good):len(good)], "-max-size", "-1"), 2, "-max-size"},
+		{"drain below nothing", append(good[:len(good):len(good)], "-drain", "-1s"), 2, "-drain"},
 		{"purge token with a blank", append(good[:len(good):len(good)], "-purge-token", "not secret"), 2, "-purge-token"},
 		{"purge token with a line break", append(good[:len(good):len(good)], "-purge-token", "not\nsecret"), 2, "-purge-token"},
 		{"purge token that is not ASCII", append(good[:len(good):len(good)], "-purge-token", "nötsecret"), 2, "-purge-token"},
@@ -83,7 +88,7 @@ func TestHelp(t *testing.T) {
 	if err != nil {
 		t.Fatalf("-h: %v", err)
 	}
-	for _, name := range []string{"-listen", "-origin", "-redis", "-profile", "-router", "-max-body", "-max-size", "-purge-token"} {
+	for _, name := range []string{"-listen", "-origin", "-redis", "-profile", "-router", "-max-body", "-max-size", "-purge-token", "-drain"} {
 		if !strings.Contains(string(out), "  "+name+" ") {
 			t.Errorf("-h does not explain %s:\n%s", name, out)
 		}
@@ -130,6 +135,57 @@ func TestStopsCleanly(t *testing.T) {
 	})
 }
 
+// What goes on for ever is cut off in the end, and the log says so.
+func TestStopsInTheEnd(t *testing.T) {
+	t.Parallel()
+	url, _ := origin(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	})
+	p := start(t, "-origin", url, "-drain", "100ms")
+	resp, err := newClient(t).Do(request(t, http.MethodGet, p.url, "shop.test"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	p.terminate(t)
+	if got := p.code(t); got != 0 {
+		t.Errorf("exit code: got %d, want 0", got)
+	}
+	if _, err := io.ReadAll(resp.Body); err == nil {
+		t.Error("the stream seems to have ended well, want an error")
+	}
+	if log := p.stderr.String(); !strings.Contains(log, "are cut off") {
+		t.Errorf("the log is %q, want a word about what is cut off", log)
+	}
+}
+
+// The line of a response that broke off says so: its status does not.
+func TestAccessLogOfBrokenResponses(t *testing.T) {
+	t.Parallel()
+	eachRouter(t, func(t *testing.T, router string) {
+		url, _ := origin(t, func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(w, "12345")
+			_ = http.NewResponseController(w).Flush()
+			panic(http.ErrAbortHandler)
+		})
+		p := start(t, "-origin", url, "-router", router)
+		resp, err := newClient(t).Do(request(t, http.MethodGet, p.url, "shop.test"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if body, err := io.ReadAll(resp.Body); err == nil {
+			t.Errorf("got %q and no error, want one", body)
+		}
+		eventually(t, "the request is in the access log", func() bool { return len(p.stderr.requests()) == 1 })
+		if line := p.stderr.requests()[0]; !strings.Contains(line, " status=200 bytes=5 ") || !strings.HasSuffix(line, " broken=true") {
+			t.Errorf("got %q, want a line with broken=true", line)
+		}
+	})
+}
+
 func TestAccessLog(t *testing.T) {
 	t.Parallel()
 	eachRouter(t, func(t *testing.T, router string) {
@@ -145,7 +201,7 @@ func TestAccessLog(t *testing.T) {
 			line := p.stderr.requests()[i]
 			for _, want := range []string{
 				" method=GET ", " host=shop.test ", " uri=/a?b ", " status=200 ", " bytes=5 ", " took=",
-				fmt.Sprintf(" cache=%q", got.cacheStatus()),
+				fmt.Sprintf(" cache=%q broken=false", got.cacheStatus()),
 			} {
 				if !strings.Contains(line, want) {
 					t.Errorf("line %d: got %q, want %q in it", i, line, want)

@@ -71,6 +71,8 @@ func newOrigin(c *config, log *slog.Logger) http.Handler {
 	transport.ResponseHeaderTimeout = time.Minute
 	return &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
+			// As the client wrote it: httputil leaves out what it cannot parse.
+			r.Out.URL.RawQuery = r.In.URL.RawQuery
 			r.SetURL(c.origin)
 			r.Out.Host = r.In.Host
 			r.SetXForwarded()
@@ -82,7 +84,7 @@ func newOrigin(c *config, log *slog.Logger) http.Handler {
 			if !errors.Is(err, context.Canceled) {
 				log.WarnContext(r.Context(), "the origin has failed", "path", r.URL.Path, "error", err)
 			}
-			w.WriteHeader(http.StatusBadGateway)
+			http.Error(w, http.StatusText(http.StatusBadGateway), http.StatusBadGateway)
 		},
 	}
 }

@@ -64,6 +64,42 @@ func TestHits(t *testing.T) {
 	}
 }
 
+// The origin gets the target of a request as the client wrote it, or pages that it
+// takes for two would be one, and parameters in an uncommon form would be lost.
+func TestRequestTargets(t *testing.T) {
+	t.Parallel()
+	eachRouter(t, func(t *testing.T, router string) {
+		url, _ := origin(t, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "max-age=60")
+			_, _ = io.WriteString(w, r.RequestURI)
+		})
+		p, below := start(t, "-origin", url, "-router", router), start(t, "-origin", url+"/below", "-router", router)
+		for _, target := range []string{
+			"/", "/?", "/a%2fb//c/../d?x=a+b%20c", "/%E2%82%AC?%e2%82%ac=1&a=2&a=1&b",
+			"/?a=1;b=2", "/?a=%zz", "/?a=1%26b=2&b=%", "/?=&&;",
+		} {
+			for range 2 { // the second may be a hit
+				for at, want := range map[*program]string{p: target, below: "/below" + target} {
+					conn, err := net.Dial("tcp", at.addr)
+					if err != nil {
+						t.Fatal(err)
+					}
+					_ = conn.SetDeadline(time.Now().Add(patience))
+					fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: shop.test\r\nConnection: close\r\n\r\n", target)
+					resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if got, err := io.ReadAll(resp.Body); err != nil || string(got) != want {
+						t.Errorf("%s: the origin got %q (%v), want %q", target, got, err, want)
+					}
+					conn.Close()
+				}
+			}
+		}
+	})
+}
+
 // A response that says nothing of its lifetime is stored with -profile conformance
 // only (RFC 9111 §4.2.2).
 func TestProfiles(t *testing.T) {
@@ -315,8 +351,8 @@ func TestOriginDown(t *testing.T) {
 	t.Parallel()
 	eachRouter(t, func(t *testing.T, router string) {
 		p := start(t, "-origin", deadOrigin(t), "-router", router)
-		if got := get(t, p.url); got.status != http.StatusBadGateway || got.isHit() {
-			t.Errorf("got %+v, want a 502", got)
+		if got := get(t, p.url); got.status != http.StatusBadGateway || got.isHit() || got.cacheStatus() == "" || got.body == "" {
+			t.Errorf("got %+v, want a 502 with Cache-Status and a text", got)
 		}
 	})
 }
