@@ -3,6 +3,7 @@ package responsecache
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"slices"
 	"sync"
@@ -53,6 +54,9 @@ type exchange struct {
 	came       time.Time // when the request did
 
 	copied *http.Request // for a refresh in the background
+
+	held   io.ReadCloser // an open body, for the reply that may need it, or nil
+	heldID string        // which body that is
 
 	mu   sync.Mutex
 	tags []string // that the handler has added

@@ -69,7 +69,8 @@ func (x *exchange) load(key string, index varyIndex, reason string) cache.Load {
 }
 
 func (f *filling) run() cache.Entry {
-	f.validating = f.old != nil && (f.old.header.Get("Etag") != "" || f.old.header.Get("Last-Modified") != "")
+	f.validating = f.old != nil && (f.old.header.Get("Etag") != "" || f.old.header.Get("Last-Modified") != "") && f.hold()
+	defer f.x.letGo()
 	for {
 		rec := f.handle()
 		switch {
@@ -82,6 +83,22 @@ func (f *filling) run() cache.Entry {
 		}
 		f.validating = false // it speaks of another response: ask again, for all of it
 	}
+}
+
+// hold opens the body of the old response, if it is a long one, before the handler is
+// asked whether it still holds. When the answer is there, a purge may have taken the
+// body away, and a handler that cannot be run twice cannot be asked for another.
+func (f *filling) hold() bool {
+	x, body := f.x, f.old.stream
+	if body.ID == "" {
+		return true
+	}
+	r, err := x.engine.OpenBody(f.ctx, f.old.key, body)
+	if err != nil {
+		return false
+	}
+	x.held, x.heldID = r, body.ID
+	return true
 }
 
 // handle lets the handler answer.

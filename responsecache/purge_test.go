@@ -232,3 +232,40 @@ func TestReadingAlongWhileOtherPagesArePurged(t *testing.T) {
 		assert.EqualValues(t, 1, runs.Load())
 	})
 }
+
+// The body of a page whose validity is being asked for is there when the handler says
+// that it still holds, even if the page is purged meanwhile: handlers of some routers
+// cannot be asked again within one request.
+func TestAPurgeDuringAValidation(t *testing.T) {
+	eachStore(t, func(t *testing.T, st stores) {
+		body := strings.Repeat("0123456789", 100_000) // in parts
+		asked, proceed := make(chan struct{}, 9), make(chan struct{})
+		var runs atomic.Int32
+		s := serve(t, st, responsecache.Policy{}, func(w http.ResponseWriter, r *http.Request) {
+			runs.Add(1)
+			w.Header().Set("Cache-Control", "no-cache")
+			w.Header().Set("ETag", `"1"`)
+			if r.Header.Get("If-None-Match") == "" {
+				fmt.Fprint(w, body)
+				return
+			}
+			asked <- struct{}{}
+			<-proceed
+			w.WriteHeader(http.StatusNotModified)
+		})
+		await(t, "the page is stored", func() bool {
+			s.get(t, "/page")
+			return strings.Contains(s.get(t, "/page", "Cache-Control", "only-if-cached").cacheStatus(), "fwd=stale")
+		})
+		runs.Store(0)
+		done := make(chan response)
+		go func() { done <- s.get(t, "/page", "Range", "bytes=500000-") }()
+		<-asked
+		require.NoError(t, s.cache.Purge(t.Context(), "http://example.com/page"))
+		close(proceed)
+		got := <-done
+		assert.Equal(t, 206, got.status)
+		assert.True(t, got.body == body[500_000:], "a body of %d bytes", len(got.body))
+		assert.EqualValues(t, 1, runs.Load(), "runs of the handler")
+	})
+}

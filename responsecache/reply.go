@@ -52,7 +52,7 @@ func (x *exchange) reply(s *stored, e cache.Entry, st status) bool {
 			offset = ranges[0].Start
 		}
 		var err error
-		if body, err = x.openAt(x.r.Context(), s.key, s.stream, offset); err != nil {
+		if body, err = x.openHeld(s, offset); err != nil {
 			return false
 		}
 		defer body.Close()
@@ -206,8 +206,22 @@ func (x *exchange) openAt(ctx context.Context, key string, body cache.Body, offs
 	if err != nil {
 		return nil, err
 	}
+	return from(r, offset)
+}
+
+// openHeld is openAt, and takes the body that is held if it is that.
+func (x *exchange) openHeld(s *stored, offset int64) (io.ReadCloser, error) {
+	if r := x.held; r != nil && x.heldID == s.stream.ID {
+		x.held = nil
+		return from(r, offset)
+	}
+	return x.openAt(x.r.Context(), s.key, s.stream, offset)
+}
+
+// from returns r, which has not been read yet, from offset on.
+func from(r io.ReadCloser, offset int64) (io.ReadCloser, error) {
 	if err := skip(r, 0, offset); err != nil {
-		r.Close()
+		_ = r.Close()
 		return nil, err
 	}
 	return r, nil
@@ -225,6 +239,14 @@ func skip(r io.Reader, from, to int64) error {
 	}
 	_, err := io.CopyN(io.Discard, r, to-from)
 	return err
+}
+
+// letGo closes the body that is held, if nobody has wanted it.
+func (x *exchange) letGo() {
+	if x.held != nil {
+		_ = x.held.Close()
+		x.held = nil
+	}
 }
 
 // readAlong answers with a response that another request of this process is making.
