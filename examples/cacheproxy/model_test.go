@@ -40,32 +40,59 @@ type class struct {
 	// fresh is for how long what the origin has said may be repeated, also by
 	// stale-while-revalidate or stale-if-error.
 	fresh time.Duration
-	// personal pages have a body for each user, and a response to one user goes to
-	// nobody else. With anonymous, what nobody in particular has got is for all
-	// such.
-	personal, anonymous bool
-	setCookie           bool
-	group               string
+	// sharing is with whom a response may be shared; others get one of their own.
+	sharing sharing
+	// personal pages have a body for each user.
+	personal  bool
+	setCookie bool
+	group     string
+	modified  time.Duration // how long ago, as the origin says; 0: it says nothing
 }
+
+// sharing says which requests may share a response.
+type sharing uint8
+
+const (
+	withAll       sharing = iota // it is declared public, or as good as that
+	withTrusting                 // all but, with -profile safe, those with cookies
+	withAnonymous                // neither those with Authorization nor, with -profile safe, those with cookies
+	withNobody
+)
 
 const forever = 1000 * time.Hour
 
-var classes = []*class{
-	{name: "max-age", control: "max-age=1", fresh: time.Second},
-	{name: "s-maxage", control: "s-maxage=1, max-age=60", fresh: time.Second},
-	{name: "public", control: "public, max-age=1", fresh: time.Second},
-	{name: "strict", control: "max-age=1, must-revalidate", fresh: time.Second},
-	{name: "no-cache", control: "no-cache"},
-	{name: "no-store", control: "no-store", personal: true},
-	{name: "private", control: "private, max-age=60", personal: true},
-	{name: "silent", control: "max-age=60", personal: true, anonymous: true, fresh: time.Minute},
-	{name: "cookie", control: "max-age=60", personal: true, setCookie: true},
-	{name: "vary", control: "max-age=1", vary: "X-V", fresh: time.Second},
-	{name: "vary-long", control: "max-age=3600", vary: "X-V", fresh: forever},
-	{name: "revalidate", control: "max-age=1, stale-while-revalidate=2", fresh: 3 * time.Second},
-	{name: "if-error", control: "max-age=1, stale-if-error=3", fresh: 4 * time.Second},
-	{name: "long", control: "max-age=3600", fresh: forever},
-	{name: "group", control: "max-age=3600", fresh: forever, group: "all"},
+// classesFor returns what the origin serves. With -profile conformance the cache trusts
+// what the origin says of cookies, so it must say the right thing.
+func classesFor(profile string) []*class {
+	classes := []*class{
+		{name: "max-age", control: "max-age=1", fresh: time.Second, sharing: withAnonymous},
+		{name: "s-maxage", control: "s-maxage=1, max-age=60", fresh: time.Second},
+		{name: "public", control: "public, max-age=1", fresh: time.Second},
+		{name: "strict", control: "max-age=1, must-revalidate", fresh: time.Second, sharing: withTrusting},
+		{name: "no-cache", control: "no-cache", sharing: withAnonymous},
+		{name: "no-store", control: "no-store", personal: true, sharing: withNobody},
+		{name: "private", control: "private, max-age=60", personal: true, sharing: withNobody},
+		{name: "vary", control: "max-age=1", vary: "X-V", fresh: time.Second, sharing: withAnonymous},
+		{name: "vary-long", control: "max-age=3600", vary: "X-V", fresh: forever, sharing: withAnonymous},
+		{name: "revalidate", control: "max-age=1, stale-while-revalidate=2", fresh: 3 * time.Second, sharing: withAnonymous},
+		{name: "if-error", control: "max-age=1, stale-if-error=3", fresh: 4 * time.Second, sharing: withAnonymous},
+		{name: "long", control: "max-age=3600", fresh: forever, sharing: withAnonymous},
+		{name: "group", control: "max-age=3600", fresh: forever, group: "all", sharing: withAnonymous},
+	}
+	if profile == "conformance" {
+		return append(classes,
+			&class{name: "silent", control: "max-age=60", vary: "Cookie", personal: true, fresh: time.Minute, sharing: withAnonymous},
+			&class{name: "cookie", control: "max-age=60", setCookie: true, fresh: time.Minute, sharing: withAnonymous},
+			// A tenth of the time since it was modified, and of what is cut off
+			// to whole seconds.
+			&class{name: "undated", modified: 20 * time.Second, fresh: 2200 * time.Millisecond, sharing: withAnonymous},
+		)
+	}
+	return append(classes,
+		&class{name: "silent", control: "max-age=60", personal: true, fresh: time.Minute, sharing: withAnonymous},
+		&class{name: "cookie", control: "max-age=60", personal: true, setCookie: true, sharing: withNobody},
+		&class{name: "undated", modified: 20 * time.Second, sharing: withNobody},
+	)
 }
 
 const pagesPerClass = 8
@@ -79,6 +106,7 @@ type resource struct {
 	mu       sync.Mutex
 	versions []time.Time // when each began
 	broken   time.Time   // when the origin has last given up a response of it
+	failed   time.Time   // when it has last given up one, or failed
 	floors   []floor
 }
 
@@ -118,6 +146,19 @@ func (res *resource) breaks() {
 	res.mu.Lock()
 	defer res.mu.Unlock()
 	res.broken = time.Now()
+	res.failed = res.broken
+}
+
+func (res *resource) fails() {
+	res.mu.Lock()
+	defer res.mu.Unlock()
+	res.failed = time.Now()
+}
+
+func (res *resource) failedSince(begin time.Time) bool {
+	res.mu.Lock()
+	defer res.mu.Unlock()
+	return res.failed.After(begin)
 }
 
 func (res *resource) brokeSince(begin time.Time) bool {
@@ -127,7 +168,7 @@ func (res *resource) brokeSince(begin time.Time) bool {
 }
 
 // elsewhere is when a proxy at the latest sees what another one has removed.
-const elsewhere = 2 * time.Second
+const elsewhere = 3 * time.Second
 
 // least returns the version that a request to a proxy must see.
 func (res *resource) least(node int, begin time.Time) int {
@@ -210,7 +251,7 @@ func (c *class) variantOf(h http.Header) string {
 	switch {
 	case c.personal:
 		return userOf(h)
-	case c.vary != "":
+	case c.vary != "": // X-V
 		return h.Get(c.vary)
 	}
 	return ""
@@ -224,9 +265,9 @@ type world struct {
 	asked  atomic.Int64
 }
 
-func newWorld() *world {
+func newWorld(profile string) *world {
 	w := &world{pages: map[string]*resource{}}
-	for _, c := range classes {
+	for _, c := range classesFor(profile) {
 		first := len(w.list)
 		for i := range pagesPerClass {
 			res := &resource{class: c, path: fmt.Sprintf("/%s/%d", c.name, i), versions: []time.Time{time.Now()}}
@@ -256,6 +297,7 @@ func (o *world) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	fate := rand.IntN(1000)
 	if fate < 20 {
+		res.fails()
 		w.Header().Set("X-Failed", "1")
 		w.WriteHeader(http.StatusServiceUnavailable)
 		_, _ = io.WriteString(w, "failed")
@@ -271,7 +313,12 @@ func (o *world) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	}
 	h := w.Header()
-	h.Set("Cache-Control", res.class.control)
+	if res.class.control != "" {
+		h.Set("Cache-Control", res.class.control)
+	}
+	if res.class.modified > 0 {
+		h.Set("Last-Modified", made.Add(-res.class.modified).UTC().Format(http.TimeFormat))
+	}
 	h.Set("Etag", etagOf(v, variant))
 	h.Set("X-Made", strconv.FormatInt(made.UnixNano(), 10))
 	h.Set("Content-Type", "application/octet-stream")
@@ -284,6 +331,7 @@ func (o *world) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if res.class.group != "" {
 		h.Set("Cache-Groups", fmt.Sprintf("%q", res.class.group))
 	}
+	h.Set("Cache-Tag", res.class.name+", "+res.path)
 	body := res.body(v, variant)
 	switch {
 	case fate >= 500 && len(body) > 0: // knows conditions and ranges
@@ -347,54 +395,72 @@ func (o *world) write(w http.ResponseWriter, res *resource) {
 
 // soak is one run of the model.
 type soak struct {
-	t     *testing.T
-	world *world
-	nodes []*program
-	stop  context.CancelFunc
+	t           *testing.T
+	world       *world
+	conformance bool
+	nodes       []*program
+	stop        context.CancelFunc
 
-	requests, hits, collapsed, stale, validated, notModified, parts, writes, failed, cut, gone, wrong atomic.Int64
-	bytes                                                                                             atomic.Int64
+	requests, hits, collapsed, stale, validated, notModified, parts, writes, purges, failed, cut, gone, wrong atomic.Int64
+	bytes                                                                                                     atomic.Int64
 
 	mu   sync.Mutex
-	seen map[string]string // ids of responses that are for one request only
+	seen map[string]recipient // the first of each response, by its id
+}
+
+// recipient is who has got a response.
+type recipient struct {
+	own   bool // it is for nobody else
+	node  int
+	begin time.Time
+	path  string
+	asked http.Header
 }
 
 const clients = 64
 
 func TestModel(t *testing.T) {
 	for _, test := range []struct {
-		name    string
-		redis   bool
+		profile string
+		store   string
 		routers []string
 	}{
-		{"memory", false, []string{"nethttp"}},
-		{"redis", true, []string{"nethttp", "gin"}},
+		{"safe", "memory", []string{"nethttp"}},
+		{"safe", "redis", []string{"nethttp", "gin"}},
+		{"conformance", "memory", []string{"gin"}},
+		{"conformance", "redis", []string{"gin", "nethttp"}},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			length := 6 * time.Second
-			if os.Getenv("HERDLESS_SOAK") != "" {
+		t.Run(test.profile+"/"+test.store, func(t *testing.T) {
+			soaking := os.Getenv("HERDLESS_SOAK") != ""
+			length := 3 * time.Second
+			if soaking {
 				length = time.Minute
 			}
-			world := newWorld()
-			server := httptest.NewUnstartedServer(world)
-			server.Config.ErrorLog = nil
-			server.Start()
+			world := newWorld(test.profile)
+			server := httptest.NewServer(world)
 			t.Cleanup(server.Close)
-			s := &soak{t: t, world: world, seen: map[string]string{}}
-			args := []string{"-origin", server.URL}
-			if test.redis {
+			s := &soak{t: t, world: world, conformance: test.profile == "conformance", seen: map[string]recipient{}}
+			args := []string{"-origin", server.URL, "-profile", test.profile, "-purge-token", token}
+			if test.store == "redis" {
 				args = append(args, "-redis", redistest.NewStandalone(t).URL())
 			}
 			for _, router := range test.routers {
 				s.nodes = append(s.nodes, start(t, append(args, "-router", router)...))
 			}
-			s.run(length)
+			missing := s.run(length)
+			if len(missing) > 0 && soaking {
+				t.Errorf("there was no %s", strings.Join(missing, ", no "))
+			} else if len(missing) > 0 {
+				t.Logf("the machine is too busy to show any %s", strings.Join(missing, ", "))
+			}
 		})
 	}
 }
 
-func (s *soak) run(length time.Duration) {
-	ctx, cancel := context.WithTimeout(context.Background(), length)
+// run sends requests for a time, and for a while longer if not all has happened that
+// may. It names what has not.
+func (s *soak) run(length time.Duration) []string {
+	ctx, cancel := context.WithTimeout(context.Background(), length+10*time.Second)
 	defer cancel()
 	s.stop = cancel
 	var all sync.WaitGroup
@@ -408,27 +474,34 @@ func (s *soak) run(length time.Duration) {
 		})
 	}
 	all.Go(func() { // writes that no proxy learns of
-		for ctx.Err() == nil {
+		for begin := time.Now(); ctx.Err() == nil; time.Sleep(10 * time.Millisecond) {
 			s.world.list[rand.IntN(len(s.world.list))].bump()
-			time.Sleep(10 * time.Millisecond)
+			if time.Since(begin) > length && len(s.missing()) == 0 {
+				cancel()
+			}
 		}
 	})
 	all.Wait()
-	t := s.t
-	t.Logf("%d requests (%.0f/s, %d MB), %d at the origin: %d hits (%d stale), %d collapsed, %d validated, %d times 304, %d times 206, "+
-		"%d writes, %d failures, %d bodies cut short by the origin, %d clients gone, %d wrong",
-		s.requests.Load(), float64(s.requests.Load())/length.Seconds(), s.bytes.Load()>>20, s.world.asked.Load(), s.hits.Load(), s.stale.Load(),
+	s.t.Logf("%d requests (%d MB), %d at the origin: %d hits (%d stale), %d collapsed, %d validated, %d times 304, %d times 206, "+
+		"%d writes, %d purges, %d failures, %d bodies cut short by the origin, %d clients gone, %d wrong",
+		s.requests.Load(), s.bytes.Load()>>20, s.world.asked.Load(), s.hits.Load(), s.stale.Load(),
 		s.collapsed.Load(), s.validated.Load(), s.notModified.Load(), s.parts.Load(),
-		s.writes.Load(), s.failed.Load(), s.cut.Load(), s.gone.Load(), s.wrong.Load())
-	// A run in which nothing happens shows nothing.
+		s.writes.Load(), s.purges.Load(), s.failed.Load(), s.cut.Load(), s.gone.Load(), s.wrong.Load())
+	return s.missing()
+}
+
+// missing names what has not happened yet: a run in which nothing does shows nothing.
+func (s *soak) missing() []string {
+	var names []string
 	for name, n := range map[string]*atomic.Int64{
 		"hit": &s.hits, "hit that is stale": &s.stale, "collapsed request": &s.collapsed, "validation": &s.validated, "304": &s.notModified,
-		"206": &s.parts, "write": &s.writes, "failure": &s.failed, "body that is cut short": &s.cut, "client that goes": &s.gone,
+		"206": &s.parts, "write": &s.writes, "purge": &s.purges, "failure": &s.failed, "body that is cut short": &s.cut, "client that goes": &s.gone,
 	} {
 		if n.Load() == 0 {
-			t.Errorf("there was no %s", name)
+			names = append(names, name)
 		}
 	}
+	return names
 }
 
 // complain reports a wrong response, and ends the run after some.
@@ -494,7 +567,7 @@ func (w *world) pick() *resource {
 	if rand.IntN(2) == 0 {
 		n = 2
 	}
-	return w.list[rand.IntN(len(classes))*pagesPerClass+rand.IntN(n)]
+	return w.list[rand.IntN(len(w.list)/pagesPerClass)*pagesPerClass+rand.IntN(n)]
 }
 
 // step sends a request and checks the response.
@@ -528,18 +601,21 @@ func (c *visitor) step() {
 	}
 	leaves := false
 	switch n := rand.IntN(100); {
-	case n < 3:
+	case n < 1:
+		c.purge(v)
+		return
+	case n < 4:
 		req.Method = http.MethodPost
 		req.Header.Del("Cache-Control")
-	case n < 9:
+	case n < 10:
 		req.Method = http.MethodHead
-	case n < 20:
+	case n < 21:
 		c.addRange(v)
-	case n < 35:
+	case n < 36:
 		if known := c.etags[v.res.path]; len(known) > 0 {
 			req.Header.Set("If-None-Match", strings.Join(known, ", "))
 		}
-	case n < 37:
+	case n < 38:
 		leaves = true
 	}
 	s.requests.Add(1)
@@ -569,6 +645,49 @@ func (c *visitor) step() {
 	if etag := v.resp.Header.Get("Etag"); etag != "" {
 		known := c.etags[v.res.path]
 		c.etags[v.res.path] = append(known[max(0, len(known)-2):], etag)
+	}
+}
+
+// purge changes the page, or all of its class, and tells the proxy.
+func (c *visitor) purge(v *visit) {
+	s, h := c.soak, http.Header{"Authorization": {"Bearer " + token}}
+	changed := []*resource{v.res}
+	switch rand.IntN(4) {
+	case 0:
+		h.Set("Cache-Tag", "nothing, "+v.res.path)
+	case 1:
+		h.Set("Surrogate-Key", "nothing "+v.res.class.name)
+		for other := v.res.next; other != v.res; other = other.next {
+			changed = append(changed, other)
+		}
+	}
+	soft := rand.IntN(4) == 0
+	if soft {
+		h.Set("Soft-Purge", "1")
+	}
+	v.req.Method, v.req.Header = "PURGE", h
+	var floors []int
+	for _, res := range changed {
+		floors = append(floors, res.bump())
+	}
+	v.begin = time.Now()
+	resp, err := c.client.Do(v.req)
+	v.end = time.Now()
+	if err != nil {
+		s.complain(v, "no response to a PURGE: %v", err)
+		return
+	}
+	defer resp.Body.Close()
+	if v.resp = resp; resp.StatusCode != http.StatusNoContent {
+		s.complain(v, "a PURGE got %d", resp.StatusCode)
+		return
+	}
+	s.purges.Add(1)
+	if soft {
+		return // a stale page may be served here and there
+	}
+	for i, res := range changed {
+		res.sees(floor{floors[i], v.node, v.end})
 	}
 }
 
@@ -616,6 +735,9 @@ func (s *soak) check(v *visit) error {
 	if len(h["Cache-Status"]) != 1 {
 		return fmt.Errorf("Cache-Status is %q, want one", h["Cache-Status"])
 	}
+	if len(h["Cache-Tag"]) > 0 {
+		return fmt.Errorf("Cache-Tag is %q, which is not for clients", h["Cache-Tag"])
+	}
 	broken := v.res.brokeSince(v.begin.Add(-inFlight))
 	switch {
 	case v.err != nil && !broken:
@@ -638,7 +760,7 @@ func (s *soak) check(v *visit) error {
 		}
 		return nil
 	case code == http.StatusRequestedRangeNotSatisfiable:
-		return v.checkUnsatisfiable()
+		return s.checkUnsatisfiable(v)
 	}
 	n, variant, err := parseETag(h.Get("Etag"))
 	if err != nil {
@@ -647,7 +769,7 @@ func (s *soak) check(v *visit) error {
 	if want := v.res.class.variantOf(v.req.Header); variant != want {
 		return fmt.Errorf("a response for %q, want %q", variant, want)
 	}
-	if err := v.checkAge(n); err != nil {
+	if err := s.checkAge(v, n); err != nil {
 		return err
 	}
 	if err := s.checkOwn(v); err != nil {
@@ -675,33 +797,47 @@ func (s *soak) checkWrite(v *visit) error {
 
 const (
 	// inFlight is how long a response may be under way that a request joins.
-	inFlight = 3 * time.Second
-	// tick is what the clocks of Redis and of the processes may differ by.
-	tick = 20 * time.Millisecond
+	inFlight = 5 * time.Second
+	// failing is for how long a stale page is served without asking an origin that
+	// has failed.
+	failing = time.Second
+	// late is how long it may take until a lifetime begins: it is counted by the
+	// store, from when the page gets there, and on a busy machine that is a moment
+	// after the page was made. HTTP counts in seconds.
+	late = time.Second
 )
 
 // since is from when what the origin said may be repeated to v.
-func (v *visit) since() time.Time {
-	fresh := v.res.class.fresh
-	if v.res.class.anonymous && userOf(v.req.Header) != "" {
-		fresh = 0
-	}
-	switch v.req.Header.Get("Cache-Control") {
-	case "no-cache", "max-age=0":
+func (s *soak) since(v *visit) time.Time {
+	c, wants := v.res.class, v.req.Header.Get("Cache-Control")
+	fresh := c.fresh
+	if s.conformance && c.mayBeStale() && wants != "no-cache" && v.res.failedSince(v.begin.Add(-inFlight-failing)) {
+		fresh = forever
+	} else if wants == "no-cache" || wants == "max-age=0" {
 		// One that another request has brought meanwhile will do, and that may be
 		// under way already. It is called a hit if this one did not wait for it.
 		fresh = min(fresh, inFlight)
 	}
+	if s.owns(v) {
+		fresh = 0
+	}
 	if strings.Contains(v.resp.Header.Get("Cache-Status"), "; collapsed") {
 		fresh += inFlight
 	}
-	return v.begin.Add(-fresh - tick)
+	return v.begin.Add(-fresh - late)
+}
+
+// mayBeStale reports whether the origin does not forbid to serve a stale page while it
+// fails (RFC 9111 §4.2.4).
+func (c *class) mayBeStale() bool {
+	return !strings.Contains(c.control, "s-maxage") && !strings.Contains(c.control, "must-revalidate") && c.control != "no-cache"
 }
 
 // checkAge checks that the version may still, and must already, be seen.
-func (v *visit) checkAge(n int) error {
-	if !v.res.during(n, v.since(), v.end) {
-		return fmt.Errorf("version %d was not current between %s and %s", n, v.since().Format("05.000000"), v.end.Format("05.000000"))
+func (s *soak) checkAge(v *visit, n int) error {
+	since := s.since(v)
+	if !v.res.during(n, since, v.end) {
+		return fmt.Errorf("version %d was not current between %s and %s", n, since.Format("05.000000"), v.end.Format("05.000000"))
 	}
 	if least := v.res.least(v.node, v.begin); n < least {
 		return fmt.Errorf("version %d after version %d was written", n, least)
@@ -710,28 +846,40 @@ func (v *visit) checkAge(n int) error {
 	if err != nil {
 		return err
 	}
-	if at := time.Unix(0, made); at.Before(v.since()) {
-		return fmt.Errorf("the origin said so at %s, too long ago by %v", at.Format("05.000000"), v.since().Sub(at))
+	if at := time.Unix(0, made); at.Before(since) {
+		return fmt.Errorf("the origin said so at %s, too long ago by %v", at.Format("05.000000"), since.Sub(at))
 	}
 	return nil
 }
 
+// owns reports whether the response to v is for nobody else.
+func (s *soak) owns(v *visit) bool {
+	authorized, cookie := v.req.Header.Get("Authorization") != "", v.req.Header.Get("Cookie") != "" && !s.conformance
+	switch v.res.class.sharing {
+	case withAll:
+		return false
+	case withTrusting:
+		return cookie
+	case withAnonymous:
+		return cookie || authorized
+	}
+	return true
+}
+
 // checkOwn checks that a response for one request goes to one only.
 func (s *soak) checkOwn(v *visit) error {
-	c, h := v.res.class, v.resp.Header
-	if !c.personal || c.anonymous && userOf(v.req.Header) == "" {
-		return nil
+	id, own := v.resp.Header.Get("X-Id"), s.owns(v)
+	if want := "id=" + id; v.res.class.setCookie && v.resp.Header.Get("Set-Cookie") != want {
+		return fmt.Errorf("Set-Cookie is %q, want %q", v.resp.Header["Set-Cookie"], want)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	id := h.Get("X-Id")
-	other, again := s.seen[id]
-	s.seen[id] = v.String()
-	if id == "" || again {
-		return fmt.Errorf("response %q is somebody else's:\n%s", id, other)
+	first, again := s.seen[id]
+	if id == "" || again && (own || first.own) {
+		return fmt.Errorf("response %q is somebody else's: %+v", id, first)
 	}
-	if want := "id=" + id; c.setCookie && h.Get("Set-Cookie") != want {
-		return fmt.Errorf("Set-Cookie is %q, want %q", h["Set-Cookie"], want)
+	if !again {
+		s.seen[id] = recipient{own, v.node, v.begin, v.res.path, v.req.Header}
 	}
 	return nil
 }
@@ -862,18 +1010,18 @@ func (v *visit) checkParts(want []byte) error {
 }
 
 // checkUnsatisfiable checks a 416: of a version that may be seen there is no such part.
-func (v *visit) checkUnsatisfiable() error {
+func (s *soak) checkUnsatisfiable(v *visit) error {
 	variant := v.res.class.variantOf(v.req.Header)
 	for n := v.res.current(); n >= 0; n-- {
 		size := len(v.res.body(n, variant))
-		if v.checkVersion(n) && v.resp.Header.Get("Content-Range") == fmt.Sprintf("bytes */%d", size) && len(v.wanted(size)) == 0 {
+		if s.mayHave(v, n) && v.resp.Header.Get("Content-Range") == fmt.Sprintf("bytes */%d", size) && len(v.wanted(size)) == 0 {
 			return nil
 		}
 	}
 	return fmt.Errorf("a 416 with Content-Range %q", v.resp.Header.Get("Content-Range"))
 }
 
-// checkVersion reports whether v may see a version.
-func (v *visit) checkVersion(n int) bool {
-	return n >= v.res.least(v.node, v.begin) && v.res.during(n, v.since(), v.end)
+// mayHave reports whether v may have got a version.
+func (s *soak) mayHave(v *visit, n int) bool {
+	return n >= v.res.least(v.node, v.begin) && v.res.during(n, s.since(v), v.end)
 }
