@@ -258,6 +258,113 @@ func TestEarlyHints(t *testing.T) {
 	})
 }
 
+func TestTrailers(t *testing.T) {
+	t.Parallel()
+	eachRouter(t, func(t *testing.T, router string) {
+		url, _ := origin(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Trailer", "X-Sum")
+			w.Header().Set("Cache-Control", "max-age=60")
+			_, _ = io.WriteString(w, "body")
+			w.Header().Set("X-Sum", "42")
+			w.Header().Set(http.TrailerPrefix+"X-Late", "43") // it was not announced
+		})
+		p := start(t, "-origin", url, "-router", router)
+		for range 2 {
+			resp, err := newClient(t).Do(request(t, http.MethodGet, p.url, "shop.test"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if err != nil || string(body) != "body" || resp.Trailer.Get("X-Sum") != "42" || resp.Trailer.Get("X-Late") != "43" {
+				t.Errorf("got %q, %v, with trailers %v, want both", body, err, resp.Trailer)
+			}
+		}
+	})
+}
+
+// A client that waits for a 100 gets it from the origin, or its refusal without
+// having sent anything.
+func TestExpectContinue(t *testing.T) {
+	t.Parallel()
+	eachRouter(t, func(t *testing.T, router string) {
+		url, _ := origin(t, func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/refuse" {
+				w.WriteHeader(http.StatusRequestEntityTooLarge)
+				return
+			}
+			n, err := io.Copy(io.Discard, r.Body)
+			fmt.Fprint(w, n, err)
+		})
+		p := start(t, "-origin", url, "-router", router)
+		transport := &http.Transport{ExpectContinueTimeout: patience}
+		t.Cleanup(transport.CloseIdleConnections)
+		client := &http.Client{Transport: transport, Timeout: patience}
+		for path, want := range map[string]page{
+			"/take":   {status: http.StatusOK, body: "1000000 <nil>"},
+			"/refuse": {status: http.StatusRequestEntityTooLarge},
+		} {
+			sent := &counted{r: strings.NewReader(strings.Repeat("x", 1_000_000))}
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, p.url+path, sent)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.ContentLength = 1_000_000
+			req.Header.Set("Expect", "100-continue")
+			if got := do(t, client, req); got.status != want.status || got.body != want.body {
+				t.Errorf("%s: got %d %q, want %d %q", path, got.status, got.body, want.status, want.body)
+			}
+			if n := sent.n.Load(); path == "/refuse" && n > 0 {
+				t.Errorf("%s: %d bytes were sent, want none", path, n)
+			}
+		}
+	})
+}
+
+// counted counts what is read.
+type counted struct {
+	r io.Reader
+	n atomic.Int64
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n.Add(int64(n))
+	return n, err
+}
+
+// The origin ends with a client that leaves an endless response.
+func TestClientLeaves(t *testing.T) {
+	t.Parallel()
+	eachRouter(t, func(t *testing.T, router string) {
+		ended := make(chan struct{})
+		url, _ := origin(t, func(w http.ResponseWriter, _ *http.Request) {
+			defer close(ended)
+			w.Header().Set("Cache-Control", "max-age=60")
+			for part := make([]byte, 64<<10); ; {
+				if _, err := w.Write(part); err != nil {
+					return
+				}
+			}
+		})
+		p := start(t, "-origin", url, "-router", router, "-max-body", "1000000")
+		resp, err := newClient(t).Do(request(t, http.MethodGet, p.url, "shop.test"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = io.CopyN(io.Discard, resp.Body, 20_000_000)
+		resp.Body.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-ended:
+		case <-time.After(patience):
+			t.Fatal("the origin goes on and on")
+		}
+	})
+}
+
 func TestMaxBody(t *testing.T) {
 	t.Parallel()
 	const limit = 100_000
