@@ -174,6 +174,36 @@ func exerciseCache(t *testing.T, store *rediscache.Store) {
 	}
 }
 
+// exerciseSessions goes through what takes other options, or a second client.
+func exerciseSessions(t *testing.T, store session.Store) {
+	ctx := t.Context()
+	first, second := session.Digest{1}, session.Digest{2}
+	create := session.Delta{
+		ID: "adas-first", Digest: first, Create: true, Owner: "adas-owner", MaxOwned: 1, EvictOldest: true,
+		IdleTimeout: time.Minute, AbsoluteTimeout: time.Minute,
+	}
+	for _, id := range []string{"adas-first", "adas-second"} {
+		create.ID = id
+		_, err := store.Commit(ctx, create)
+		require.NoError(t, err)
+	}
+	_, err := store.Commit(ctx, session.Delta{
+		ID: create.ID, Digest: first, Rotate: &session.Rotation{Digest: second, Grace: time.Minute, Handover: []byte("to you")},
+	})
+	require.NoError(t, err)
+	_, err = store.Load(ctx, create.ID, first)
+	require.NoError(t, err)
+	for _, hold := range []time.Duration{time.Second, 0} {
+		_, err = store.Take(ctx, create.ID, second, hold)
+		require.NoError(t, err)
+	}
+	_, err = store.Alive(ctx, []string{create.ID})
+	require.NoError(t, err)
+	stop, err := store.Watch(ctx, create.ID, make(chan struct{}, 1))
+	require.NoError(t, err)
+	stop()
+}
+
 // exercise goes through every operation of every store.
 func exercise(t *testing.T, rdb *redis.Client) {
 	ctx := t.Context()
@@ -247,14 +277,22 @@ func exercise(t *testing.T, rdb *redis.Client) {
 		}
 	}
 	visit(func(ctx context.Context, s *session.Session) error { return s.Set(ctx, "cart", 1) })
-	before := cookies
 	visit(func(ctx context.Context, s *session.Session) error { return s.Login(ctx, "ada") })
 	visit(func(ctx context.Context, s *session.Session) error { return s.Delete(ctx, "cart") })
-	after := cookies
-	cookies = before // superseded
-	visit(func(ctx context.Context, s *session.Session) error { _, err := s.User(ctx); return err })
-	cookies = after
+	visit(func(ctx context.Context, s *session.Session) error { _, err := s.Add(ctx, "visits", 1); return err })
+	visit(func(ctx context.Context, s *session.Session) error {
+		_, stop, err := s.Context(ctx)
+		require.NoError(err)
+		defer stop()
+		_, err = s.Sessions(ctx)
+		return err
+	})
 	visit(func(ctx context.Context, s *session.Session) error { return s.Destroy(ctx) })
+	cookies = nil
+	visit(func(ctx context.Context, s *session.Session) error { return s.Login(ctx, "ada") })
+	_, err = sessions.RevokeAll(ctx, "ada")
+	require.NoError(err)
+	exerciseSessions(t, redisstore.New(rdb, nil))
 	cookies = nil
 	visit(func(ctx context.Context, s *session.Session) error { return s.Set(ctx, "cart", 2) })
 

@@ -5,124 +5,336 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/http"
+	"strings"
+	"time"
 )
 
-// Commit saves what changed in s, in one step, and returns the cookie to set,
-// or nil if the client has the right one. It must come before the header of the
-// response; see Session.MarkResponse for the other headers. A session that did
-// not change costs nothing, but that a request that used it starts the idle
-// time anew now and then (Options.SlideEvery).
+// Commit saves what changed in s, in one step, and sets what the response needs
+// in h: the client's new token, if it needs one, and the marks of MarkResponse. It
+// must come before the header of the response. A session that did not change
+// costs nothing, but that a request that used it starts the idle time anew now
+// and then (Options.SlideEvery) and renews its token (Options.RenewEvery). After
+// the header h is nil.
 //
 // If the error is not nil the response must not tell of success. It is ErrGone
-// where the session ended meanwhile, ErrTooLarge, or a fault of the store; also
-// where a change was refused earlier because the session could not be loaded.
-// A Commit that fails is final for s.
+// where the session ended meanwhile, ErrTooLarge, ErrTooManySessions, or
+// ErrUnavailable; also where a change was refused earlier because the session
+// could not be loaded. A Commit that fails is final for s.
 //
 // Commit may be called again, for changes made since.
-func (m *Manager) Commit(ctx context.Context, s *Session) (*http.Cookie, error) {
+func (m *Manager) Commit(ctx context.Context, s *Session, h http.Header) error {
 	if s == nil {
-		return nil, ErrNoSession
+		return ErrNoSession
 	}
 	if s.m != m {
-		return nil, errors.New("session: the session is another Manager's")
+		return errors.New("session: the session is another Manager's")
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case s.err != nil && s.refused:
-		return nil, s.err
-	case s.err != nil || !s.loaded:
-		return nil, nil
-	case s.destroyed:
-		return s.forget(), nil
-	case s.stored && s.renew:
-		return s.commitRenewed(ctx)
-	case s.stored && (len(s.changes) > 0 || s.user != nil):
-		return nil, s.commitDelta(ctx, Delta{ID: s.token.id, Digest: s.token.digest})
-	case s.stored:
-		s.slide(ctx)
-		return nil, nil
-	case len(s.changes) > 0 || s.user != nil:
-		return s.commitNew(ctx)
+	if err := s.commit(ctx); err != nil {
+		s.m.refused(ctx, s.token.id, err)
+		return s.fail(err)
 	}
-	return nil, nil
+	if h != nil {
+		s.mark(h)
+		s.hand(h)
+	}
+	return nil
 }
 
-// forget returns, once, the cookie that makes the client forget the one that it
-// has.
-func (s *Session) forget() *http.Cookie {
-	if !s.hasCookie {
+// Save commits what has changed so far, for a handler that wants to know now
+// whether it is saved. After ErrTooManySessions and ErrTooLarge the session is as
+// it was before the changes, which are dropped, and can be used on; every other
+// error is final, and the response becomes an error too.
+func (s *Session) Save(ctx context.Context) error {
+	if err := s.lock(ctx, true); err != nil {
+		return err
+	}
+	defer s.mu.Unlock()
+	err := s.commit(ctx)
+	if err == nil {
 		return nil
 	}
-	s.hasCookie = false
-	return s.m.expiredCookie()
-}
-
-func (s *Session) commitRenewed(ctx context.Context) (*http.Cookie, error) {
-	next := s.m.tokens.renew(s.token.id)
-	err := s.commitDelta(ctx, Delta{
-		ID: s.token.id, Digest: s.token.digest, Rotate: &Rotation{Digest: next.digest},
-	})
-	if err != nil {
-		return nil, err
+	if errors.Is(err, ErrTooManySessions) || errors.Is(err, ErrTooLarge) {
+		s.pending = pending{}
+	} else {
+		s.err = err
 	}
-	s.token, s.hasCookie = next, true
-	return s.m.cookieFor(next), nil
+	s.m.refused(ctx, s.token.id, err)
+	return err
 }
 
-func (s *Session) commitNew(ctx context.Context) (*http.Cookie, error) {
-	t := s.m.tokens.create()
-	err := s.commitDelta(ctx, Delta{
-		ID: t.id, Digest: t.digest, Create: true,
-		IdleTimeout: s.m.opts.IdleTimeout, AbsoluteTimeout: s.m.opts.AbsoluteTimeout,
-	})
-	if err != nil {
-		return nil, err
+// hand tells the client its token, or that it has none any more.
+func (s *Session) hand(h http.Header) {
+	switch {
+	case s.destroyed && s.hasToken:
+		s.hasToken = false
+		s.m.transport.write(h, "", 0)
+	case s.stored && s.send:
+		s.send, s.hasToken = false, true
+		var maxAge time.Duration
+		if s.meta.Persistent {
+			maxAge = s.rec.EndsIn
+		}
+		s.m.transport.write(h, s.token.text, maxAge)
 	}
-	s.stored, s.token, s.hasCookie = true, t, true
-	return s.m.cookieFor(t), nil
 }
 
-// commitDelta adds the pending changes to d and commits it.
-func (s *Session) commitDelta(ctx context.Context, d Delta) error {
-	d.User = s.user
-	d.Set = make(map[string][]byte, len(s.changes))
-	for name, value := range s.changes {
-		if value == nil {
-			d.Delete = append(d.Delete, name)
-		} else {
-			d.Set[name] = value
+func (s *Session) commit(ctx context.Context) error {
+	switch {
+	case s.err != nil:
+		return s.err
+	case !s.loaded || s.destroyed || s.down != nil:
+		return nil //nolint:nilerr // nothing has changed that could be saved
+	case s.login != nil && s.stored && s.rec.Owner == s.m.tokens.owner(s.login.User):
+		return s.commitStored(ctx) // a step up
+	case s.login != nil:
+		return s.commitLogin(ctx)
+	case s.stored:
+		return s.commitStored(ctx)
+	case len(s.changes) > 0:
+		return s.create(ctx, s.m.tokens.create(""), Delta{Set: map[string][]byte{}}, meta{Persistent: s.persist})
+	}
+	return nil
+}
+
+// commitStored changes the session where it is.
+func (s *Session) commitStored(ctx context.Context) error {
+	d := Delta{ID: s.token.id, Digest: s.token.digest, IdleTimeout: s.idle, AbsoluteTimeout: s.absolute}
+	newMeta := s.meta
+	if s.login != nil {
+		newMeta, d.Authenticated = *s.login, true
+	}
+	if s.idle > 0 {
+		newMeta.Persistent = s.persist
+	}
+	if err := s.seal(&d, s.sealer); err != nil {
+		return err
+	}
+	if newMeta != s.meta {
+		var err error
+		if d.Meta, err = sealMeta(s.sealer, newMeta); err != nil {
+			return err
 		}
 	}
-	if len(d.Set) > 0 {
-		// Without Set the session shrinks, which is right at any size.
-		d.MaxBytes = s.m.opts.MaxBytes
+	asked := len(d.Set)+len(d.Delete) > 0 || d.Meta != nil || d.Authenticated || d.IdleTimeout > 0 || s.renew
+	next, err := s.rotation(&d)
+	if err != nil {
+		return err
+	}
+	if !asked && d.Rotate == nil && !s.slides() {
+		return nil
+	}
+
+	res, err := s.m.store.Commit(ctx, d)
+	if err == nil {
+		err = res.err()
+	}
+	switch {
+	case err != nil && asked:
+		return fmt.Errorf("session: could not save: %w", err)
+	case err != nil:
+		// Nothing is lost if the idle time is not renewed, or the token, nor if
+		// the session has ended since it was read: the response rests on what
+		// was true then.
+		s.m.log(ctx, slog.LevelWarn, "session: could not renew the idle time", s.token.id, err)
+		s.rec.ExpiresIn, s.rec.DigestAge = s.rec.IdleTimeout, 0 // once a request is enough
+		return nil
+	}
+	s.written(d, res)
+	if newMeta.Persistent != s.meta.Persistent {
+		s.send = true // with another age
+	}
+	s.meta, s.pending = newMeta, pending{}
+	return s.rotated(ctx, d, res, next)
+}
+
+// slides reports whether enough of the idle time has passed to start it anew.
+func (s *Session) slides() bool {
+	fresh := (1 - s.m.opts.SlideEvery) * float64(s.rec.IdleTimeout)
+	return float64(s.rec.ExpiresIn) < fresh && s.rec.ExpiresIn < s.rec.EndsIn
+}
+
+// rotation gives d a new token, if it needs one.
+func (s *Session) rotation(d *Delta) (next token, err error) {
+	switch {
+	case s.renew || s.login != nil:
+		next = s.m.tokens.renew(s.token.id)
+		d.Rotate = &Rotation{Digest: next.digest}
+	case s.m.opts.RenewEvery > 0 && s.rec.State == Current && !s.headerOut && s.rec.DigestAge >= s.m.opts.RenewEvery:
+		next = s.m.tokens.renew(s.token.id)
+		handover, err := handOver(s.token, next)
+		if err != nil {
+			return next, err
+		}
+		d.Rotate = &Rotation{Digest: next.digest, Grace: s.m.opts.RenewGrace, Handover: handover, Once: true}
+	}
+	return next, nil
+}
+
+// rotated takes over the token that a commit has made the session's.
+func (s *Session) rotated(ctx context.Context, d Delta, res Result, next token) error {
+	switch {
+	case d.Rotate == nil:
+		return nil
+	case res.Handover != nil:
+		// Another request of this client was faster: they agree on its token.
+		var err error
+		if next, err = s.m.tokens.takeOver(s.token, res.Handover); err != nil {
+			return fmt.Errorf("session: the token handed over cannot be read: %w", err)
+		}
+	default:
+		s.m.happened(ctx, Event{Kind: Renewed, ID: s.token.id, User: s.meta.User})
+	}
+	s.m.forget(s.token.id)
+	s.token, s.send = next, true
+	s.rec.State, s.rec.DigestAge = Current, 0
+	return nil
+}
+
+// takeFor is for how long a session is withdrawn while it is made anew.
+const takeFor = 5 * time.Second
+
+// commitLogin begins a session of the user's own, in the user's place, with what
+// is in the present one if that belongs to nobody, and ends the present one.
+func (s *Session) commitLogin(ctx context.Context) error {
+	was, old := s.token, s.stored
+	d := Delta{Set: map[string][]byte{}, Authenticated: true, MaxOwned: s.m.opts.MaxPerUser, EvictOldest: s.m.opts.EvictOldest}
+	d.Owner = s.m.tokens.owner(s.login.User)
+	next := s.m.tokens.create(d.Owner)
+	if old {
+		// Withdrawn first: a write of another request that came between a
+		// reading and the end would be lost, and nobody told.
+		rec, err := s.m.store.Take(ctx, was.id, was.digest, takeFor)
+		switch {
+		case err != nil:
+			return fmt.Errorf("session: could not log in: %w", err)
+		case rec.State == Missing:
+			// It has ended meanwhile, and what was in it with it. The password
+			// that was given counts all the same.
+		case s.meta.User == "":
+			if err := s.move(ctx, &d, rec, next); err != nil {
+				return err
+			}
+		}
+	}
+	newMeta := *s.login
+	newMeta.Persistent = s.persist || newMeta.Persistent || s.meta.User == "" && s.meta.Persistent
+	if err := s.create(ctx, next, d, newMeta); err != nil {
+		if old && (errors.Is(err, ErrTooManySessions) || errors.Is(err, ErrTooLarge)) {
+			if _, e := s.m.store.Take(ctx, was.id, was.digest, 0); e != nil {
+				s.m.log(ctx, slog.LevelWarn, "session: the session comes back in some seconds only", was.id, e)
+			}
+		}
+		return err
+	}
+	if !old {
+		return nil
+	}
+	s.m.forget(was.id)
+	if _, err := s.m.store.Delete(ctx, was.id); err != nil {
+		// The old token would work again, when the time for which its session
+		// was withdrawn is over. So it is as if nobody had logged in.
+		_, e := s.m.store.Delete(ctx, next.id)
+		return fmt.Errorf("session: could not end the session before the login: %w", errors.Join(err, e))
+	}
+	return nil
+}
+
+// move adds to d what is in rec, for the session of next.
+func (s *Session) move(ctx context.Context, d *Delta, rec Record, next token) error {
+	to := s.m.vault.forSession(next.id)
+	for name, stored := range rec.Values {
+		if len(s.m.vault.keys) == 0 {
+			d.Set[name] = stored
+			continue
+		}
+		c, err := s.sealer.open(name, stored)
+		if err != nil {
+			// It could not be decrypted where it was, nor can it elsewhere.
+			s.m.undecodable(ctx, s.token.id, name, err)
+			continue
+		}
+		if d.Set[name], err = to.seal(name, c.value, c.schema, false); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// create begins the session of t, with d and the changes.
+func (s *Session) create(ctx context.Context, t token, d Delta, newMeta meta) error {
+	o := &s.m.opts
+	sealer := s.m.vault.forSession(t.id)
+	d.ID, d.Digest, d.Create = t.id, t.digest, true
+	d.IdleTimeout, d.AbsoluteTimeout = o.IdleTimeout, o.AbsoluteTimeout
+	if s.idle > 0 {
+		d.IdleTimeout, d.AbsoluteTimeout = s.idle, s.absolute
+	}
+	if err := s.seal(&d, sealer); err != nil {
+		return err
+	}
+	d.Delete = nil // there is nothing to delete
+	d.MaxBytes = o.MaxBytes
+	if newMeta != (meta{}) {
+		var err error
+		if d.Meta, err = sealMeta(sealer, newMeta); err != nil {
+			return err
+		}
 	}
 	res, err := s.m.store.Commit(ctx, d)
 	if err == nil {
 		err = res.err()
 	}
 	if err != nil {
-		s.fail(fmt.Errorf("session: could not save: %w", err))
-		return s.err
+		return fmt.Errorf("session: could not save: %w", err)
 	}
-
-	if s.rec.Values == nil {
-		s.rec.Values = make(map[string][]byte, len(d.Set))
+	s.rec, s.opened = Record{State: Current, Owner: d.Owner}, nil
+	s.stored, s.token, s.sealer, s.send = true, t, sealer, true
+	s.written(d, res)
+	s.meta, s.pending = newMeta, pending{}
+	s.m.happened(ctx, Event{Kind: Created, ID: t.id, User: newMeta.User})
+	for _, id := range res.Evicted {
+		s.m.forget(id)
+		s.m.happened(ctx, Event{Kind: Revoked, ID: id, User: newMeta.User})
 	}
-	maps.Copy(s.rec.Values, d.Set)
-	for _, name := range d.Delete {
-		delete(s.rec.Values, name)
-	}
-	s.rec.User = s.currentUser()
-	s.rec.Version, s.rec.ExpiresIn, s.rec.EndsIn = res.Version, res.ExpiresIn, res.EndsIn
-	if d.Create {
-		s.rec.IdleTimeout = d.IdleTimeout
-	}
-	s.changes, s.user, s.renew = nil, nil, false
 	return nil
+}
+
+// seal adds the changes to d.
+func (s *Session) seal(d *Delta, sealer *sealer) error {
+	if d.Set == nil {
+		d.Set = make(map[string][]byte, len(s.changes))
+	}
+	for name, value := range s.changes {
+		switch {
+		case value == nil:
+			delete(d.Set, name)
+			d.Delete = append(d.Delete, name)
+		case strings.HasPrefix(name, setAside):
+			d.Set[name] = value // as it was stored
+		default:
+			sealed, err := sealer.seal(name, value, s.schemaOf(name), false)
+			if err != nil {
+				return fmt.Errorf("session: the value %q cannot be encrypted: %w", name, err)
+			}
+			d.Set[name] = sealed
+		}
+	}
+	if len(d.Set) > 0 {
+		// Without Set the session shrinks, which is right at any size.
+		d.MaxBytes = s.m.opts.MaxBytes
+	}
+	return nil
+}
+
+// schemaOf returns the schema version that a value is written in.
+func (s *Session) schemaOf(name string) int {
+	if strings.HasPrefix(name, reserved) {
+		return 0
+	}
+	return s.m.opts.Schema
 }
 
 // err translates the outcome.
@@ -134,27 +346,12 @@ func (r Result) err() error {
 		return ErrGone
 	case TooLarge:
 		return ErrTooLarge
+	case TooMany:
+		return ErrTooManySessions
+	case Conflict:
+		return ErrConflict
 	case Exists:
 		return errors.New("the store has a session of a newly drawn id; is another program using its keys?")
 	}
 	return fmt.Errorf("the store answered with the unknown outcome %d", r.Outcome)
-}
-
-// slide starts the idle time anew if enough of it has passed. Nothing is lost
-// if that fails, or if the session has ended since it was read: the response
-// rests on what was true then. So it is no error.
-func (s *Session) slide(ctx context.Context) {
-	fresh := (1 - s.m.opts.SlideEvery) * float64(s.rec.IdleTimeout)
-	if float64(s.rec.ExpiresIn) >= fresh || s.rec.ExpiresIn >= s.rec.EndsIn {
-		return
-	}
-	res, err := s.m.store.Commit(ctx, Delta{ID: s.token.id, Digest: s.token.digest})
-	if err != nil {
-		s.m.opts.Logger.LogAttrs(ctx, slog.LevelWarn, "session: could not renew the idle time",
-			slog.String("session", s.token.id), slog.Any("error", err))
-	} else if res.Outcome == Committed {
-		s.rec.Version = res.Version
-	}
-	// Once a request is enough.
-	s.rec.ExpiresIn = s.rec.IdleTimeout
 }

@@ -21,6 +21,11 @@ func TestRoundTripsAndBytes(t *testing.T) {
 	t.Cleanup(func() { rdb.Close() })
 	s := newSite(t, redisstore.New(rdb, nil), nil)
 
+	warm := s.browser() // Redis learns the scripts
+	warm.ok("/set?name=step&value=address")
+	warm.ok("/login?user=alice")
+	warm.ok("/logout")
+
 	b := s.browser()
 	for i := range 12 { // 1.3 kB of values
 		b.ok("/set?name=value-%02d&value=%s", i, strings.Repeat("x", 98))
@@ -45,8 +50,10 @@ func TestRoundTripsAndBytes(t *testing.T) {
 		{"equal write", "/set?name=step&value=address", b, 1, 150},
 		{"one-field write", "/set?name=step&value=pay", b, 2, 400},
 		{"renewal", "/renew", b, 2, 400},
-		{"login", "/login?user=alice", b, 2, 400},
-		{"logout", "/logout", b, 2, 250},
+		{"login, which moves the values", "/login?user=alice", b, 4, 3000},
+		{"step up", "/login?user=alice", b, 2, 400},
+		{"login of a visitor without a session", "/login?user=alice", s.browser(), 1, 600},
+		{"logout", "/logout", b, 2, 260},
 		{"first write", "/set?name=step&value=pay", s.browser(), 1, 400},
 	} {
 		proxy.Reset()
@@ -84,13 +91,13 @@ func TestHostileCookies(t *testing.T) {
 		"NUL": good[:30] + "\x00" + good[31:], "not UTF-8": good[:30] + "\xff" + good[31:],
 		"percent": strings.Replace(good, ".", "%2e", 1), "quoted inside": good[:30] + `"` + good[31:],
 		"no dot": strings.Replace(good, ".", "A", 1), "two dots": good[:30] + "." + good[31:],
-		"standard base64": strings.Repeat("+/", 11) + "." + strings.Repeat("+/", 24),
-		"other checksum":  good[:len(good)-1] + string(good[len(good)-1]^1), "other secret": good[:25] + string(good[25]^1) + good[26:],
-		"other id": string(good[0]^1) + good[1:], "other padding bits of the id": good[:21] + string(good[21]+1) + good[22:],
+		"standard base64": strings.Repeat("+/", 12) + "." + strings.Repeat("+/", 24),
+		"other checksum":  good[:len(good)-1] + string(good[len(good)-1]^1), "other secret": good[:27] + string(good[27]^1) + good[28:],
+		"other id": string(good[0]^1) + good[1:], "other last bits": good[:72] + string(good[72]^1),
 		"truncated": good[:len(good)-1], "longer": good + "A", "line break": good[:30] + "\n" + good[31:], "spaces": " " + good[1:],
 		// With a checksum that somebody computed:
-		"padding bits": session.TokenFor(strings.Repeat("A", 21)+"B", make([]byte, 32)),
-		"braces":       session.TokenFor("{"+strings.Repeat("A", 20)+"}", make([]byte, 32)),
+		"padding bits": session.TokenFor(strings.Repeat("A", 23)+"=", make([]byte, 32)),
+		"braces":       session.TokenFor("{"+strings.Repeat("A", 22)+"}", make([]byte, 32)),
 	}
 	for name, value := range hostile {
 		res := s.raw("/user", cookieName+"="+value)
@@ -107,7 +114,7 @@ func TestHostileCookies(t *testing.T) {
 	assert.Equal(t, [3]int64{}, s.spy.calls(), "200 cookies")
 
 	for i := range many {
-		many[i] = cookieName + "=" + session.TokenFor(good[:22], fmt.Appendf(nil, "%032d", i))
+		many[i] = cookieName + "=" + session.TokenFor(good[:24], fmt.Appendf(nil, "%032d", i))
 	}
 	s.raw("/user", strings.Join(many, "; "))
 	assert.Equal(t, [3]int64{4, 0, 0}, s.spy.calls(), "200 cookies whose checksum somebody computed must cost four loads at most")
@@ -120,8 +127,8 @@ func TestHostileCookies(t *testing.T) {
 
 // Only a token that was given out, as it was given out, reaches the store.
 func FuzzCookie(f *testing.F) {
-	good := session.TokenFor("AAAAAAAAAAAAAAAAAAAAAA", make([]byte, 32))
-	for _, s := range []string{"", ".", good, good[1:], good + "=", strings.Repeat(".", 71), "AAAAAAAAAAAAAAAAAAAAAB" + good[22:]} {
+	good := session.TokenFor("AAAAAAAAAAAAAAAAAAAAAAAA", make([]byte, 32))
+	for _, s := range []string{"", ".", good, good[1:], good + "=", strings.Repeat(".", 73), "AAAAAAAAAAAAAAAAAAAAAA==" + good[24:]} {
 		f.Add(s)
 	}
 	spy := &spy{Store: session.NewMemoryStore()}
@@ -134,7 +141,7 @@ func FuzzCookie(f *testing.F) {
 		require.Empty(t, user)
 		// The parser of net/http takes off spaces and quotes.
 		if loads := spy.loads.Swap(0); loads > 0 && !strings.Contains(value, good) {
-			id, secret := strings.Trim(value, ` "`)[:22], session.SecretOf(strings.Trim(value, ` "`))
+			id, secret := strings.Trim(value, ` "`)[:24], session.SecretOf(strings.Trim(value, ` "`))
 			require.Contains(t, value, session.TokenFor(id, secret), "a token has one spelling")
 		}
 	})

@@ -92,14 +92,9 @@ func ExampleManager_Commit() {
 		log.Fatal(err)
 	}
 
-	cookie, err := sessions.Commit(r.Context(), s)
-	if err != nil {
+	if err := sessions.Commit(r.Context(), s, w.Header()); err != nil {
 		http.Error(w, "the session could not be saved", http.StatusServiceUnavailable)
 		return
-	}
-	s.MarkResponse(w.Header())
-	if cookie != nil {
-		http.SetCookie(w, cookie)
 	}
 	fmt.Println(w.Header().Get("Cache-Control"), len(w.Result().Cookies()))
 	// Output: private 1

@@ -67,18 +67,26 @@ func TestTheStoreIsDown(t *testing.T) {
 	res := b.get("/careful")
 	assert.Equal(t, http.StatusInternalServerError, res.StatusCode)
 	assert.Equal(t, "my own page\n", res.body)
-	assert.Empty(t, b.ok("/user"), "what a read made of the failure is the handler's affair")
+	assert.Equal(t, http.StatusServiceUnavailable, b.get("/user").StatusCode, "who is logged in must not look like nobody")
 	assert.Equal(t, http.StatusOK, b.get("/plain").StatusCode, "a page that needs no session needs no store")
 	assert.Equal(t, http.StatusServiceUnavailable, b.get("/logout").StatusCode, "a failed logout must not look like one")
 	assert.NotEmpty(t, b.cookie(), "the user must be able to try again")
 
 	s.spy.failLoad.Store(false)
+	b.recovers()
 	s.spy.failDeletion.Store(true)
 	assert.Equal(t, http.StatusServiceUnavailable, b.get("/logout").StatusCode)
 	assert.NotEmpty(t, b.cookie())
 	s.spy.failDeletion.Store(false)
+	b.recovers()
 	b.ok("/logout")
 	assert.Empty(t, b.cookie())
+}
+
+// recovers waits until the store is asked again.
+func (b *browser) recovers() {
+	b.site.t.Helper()
+	require.Eventually(b.site.t, func() bool { return b.get("/user").StatusCode == http.StatusOK }, 10*time.Second, 20*time.Millisecond)
 }
 
 func TestAFailedSaveIsNeverA200(t *testing.T) {
@@ -285,11 +293,12 @@ func TestRedisRepliesAreLost(t *testing.T) {
 	prefix := redistest.Prefix(t)
 	s := newSite(t, redisstore.New(rdb, &redisstore.Options{Prefix: prefix}), nil)
 	b := s.browser()
+	b.ok("/login?user=alice")
 	b.ok("/set?name=a&value=1")
 
 	direct := redistest.Standalone(t).Client(t)
 	version := func() int {
-		n, err := direct.HGet(t.Context(), prefix+"{"+b.cookie()[:22]+"}", "n").Int()
+		n, err := direct.HGet(t.Context(), prefix+"{"+b.cookie()[:4]+"}"+b.cookie()[4:24], "n").Int()
 		require.NoError(t, err)
 		return n
 	}
@@ -314,11 +323,9 @@ func TestRedisRepliesAreLost(t *testing.T) {
 
 func TestCommitWithoutASession(t *testing.T) {
 	m := newManager(t, session.NewMemoryStore(), nil)
-	_, err := m.Commit(t.Context(), nil)
-	require.ErrorIs(t, err, session.ErrNoSession)
-	_, err = m.Commit(t.Context(), newManager(t, session.NewMemoryStore(), nil).Load(request("")))
-	require.ErrorContains(t, err, "another Manager")
-	_, err = session.NewKey[int]("n").Get(t.Context())
+	require.ErrorIs(t, m.Commit(t.Context(), nil, nil), session.ErrNoSession)
+	require.ErrorContains(t, m.Commit(t.Context(), newManager(t, session.NewMemoryStore(), nil).Load(request("")), nil), "another Manager")
+	_, err := session.NewKey[int]("n").Get(t.Context())
 	require.ErrorIs(t, err, session.ErrNoSession)
 	require.ErrorIs(t, session.NewKey[int]("n").Set(t.Context(), 1), session.ErrNoSession)
 	require.ErrorIs(t, session.NewKey[int]("n").Delete(t.Context()), session.ErrNoSession)
@@ -332,10 +339,10 @@ func TestAValueThatCannotBeCoded(t *testing.T) {
 	assert.ErrorContains(t, s.Set(ctx, "f", func() {}), `"f"`)
 	require.NoError(t, s.Set(ctx, "a", "text"))
 	var n int
-	_, err := s.Get(ctx, "a", &n)
-	assert.ErrorContains(t, err, `"a"`)
+	found, err := s.Get(ctx, "a", &n)
+	assert.True(t, !found && err == nil, "what cannot be decoded is as good as none: %v", err)
 	var text string
-	found, err := s.Get(ctx, "a", &text)
+	found, err = s.Get(ctx, "a", &text)
 	assert.True(t, found && err == nil && text == "text", "one bad read must not spoil the session: %v", err)
 	require.False(t, errors.Is(err, session.ErrGone))
 }

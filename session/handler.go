@@ -19,9 +19,9 @@ const lateCommitTimeout = 5 * time.Second
 // it before the first final header goes out, whatever sends that header.
 //
 // If the commit fails, Options.ErrorHandler answers and the output of next is
-// refused: a failed save is never a 200. The one exception is a session that
-// could not be loaded: next has seen the error, and if it answers with a 5xx of
-// its own, that stands.
+// refused: a failed save is never a 200, nor is with WhenDown Closed a session
+// that could not be loaded. The one exception: where next has seen the error and
+// answers with a 5xx of its own, that stands.
 //
 // Changes that next makes after the header are committed when it returns. If
 // that fails, the error is logged and the response is cut off. They cannot
@@ -35,7 +35,7 @@ const lateCommitTimeout = 5 * time.Second
 // every answer.
 func (m *Manager) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if s := FromContext(r.Context()); s != nil && s.m == m {
+		if m.Session(r.Context()) != nil {
 			next.ServeHTTP(w, r) // a second Handler of the same Manager
 			return
 		}
@@ -56,15 +56,14 @@ func (m *Manager) Handler(next http.Handler) http.Handler {
 // beforeHeader commits s and sets its headers, or answers with the error.
 func (m *Manager) beforeHeader(w http.ResponseWriter, r *http.Request, s *Session, status int, outer http.Header) bool {
 	failedBefore := s.failed()
-	cookie, err := m.Commit(r.Context(), s)
+	err := m.Commit(r.Context(), s, w.Header())
 	s.sendHeader(status)
 	if err != nil && (!failedBefore || status < 500) {
 		m.answer(w, r, s, err, outer)
 		return false
 	}
-	s.MarkResponse(w.Header())
-	if cookie != nil {
-		http.SetCookie(w, cookie)
+	if err != nil {
+		s.MarkResponse(w.Header())
 	}
 	return true
 }
@@ -96,6 +95,10 @@ func answerDefault(w http.ResponseWriter, err error) {
 	switch {
 	case errors.Is(err, ErrGone):
 		http.Error(w, "The session has ended. Please log in again.", http.StatusUnauthorized)
+	case errors.Is(err, ErrTooManySessions):
+		http.Error(w, "There are too many sessions already. Please log out elsewhere.", http.StatusConflict)
+	case errors.Is(err, ErrConflict):
+		http.Error(w, "Somebody else is changing the same. Please try again.", http.StatusConflict)
 	case errors.Is(err, ErrTooLarge):
 		http.Error(w, "The session is too large.", http.StatusInternalServerError)
 	default:
@@ -110,7 +113,7 @@ func (m *Manager) commitLate(ctx context.Context, s *Session, status int) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lateCommitTimeout)
 	defer cancel()
 	failedBefore := s.failed()
-	_, err := m.Commit(ctx, s)
+	err := m.Commit(ctx, s, nil)
 	if err == nil || failedBefore {
 		return
 	}

@@ -6,8 +6,9 @@ import (
 )
 
 // MarkResponse marks a response that depends on s as one user's own, if s was
-// used at all, read or written; Handler does it by itself. It adds Cache-Control:
-// private and Vary: Cookie, and takes away what would contradict: the
+// used at all, read or written; Handler and Commit do it by themselves. It adds
+// Cache-Control: private and Vary: Cookie (or the field of Options.Header), and
+// takes away what would contradict: the
 // directives public, s-maxage and proxy-revalidate (RFC 9111, section 5.2.2), a
 // private that covers some fields only, and fields that speak to shared caches
 // alone (RFC 9213: CDN-Cache-Control and its kin; Surrogate-Control). A
@@ -17,9 +18,12 @@ func (s *Session) MarkResponse(h http.Header) {
 		return
 	}
 	s.mu.Lock()
-	touched := s.touched
-	s.mu.Unlock()
-	if !touched {
+	defer s.mu.Unlock()
+	s.mark(h)
+}
+
+func (s *Session) mark(h http.Header) {
+	if !s.touched {
 		return
 	}
 	for name := range h {
@@ -43,12 +47,13 @@ func (s *Session) MarkResponse(h http.Header) {
 		kept = append([]string{"private"}, kept...)
 	}
 	h.Set("Cache-Control", strings.Join(kept, ", "))
+	vary := s.m.transport.vary()
 	for _, v := range splitList(h.Values("Vary")) {
-		if v == "*" || strings.EqualFold(v, "Cookie") {
+		if v == "*" || strings.EqualFold(v, vary) {
 			return
 		}
 	}
-	h.Add("Vary", "Cookie")
+	h.Add("Vary", vary)
 }
 
 // splitList splits the lines of a list field into its elements. A comma within

@@ -1,9 +1,11 @@
 package session
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,95 +21,301 @@ const maxMemorySessions = 100_000
 // sessions at most; a Commit that would begin one more is an error. It is safe
 // for concurrent use. Make one with NewMemoryStore.
 type MemoryStore struct {
+	now func() time.Time
+
 	mu       sync.Mutex
 	sessions *ttlmap.Map[string, *memorySession]
+	owned    *ttlmap.Map[string, map[string]struct{}] // owner → ids, of which some may have ended
+	watchers map[string]map[int]chan struct{}
+	nextID   int
 }
 
 // memorySession is a session in a MemoryStore.
 type memorySession struct {
-	digest, superseded Digest
-	rotated            bool // superseded is set
-	graceEnds          time.Time
-	version            uint64
-	user               string
-	values             map[string][]byte
-	size               int
-	created            time.Time
-	idle, absolute     time.Duration
+	digest, superseded      Digest
+	rotated                 bool // superseded is set
+	graceEnds, takenUntil   time.Time
+	handover                []byte
+	version                 uint64
+	owner                   string
+	meta                    []byte
+	values                  map[string][]byte
+	size                    int
+	created, digestAt, seen time.Time
+	authenticated           time.Time
+	idle, absolute          time.Duration
 }
 
 // NewMemoryStore returns an empty MemoryStore.
-func NewMemoryStore() *MemoryStore {
-	return &MemoryStore{sessions: ttlmap.New[string, *memorySession]()}
+func NewMemoryStore() *MemoryStore { return NewMemoryStoreWithClock(time.Now) }
+
+// NewMemoryStoreWithClock returns an empty MemoryStore with a clock of its own,
+// for tests. now must be safe for concurrent use, and not go backwards.
+func NewMemoryStoreWithClock(now func() time.Time) *MemoryStore {
+	return &MemoryStore{
+		now:      now,
+		sessions: ttlmap.NewWithClock[string, *memorySession](now),
+		owned:    ttlmap.NewWithClock[string, map[string]struct{}](now),
+		watchers: make(map[string]map[int]chan struct{}),
+	}
+}
+
+// begin locks m and returns the present.
+func (m *MemoryStore) begin(ctx context.Context) (time.Time, error) {
+	if err := ctx.Err(); err != nil {
+		return time.Time{}, err
+	}
+	m.mu.Lock()
+	return m.now(), nil
+}
+
+// get returns the session called id, if it is there for everybody.
+func (m *MemoryStore) get(id string, now time.Time) (s *memorySession, left time.Duration, ok bool) {
+	s, left, ok = m.sessions.Get(id)
+	return s, left, ok && !now.Before(s.takenUntil)
 }
 
 // Load implements Store.
 func (m *MemoryStore) Load(ctx context.Context, id string, digest Digest) (Record, error) {
-	if err := ctx.Err(); err != nil {
+	now, err := m.begin(ctx)
+	if err != nil {
 		return Record{}, err
 	}
-	m.mu.Lock()
 	defer m.mu.Unlock()
-	s, left, ok := m.sessions.Get(id)
+	s, left, ok := m.get(id, now)
 	if !ok {
 		return Record{}, nil
 	}
-	state := s.state(digest, time.Now())
-	if state == Missing || state == Reused {
-		return Record{State: state}, nil
+	return s.record(s.state(digest, now), left, now), nil
+}
+
+// record returns s as somebody reads it to whom it stands in this state.
+func (s *memorySession) record(state State, left time.Duration, now time.Time) Record {
+	rec := Record{State: state}
+	switch state {
+	case Missing:
+		return rec
+	case Reused:
+		s.rotated, s.handover = false, nil // it is said once
+		return rec
+	case Superseded:
+		rec.Handover = bytes.Clone(s.handover)
 	}
-	return Record{
-		State:       state,
-		Version:     s.version,
-		User:        s.user,
-		Values:      cloneValues(s.values),
-		CreatedAt:   s.created,
-		IdleTimeout: s.idle,
-		ExpiresIn:   left,
-		EndsIn:      max(left, time.Until(s.created.Add(s.absolute))),
-	}, nil
+	rec.Version, rec.Owner, rec.Meta, rec.Values = s.version, s.owner, bytes.Clone(s.meta), cloneValues(s.values)
+	rec.CreatedAt, rec.AuthenticatedAt, rec.ReadAt = s.created, s.authenticated, now
+	rec.DigestAge, rec.IdleTimeout = now.Sub(s.digestAt), s.idle
+	rec.ExpiresIn, rec.EndsIn = left, max(left, s.created.Add(s.absolute).Sub(now))
+	return rec
+}
+
+// Take implements Store.
+func (m *MemoryStore) Take(ctx context.Context, id string, digest Digest, hold time.Duration) (Record, error) {
+	now, err := m.begin(ctx)
+	if err != nil {
+		return Record{}, err
+	}
+	defer m.mu.Unlock()
+	s, left, ok := m.sessions.Get(id)
+	if !ok || hold > 0 && now.Before(s.takenUntil) {
+		return Record{}, nil
+	}
+	state := s.state(digest, now)
+	if state != Current && state != Superseded {
+		return Record{}, nil
+	}
+	rec := s.record(state, left, now)
+	s.takenUntil = now.Add(hold)
+	return rec, nil
 }
 
 // Commit implements Store.
 func (m *MemoryStore) Commit(ctx context.Context, d Delta) (Result, error) {
-	if err := ctx.Err(); err != nil {
+	now, err := m.begin(ctx)
+	if err != nil {
 		return Result{}, err
 	}
-	m.mu.Lock()
 	defer m.mu.Unlock()
-	now := time.Now()
 	s, _, ok := m.sessions.Get(d.ID)
+	fresh := !ok
 	switch {
 	case ok && d.Create && s.digest != d.Digest:
 		return Result{Outcome: Exists}, nil
-	case !ok && !d.Create, ok && !s.accepts(d, now):
+	case ok && now.Before(s.takenUntil), !ok && !d.Create, ok && !s.accepts(d, now):
 		return Result{Outcome: Gone}, nil
-	case !ok:
-		if err := m.makeRoom(d.ID); err != nil {
-			return Result{}, err
-		}
-		s = &memorySession{digest: d.Digest, values: make(map[string][]byte), created: now}
+	case fresh:
+		s = &memorySession{digest: d.Digest, digestAt: now, values: make(map[string][]byte), created: now, owner: d.Owner}
+	}
+	if values, ok := s.satisfies(d); !ok {
+		return Result{Outcome: Conflict, Values: values}, nil
 	}
 	size := s.sizeAfter(d)
 	if d.MaxBytes > 0 && size > d.MaxBytes {
 		return Result{Outcome: TooLarge}, nil
 	}
+	var res Result
+	if fresh {
+		surplus := m.surplus(d)
+		if len(surplus) > 0 && !d.EvictOldest {
+			return Result{Outcome: TooMany}, nil
+		}
+		if err := m.makeRoom(d.ID); err != nil {
+			return Result{}, err
+		}
+		for _, id := range surplus {
+			m.end(id)
+		}
+		res.Evicted = surplus
+	}
 	s.size = size
-	s.apply(d, now)
+	res.Handover = s.apply(d, now)
 	ends := s.created.Add(s.absolute).Sub(now)
 	expires := min(s.idle, ends)
-	m.sessions.Set(d.ID, s, expires)
-	return Result{Outcome: Committed, Version: s.version, ExpiresIn: max(expires, 0), EndsIn: max(ends, 0)}, nil
+	if expires > 0 {
+		m.sessions.Set(d.ID, s, expires)
+		m.own(s.owner, d.ID, expires)
+	} else {
+		m.end(d.ID)
+	}
+	res.Outcome, res.Version, res.At = Committed, s.version, now
+	res.ExpiresIn, res.EndsIn = max(expires, 0), max(ends, 0)
+	return res, nil
 }
 
 // Delete implements Store.
 func (m *MemoryStore) Delete(ctx context.Context, id string) (bool, error) {
-	if err := ctx.Err(); err != nil {
+	if _, err := m.begin(ctx); err != nil {
 		return false, err
 	}
-	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.sessions.Delete(id), nil
+	return m.end(id), nil
+}
+
+// List implements Store.
+func (m *MemoryStore) List(ctx context.Context, owner string) ([]Listed, error) {
+	if _, err := m.begin(ctx); err != nil {
+		return nil, err
+	}
+	defer m.mu.Unlock()
+	var listed []Listed
+	for _, id := range m.ownedBy(owner) {
+		s, left, _ := m.sessions.Get(id)
+		listed = append(listed, Listed{
+			ID: id, Meta: bytes.Clone(s.meta), CreatedAt: s.created, AuthenticatedAt: s.authenticated, SeenAt: s.seen, ExpiresIn: left,
+		})
+	}
+	return listed, nil
+}
+
+// Revoke implements Store.
+func (m *MemoryStore) Revoke(ctx context.Context, owner string, which Selection) ([]string, error) {
+	if _, err := m.begin(ctx); err != nil {
+		return nil, err
+	}
+	defer m.mu.Unlock()
+	ids := slices.DeleteFunc(m.ownedBy(owner), func(id string) bool { return !which.has(id) })
+	for _, id := range ids {
+		m.end(id)
+	}
+	return ids, nil
+}
+
+// Alive implements Store.
+func (m *MemoryStore) Alive(ctx context.Context, ids []string) ([]bool, error) {
+	now, err := m.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer m.mu.Unlock()
+	alive := make([]bool, len(ids))
+	for i, id := range ids {
+		_, _, alive[i] = m.get(id, now)
+	}
+	return alive, nil
+}
+
+// Watch implements Store.
+func (m *MemoryStore) Watch(ctx context.Context, id string, woken chan struct{}) (func(), error) {
+	if _, err := m.begin(ctx); err != nil {
+		return nil, err
+	}
+	defer m.mu.Unlock()
+	n := m.nextID
+	m.nextID++
+	if m.watchers[id] == nil {
+		m.watchers[id] = make(map[int]chan struct{})
+	}
+	m.watchers[id][n] = woken
+	return sync.OnceFunc(func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		delete(m.watchers[id], n)
+		if len(m.watchers[id]) == 0 {
+			delete(m.watchers, id)
+		}
+	}), nil
+}
+
+// own notes that a session, which ends after expires, is one of owner's.
+func (m *MemoryStore) own(owner, id string, expires time.Duration) {
+	if owner == "" {
+		return
+	}
+	ids, left, ok := m.owned.Get(owner)
+	if !ok {
+		ids = make(map[string]struct{})
+	}
+	ids[id] = struct{}{}
+	m.owned.Set(owner, ids, max(left, expires))
+}
+
+// ownedBy returns the sessions of owner, those that began first in front, and
+// drops from its list those that have ended.
+func (m *MemoryStore) ownedBy(owner string) []string {
+	var ids []string
+	created := make(map[string]time.Time)
+	listed, _, _ := m.owned.Get(owner)
+	for id := range listed {
+		if s, _, ok := m.sessions.Get(id); ok {
+			ids, created[id] = append(ids, id), s.created
+		} else {
+			delete(listed, id)
+		}
+	}
+	if len(ids) == 0 {
+		m.owned.Delete(owner)
+	}
+	slices.SortFunc(ids, func(a, b string) int { return created[a].Compare(created[b]) })
+	return ids
+}
+
+// surplus returns which of the owner's sessions are too many with that of d.
+func (m *MemoryStore) surplus(d Delta) []string {
+	if d.Owner == "" {
+		return nil
+	}
+	ids := m.ownedBy(d.Owner)
+	if d.MaxOwned <= 0 {
+		return nil
+	}
+	return ids[:max(0, len(ids)+1-d.MaxOwned)]
+}
+
+// end ends the session called id and tells those who watch it.
+func (m *MemoryStore) end(id string) bool {
+	if s, _, ok := m.sessions.Get(id); ok && s.owner != "" {
+		listed, _, _ := m.owned.Get(s.owner)
+		delete(listed, id)
+		if len(listed) == 0 {
+			m.owned.Delete(s.owner)
+		}
+	}
+	for _, woken := range m.watchers[id] {
+		select {
+		case woken <- struct{}{}:
+		default:
+		}
+	}
+	return m.sessions.Delete(id)
 }
 
 // makeRoom refuses a session too many.
@@ -138,6 +346,23 @@ func (s *memorySession) accepts(d Delta, now time.Time) bool {
 	return state == Current || state == Superseded || d.Rotate != nil && d.Rotate.Digest == s.digest
 }
 
+// satisfies reports whether the values are what d.If says, or what d has made
+// of them before, and if not what they are.
+func (s *memorySession) satisfies(d Delta) (values map[string][]byte, ok bool) {
+	values, ok = make(map[string][]byte, len(d.If)), true
+	for name, want := range d.If {
+		got, there := s.values[name]
+		if there {
+			values[name] = append([]byte{}, got...)
+		}
+		if there != (want != nil) || !bytes.Equal(got, want) {
+			again, set := d.Set[name]
+			ok = ok && set && there && bytes.Equal(got, again)
+		}
+	}
+	return values, ok
+}
+
 func (s *memorySession) sizeAfter(d Delta) int {
 	size := s.size
 	remove := func(name string) {
@@ -155,18 +380,28 @@ func (s *memorySession) sizeAfter(d Delta) int {
 	return size
 }
 
-func (s *memorySession) apply(d Delta, now time.Time) {
+// apply changes s, and returns the handover of a rotation that came before that
+// of d.
+func (s *memorySession) apply(d Delta, now time.Time) (handover []byte) {
 	s.version++
+	s.seen = now
 	maps.Copy(s.values, cloneValues(d.Set))
 	for _, name := range d.Delete {
 		delete(s.values, name)
 	}
-	if d.User != nil {
-		s.user = *d.User
+	if d.Meta != nil {
+		s.meta = bytes.Clone(d.Meta)
+	}
+	if d.Authenticated {
+		s.authenticated = now
 	}
 	if r := d.Rotate; r != nil && r.Digest != s.digest {
-		s.superseded, s.graceEnds, s.rotated = s.digest, now.Add(r.Grace), true
-		s.digest = r.Digest
+		if r.Once && s.digest != d.Digest {
+			handover = append([]byte{}, s.handover...)
+		} else {
+			s.superseded, s.graceEnds, s.rotated = s.digest, now.Add(r.Grace), r.Grace > 0
+			s.handover, s.digest, s.digestAt = bytes.Clone(r.Handover), r.Digest, now
+		}
 	}
 	if d.IdleTimeout > 0 {
 		s.idle = d.IdleTimeout
@@ -174,6 +409,7 @@ func (s *memorySession) apply(d Delta, now time.Time) {
 	if d.AbsoluteTimeout > 0 {
 		s.absolute = d.AbsoluteTimeout
 	}
+	return handover
 }
 
 func cloneValues(values map[string][]byte) map[string][]byte {

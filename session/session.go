@@ -3,21 +3,32 @@ package session
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
+	"maps"
+	"slices"
+	"strings"
 	"sync"
+	"time"
 )
 
 var (
 	// ErrGone means that the session ended while the request was under way:
-	// by Destroy, by a timeout, or because its token was renewed. Nothing of
-	// the change was stored, and nothing of the session came back.
+	// by Destroy, by Revoke, by a timeout, or because its token was renewed.
+	// Nothing of the change was stored, and nothing of the session came back.
 	ErrGone = errors.New("session: the session has ended")
 	// ErrTooLarge means that the session would grow beyond Options.MaxBytes.
 	// What is stored stays as it was.
 	ErrTooLarge = errors.New("session: the session is too large")
+	// ErrTooManySessions means that the user has Options.MaxPerUser sessions
+	// already. Nobody was logged in.
+	ErrTooManySessions = errors.New("session: the user has too many sessions")
+	// ErrConflict means that others changed the value over and over while an
+	// Update was trying to.
+	ErrConflict = errors.New("session: others keep changing the value")
+	// ErrUnavailable means that the store could not be asked. It comes with
+	// the store's own error.
+	ErrUnavailable = errors.New("session: the store is not available")
 	// ErrNoSession means that there is no session in the context. Put
 	// Manager.Handler around the handler.
 	ErrNoSession = errors.New("session: no session in the context; put Manager.Handler around this handler")
@@ -29,77 +40,176 @@ var (
 // and changes are kept until they are committed together, before the response's
 // header goes out. It is safe for concurrent use within its request.
 //
-// When the store cannot be asked, every method of the Session returns that
-// error from then on, and nothing is saved: a value that could not be read is
-// never overwritten by what a handler makes of its absence.
+// When the store cannot be asked, what happens is up to the route; see IfDown.
+// In no case is anything saved: a value that could not be read is never
+// overwritten by what a handler makes of its absence.
 //
 // The methods of a nil Session return ErrNoSession.
 type Session struct {
-	m       *Manager
-	cookies []*http.Cookie // what the client sent under our name
+	m         *Manager
+	presented []string // what the client sent as tokens
+	device    func() Device
 
 	mu        sync.Mutex
 	touched   bool  // some method was called: the response depends on the session
-	headerOut bool  // no cookie can be set any more
+	headerOut bool  // no token can be handed out any more
 	shareable bool  // the header went out before the first use
 	loaded    bool  // the store was asked, with or without success
 	destroyed bool  // by this request
-	hasCookie bool  // the client has a cookie of our name, good or not
+	hasToken  bool  // the client has a token of ours, good or not
+	send      bool  // the client has to be told the token
 	err       error // why the session cannot be used any more
-	refused   bool  // a change was lost to err
+	ifDown    policy
+	down      error // why nothing can be changed, though it can be read
 
 	// The session as it is in the store, if stored.
 	stored bool
 	token  token
 	rec    Record
+	readAt time.Time // when rec was read, by this process's clock
+	meta   meta
+	sealer *sealer
+	opened map[string]content // values that were decrypted
+	bad    map[string]bool    // values that could not be decoded
 
-	// What the next commit changes. A nil value deletes.
-	changes map[string][]byte
-	user    *string
-	renew   bool
+	pending
 }
 
-// Get decodes the value called name from JSON into v, and reports whether there
-// is one.
+// pending is what the next commit changes.
+type pending struct {
+	changes        map[string][]byte // encoded, but not sealed; nil deletes
+	login          *meta             // who logs in
+	renew          bool
+	idle, absolute time.Duration // new timeouts, if not zero
+	persist        bool
+}
+
+// reserved begins the names that are not the program's own.
+const reserved = "\x00"
+
+// A value of the program that could not be decoded is kept under this and its
+// name when another takes its place.
+const setAside = reserved + "aside" + reserved
+
+func checkName(name string) error {
+	if strings.HasPrefix(name, reserved) {
+		return fmt.Errorf("session: the name %q begins with a zero byte, which is reserved", name)
+	}
+	return nil
+}
+
+// Get decodes the value called name into v, a pointer, and reports whether
+// there is one.
+//
+// A value that cannot be decoded is as good as none: it is reported to
+// Options.Observe and the log, and kept when another is set in its place, and
+// the session lives on.
 func (s *Session) Get(ctx context.Context, name string, v any) (bool, error) {
+	return s.get(ctx, name, v, nil)
+}
+
+// get is Get with the codec of a Key, nil for the Manager's.
+func (s *Session) get(ctx context.Context, name string, v any, codec Codec) (bool, error) {
 	if err := s.lock(ctx, false); err != nil {
 		return false, err
 	}
 	defer s.mu.Unlock()
-	b := s.value(name)
-	if b == nil {
-		return false, nil
-	}
-	if err := json.Unmarshal(b, v); err != nil {
-		return false, fmt.Errorf("session: the value %q cannot be decoded into a %T: %w", name, v, err)
-	}
-	return true, nil
+	return s.decode(ctx, name, v, codec), nil
 }
 
-// Set stores v as JSON under name. A value equal to the stored one is not
-// written. The error is ErrTooLarge where the session would become so; the
-// session can be used on.
+func (s *Session) decode(ctx context.Context, name string, v any, codec Codec) bool {
+	data, ok := s.value(ctx, name)
+	if !ok {
+		return false
+	}
+	if err := s.codec(codec).Unmarshal(data, v); err != nil {
+		s.bad = with(s.bad, name)
+		s.m.undecodable(ctx, s.token.id, name, err)
+		return false
+	}
+	return true
+}
+
+// spoilt notes that the value called name could not be decoded.
+func (s *Session) spoilt(ctx context.Context, name string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.bad = with(s.bad, name)
+	s.m.undecodable(ctx, s.token.id, name, err)
+}
+
+func with(set map[string]bool, name string) map[string]bool {
+	if set == nil {
+		set = make(map[string]bool)
+	}
+	set[name] = true
+	return set
+}
+
+func (s *Session) codec(codec Codec) Codec {
+	if codec != nil {
+		return codec
+	}
+	return s.m.opts.Codec
+}
+
+// Set stores v under name, encoded by Options.Codec, which is JSON by default. A
+// value equal to the stored one is not written. The error is ErrTooLarge where
+// the session would become so; the session can be used on.
 func (s *Session) Set(ctx context.Context, name string, v any) error {
-	b, err := json.Marshal(v)
+	return s.set(ctx, name, v, nil)
+}
+
+func (s *Session) set(ctx context.Context, name string, v any, codec Codec) error {
+	if s == nil {
+		return ErrNoSession
+	}
+	if err := checkName(name); err != nil {
+		return err
+	}
+	data, err := s.codec(codec).Marshal(v)
 	if err != nil {
 		return fmt.Errorf("session: the value %q cannot be encoded: %w", name, err)
+	}
+	if data == nil {
+		data = []byte{}
 	}
 	if err := s.lock(ctx, true); err != nil {
 		return err
 	}
 	defer s.mu.Unlock()
+	return s.put(name, data)
+}
+
+// put makes data the value called name, with the next commit.
+func (s *Session) put(name string, data []byte) error {
 	if s.headerOut && !s.stored {
 		return errTooLate
 	}
-	if old, ok := s.rec.Values[name]; ok && bytes.Equal(old, b) {
-		delete(s.changes, name)
-		return nil
+	old, stored := s.rec.Values[name]
+	if stored && !s.dropped() {
+		c, err := s.open(name)
+		switch {
+		case err == nil && !c.aged && c.schema == s.schemaOf(name) && bytes.Equal(c.value, data):
+			delete(s.changes, name)
+			return nil
+		case err != nil || s.bad[name]:
+			s.keepAside(name, old)
+		}
 	}
-	if size := s.sizeWith(name, b); size > s.m.opts.MaxBytes {
+	if size := s.sizeWith(name, data); size > s.m.opts.MaxBytes {
 		return fmt.Errorf("%w: %d bytes with the value %q, of %d", ErrTooLarge, size, name, s.m.opts.MaxBytes)
 	}
-	s.change(name, b)
+	s.change(name, data)
 	return nil
+}
+
+// keepAside saves what could not be decoded from being overwritten, if there is
+// room for it.
+func (s *Session) keepAside(name string, stored []byte) {
+	if s.sizeWith(setAside+name, stored) <= s.m.opts.MaxBytes {
+		s.change(setAside+name, stored)
+	}
 }
 
 // Delete removes the value called name, if there is one.
@@ -108,86 +218,102 @@ func (s *Session) Delete(ctx context.Context, name string) error {
 		return err
 	}
 	defer s.mu.Unlock()
+	s.remove(name)
+	return nil
+}
+
+func (s *Session) remove(name string) {
 	if _, ok := s.rec.Values[name]; ok {
 		s.change(name, nil)
 	} else {
 		delete(s.changes, name)
 	}
-	return nil
 }
 
-// User returns the user that the session is logged in as, or "" if nobody is.
-func (s *Session) User(ctx context.Context) (string, error) {
+// Pop is Get, and Delete if there is such a value. Of two requests that overlap
+// both may get it.
+func (s *Session) Pop(ctx context.Context, name string, v any) (bool, error) {
+	return s.pop(ctx, name, v, nil)
+}
+
+func (s *Session) pop(ctx context.Context, name string, v any, codec Codec) (bool, error) {
+	if err := s.lock(ctx, true); err != nil {
+		return false, err
+	}
+	defer s.mu.Unlock()
+	found := s.decode(ctx, name, v, codec)
+	s.remove(name)
+	return found, nil
+}
+
+// Keys returns the names of all values, in ascending order.
+func (s *Session) Keys(ctx context.Context) ([]string, error) {
 	if err := s.lock(ctx, false); err != nil {
-		return "", err
+		return nil, err
 	}
 	defer s.mu.Unlock()
-	return s.currentUser(), nil
+	return s.names(func(name string) bool { return !strings.HasPrefix(name, reserved) }), nil
 }
 
-// Login makes user, which must not be empty, the session's user and renews its
-// token: the old one, which somebody may have planted, is refused from the
-// commit on. The values stay, unless another user was logged in: what belongs
-// to that one is not handed on.
-func (s *Session) Login(ctx context.Context, user string) error {
-	if user == "" {
-		return errors.New("session: Login needs a user; use Destroy to log out")
-	}
-	if err := s.lock(ctx, true); err != nil {
-		return err
-	}
-	defer s.mu.Unlock()
-	if s.headerOut {
-		return errTooLate
-	}
-	if was := s.currentUser(); was != "" && was != user {
-		s.changes = nil
+func (s *Session) names(wanted func(name string) bool) []string {
+	var names []string
+	if !s.dropped() {
 		for name := range s.rec.Values {
-			s.change(name, nil)
+			if _, changed := s.changes[name]; !changed && wanted(name) {
+				names = append(names, name)
+			}
 		}
 	}
-	s.user = &user
-	s.renew = true
-	return nil
+	for name, value := range s.changes {
+		if value != nil && wanted(name) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
-// Renew gives the session a new token; the old one is refused from the commit
-// on. Call it wherever the user gains rights. A session that is not stored yet
-// gets a new token in any case.
-func (s *Session) Renew(ctx context.Context) error {
+// A Flash is a message for the next page, such as "saved".
+type Flash struct {
+	Kind string `json:"k,omitempty"` // such as "error"; the program's own
+	Text string `json:"t"`
+}
+
+const flashPrefix = reserved + "flash" + reserved
+
+// AddFlash keeps a message until Flashes is called, which may be in a later
+// request. Each message is a value of its own: none is lost where requests
+// overlap.
+func (s *Session) AddFlash(ctx context.Context, kind, text string) error {
+	data, err := JSON.Marshal(Flash{kind, text})
+	if err != nil {
+		return fmt.Errorf("session: the message cannot be encoded: %w", err)
+	}
 	if err := s.lock(ctx, true); err != nil {
 		return err
 	}
 	defer s.mu.Unlock()
-	if s.headerOut {
-		return errTooLate
-	}
-	s.renew = true
-	return nil
+	return s.put(flashPrefix+sortable(), data)
 }
 
-// Destroy ends the session at once, for every request that uses it, and lets
-// the cookie expire. It is final: what this request has not committed is
-// dropped, later changes return ErrGone and reads find nothing.
-func (s *Session) Destroy(ctx context.Context) error {
-	if err := s.lock(ctx, true); err != nil {
-		if errors.Is(err, ErrGone) {
-			return nil // it is what the caller wants
-		}
-		return err
+// Flashes returns the messages, the oldest first, and removes them.
+func (s *Session) Flashes(ctx context.Context) ([]Flash, error) {
+	if err := s.lock(ctx, false); err != nil {
+		return nil, err
 	}
 	defer s.mu.Unlock()
-	if s.stored {
-		// The load has proved that the client holds the secret: the id alone,
-		// which is public, ends nothing.
-		if _, err := s.m.store.Delete(ctx, s.token.id); err != nil {
-			s.fail(fmt.Errorf("session: could not destroy: %w", err))
-			return s.err
+	var flashes []Flash
+	for _, name := range s.names(func(name string) bool { return strings.HasPrefix(name, flashPrefix) }) {
+		if s.down != nil {
+			break // it could not be removed
 		}
+		var f Flash
+		if s.decode(ctx, name, &f, JSON) {
+			flashes = append(flashes, f)
+		}
+		s.remove(name)
 	}
-	s.destroyed, s.stored = true, false
-	s.rec, s.changes, s.user, s.renew = Record{}, nil, nil, false
-	return nil
+	return flashes, nil
 }
 
 // lock begins an operation. It returns with s locked and loaded, or not locked
@@ -214,15 +340,15 @@ func (s *Session) ready(ctx context.Context, write bool) error {
 	s.touched = true
 	if !s.loaded {
 		s.loaded = true
-		if err := s.load(ctx); err != nil {
-			s.err = fmt.Errorf("session: could not load: %w", err)
-		}
+		s.load(ctx)
 	}
-	if s.err != nil {
-		s.refused = s.refused || write
+	switch {
+	case s.err != nil:
 		return s.err
-	}
-	if write && s.destroyed {
+	case write && s.down != nil:
+		s.err = s.down // and the response must not tell of success
+		return s.err
+	case write && s.destroyed:
 		return ErrGone
 	}
 	return nil
@@ -231,30 +357,94 @@ func (s *Session) ready(ctx context.Context, write bool) error {
 // load asks the store for the first of the client's tokens that it knows.
 // Without one the session is a new one, to be stored under a token of our own
 // making: what the client came with is never adopted.
-func (s *Session) load(ctx context.Context) error {
-	for _, t := range s.m.presented(s.cookies) {
+func (s *Session) load(ctx context.Context) {
+	for _, t := range s.m.parse(s.presented) {
 		rec, err := s.m.store.Load(ctx, t.id, t.digest)
 		if err != nil {
-			return err
+			s.loadFailed(t, fmt.Errorf("session: could not load: %w", err))
+			return
 		}
-		if rec.State == Current || rec.State == Superseded {
-			s.stored, s.token, s.rec = true, t, rec
-			return nil
+		switch rec.State {
+		case Current, Superseded:
+			if s.adopt(ctx, t, rec) {
+				return
+			}
+		case Reused:
+			s.m.stolen(ctx, t.id)
+		default:
+			s.m.happened(ctx, Event{Kind: Expired, ID: t.id})
 		}
 	}
-	return nil
+}
+
+// adopt makes rec, which t is the token of, the request's session, if it can be
+// read.
+func (s *Session) adopt(ctx context.Context, t token, rec Record) bool {
+	sealer := s.m.vault.forSession(t.id)
+	meta, err := openMeta(sealer, rec.Meta)
+	for _, value := range rec.Values {
+		if err != nil {
+			break
+		}
+		err = s.m.vault.readable(value)
+	}
+	if err != nil {
+		s.m.undecodable(ctx, t.id, "", err)
+		return false
+	}
+	s.stored, s.token, s.rec, s.meta, s.sealer, s.readAt = true, t, rec, meta, sealer, time.Now()
+	s.m.remember(t, rec)
+	if rec.State == Superseded && len(rec.Handover) > 0 {
+		if next, err := s.m.tokens.takeOver(t, rec.Handover); err == nil {
+			s.token, s.send = next, true
+		}
+	}
+	return true
 }
 
 // fail makes err final for this request, after a change was lost.
-func (s *Session) fail(err error) {
-	s.err, s.refused = err, true
+func (s *Session) fail(err error) error {
+	s.err = err
+	return err
 }
 
-func (s *Session) value(name string) []byte {
+// dropped reports whether the stored values are not those of who logs in now.
+func (s *Session) dropped() bool {
+	return s.login != nil && s.meta.User != "" && s.login.User != s.meta.User
+}
+
+// value returns the encoded value called name.
+func (s *Session) value(ctx context.Context, name string) ([]byte, bool) {
 	if b, ok := s.changes[name]; ok {
-		return b
+		return b, b != nil
 	}
-	return s.rec.Values[name]
+	if _, ok := s.rec.Values[name]; !ok || s.dropped() {
+		return nil, false
+	}
+	c, err := s.open(name)
+	if err == nil && c.schema < s.m.opts.Schema && s.m.opts.Migrate != nil && !strings.HasPrefix(name, reserved) {
+		c.value, err = s.m.opts.Migrate(name, c.schema, bytes.Clone(c.value))
+	}
+	if err != nil {
+		s.m.undecodable(ctx, s.token.id, name, err)
+		return nil, false
+	}
+	return c.value, true
+}
+
+// open returns what is stored under name, decrypted.
+func (s *Session) open(name string) (content, error) {
+	if c, ok := s.opened[name]; ok {
+		return c, nil
+	}
+	c, err := s.sealer.open(name, s.rec.Values[name])
+	if err == nil && len(s.m.vault.keys) > 0 {
+		if s.opened == nil {
+			s.opened = make(map[string]content)
+		}
+		s.opened[name] = c
+	}
+	return c, err
 }
 
 func (s *Session) change(name string, value []byte) {
@@ -264,21 +454,16 @@ func (s *Session) change(name string, value []byte) {
 	s.changes[name] = value
 }
 
-func (s *Session) currentUser() string {
-	if s.user != nil {
-		return *s.user
-	}
-	return s.rec.User
-}
-
 // sizeWith returns what the session measures with value under name, as this
 // request sees it. The store decides again, together with what other requests
 // have written meanwhile.
 func (s *Session) sizeWith(name string, value []byte) int {
 	size := len(name) + len(value)
-	for n, b := range s.rec.Values {
-		if _, changed := s.changes[n]; n != name && !changed {
-			size += len(n) + len(b)
+	if !s.dropped() {
+		for n, b := range s.rec.Values {
+			if _, changed := s.changes[n]; n != name && !changed {
+				size += len(n) + len(b)
+			}
 		}
 	}
 	for n, b := range s.changes {
@@ -287,4 +472,29 @@ func (s *Session) sizeWith(name string, value []byte) int {
 		}
 	}
 	return size
+}
+
+// written takes over what a commit has written.
+func (s *Session) written(d Delta, res Result) {
+	if s.rec.Values == nil {
+		s.rec.Values = make(map[string][]byte, len(d.Set))
+	}
+	maps.Copy(s.rec.Values, d.Set)
+	for _, name := range d.Delete {
+		delete(s.rec.Values, name)
+	}
+	for name := range d.Set {
+		delete(s.opened, name)
+	}
+	s.rec.Version, s.rec.ExpiresIn, s.rec.EndsIn = res.Version, res.ExpiresIn, res.EndsIn
+	s.rec.ReadAt, s.readAt = res.At, time.Now()
+	if d.Authenticated {
+		s.rec.AuthenticatedAt = res.At
+	}
+	if d.Create {
+		s.rec.CreatedAt = res.At
+	}
+	if d.IdleTimeout > 0 {
+		s.rec.IdleTimeout = d.IdleTimeout
+	}
 }

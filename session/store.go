@@ -13,6 +13,12 @@ import (
 // it may be minutes apart. A session whose time is over is gone, exactly as if
 // it had been deleted.
 //
+// A session may have an owner, a name that the Manager makes of the user that is
+// logged in. The first four characters of a session's id, its place, are also
+// those of its owner, so that a store that is spread over several servers can
+// keep all that belongs to one owner together: List, Revoke and the cap of a
+// Delta see every session of an owner at one instant.
+//
 // Errors are for system faults only (a lost connection, a full server, a
 // context that ended). "There is no such session" and "this write came too
 // late" are results. After an error the caller must assume that the step may or
@@ -25,8 +31,9 @@ import (
 type Store interface {
 	// Load reads the session called id, and says how digest, the digest of
 	// the secret that the client presented, stands to it. For State Missing
-	// and Reused nothing else in the Record is set. Load changes nothing, not
-	// even the time that the session has left.
+	// and Reused nothing else in the Record is set. Load does not change the
+	// session, nor the time that it has left; but that a digest is Reused is
+	// said once, and it is Missing from then on.
 	Load(ctx context.Context, id string, digest Digest) (Record, error)
 
 	// Commit applies delta to the session, whole or not at all, and says in
@@ -42,15 +49,46 @@ type Store interface {
 	// was lost. So Create with the digest that is the session's current one
 	// already, and Rotate to it, are taken for the second arrival: they are
 	// accepted, and applied like any Delta to an existing session. Nobody but
-	// the sender of the first can know that digest.
+	// the sender of the first can know that digest. A value named in If that
+	// is equal to what Set would make of it is taken for the second arrival as
+	// well.
 	//
 	// Every successful Commit starts the idle time anew, never beyond the end
 	// of the absolute time. If a shorter absolute time puts that end into the
 	// past, the session is over, with ExpiresIn zero.
 	Commit(ctx context.Context, delta Delta) (Result, error)
 
+	// Take withdraws the session from everybody for the time of hold and
+	// returns what was in it. It asks for the digest as Commit does; if that is
+	// not accepted, the State is Missing and nothing happens. While it is
+	// withdrawn the session is gone for Load, Commit, Alive and another Take;
+	// Delete ends it as usual, and if nothing does it comes back. So it can be
+	// made anew in another place, without a write that falls in between and
+	// without losing it when that fails. A hold of zero gives back at once what
+	// was taken.
+	Take(ctx context.Context, id string, digest Digest, hold time.Duration) (Record, error)
+
 	// Delete ends the session for good and reports whether there was one.
 	Delete(ctx context.Context, id string) (bool, error)
+
+	// List returns the sessions of owner, in any order.
+	List(ctx context.Context, owner string) ([]Listed, error)
+
+	// Revoke ends, for good, the sessions of owner that which selects, and
+	// returns their ids.
+	Revoke(ctx context.Context, owner string, which Selection) (ids []string, err error)
+
+	// Alive reports for each of the ids whether there is such a session. It is
+	// not one step; each answer was true at some time during the call.
+	Alive(ctx context.Context, ids []string) ([]bool, error)
+
+	// Watch sends to woken when the session called id may have ended: soon
+	// after it was deleted or revoked, by whichever process, and whenever a
+	// message may have been lost. That its time was over need not be noticed.
+	// woken must have room for one value and may be shared by many watches; it
+	// is not waited for. stop ends the watch. The store may need a moment, for
+	// no longer than ctx lasts, until the watch has begun.
+	Watch(ctx context.Context, id string, woken chan struct{}) (stop func(), err error)
 }
 
 // Digest is the keyed digest of a token's secret. It is all that a store ever
@@ -62,7 +100,7 @@ type State uint8
 
 const (
 	// Missing: there is no such session (never was, expired, deleted), or the
-	// digest has never been its own.
+	// digest has never been its own, or was replaced without a grace.
 	Missing State = iota
 	// Current: the digest is the session's own.
 	Current
@@ -78,12 +116,21 @@ type Record struct {
 	State State
 	// Version counts the commits of the session, beginning with 1.
 	Version uint64
-	// User is the user that the session is logged in as, empty if none.
-	User string
-	// Values holds the encoded values by name.
+	// Owner is the owner, empty if there is none.
+	Owner string
+	// Meta is what the Manager notes about the session, Values holds the
+	// encoded values by name.
+	Meta   []byte
 	Values map[string][]byte
-	// CreatedAt is when the session began, by the store's clock.
-	CreatedAt time.Time
+	// CreatedAt is when the session began, AuthenticatedAt when a Delta said
+	// so last, zero if none did, both by the store's clock.
+	CreatedAt, AuthenticatedAt time.Time
+	// ReadAt is when the record was read, by the store's clock.
+	ReadAt time.Time
+	// DigestAge is for how long the current digest has been the current one.
+	DigestAge time.Duration
+	// Handover is that of the last rotation, if the digest is Superseded.
+	Handover []byte
 	// IdleTimeout is the session's idle window.
 	IdleTimeout time.Duration
 	// ExpiresIn is the time until the session ends if nothing commits to it.
@@ -93,8 +140,8 @@ type Record struct {
 	EndsIn time.Duration
 }
 
-// Delta is one change to one session. A Delta that changes nothing (no Create,
-// Set, Delete, User, Rotate) still starts the idle time anew.
+// Delta is one change to one session. A Delta that changes nothing still starts
+// the idle time anew.
 type Delta struct {
 	// ID names the session. Required.
 	ID string
@@ -104,12 +151,26 @@ type Delta struct {
 	// Create begins a new session; IdleTimeout and AbsoluteTimeout must then
 	// be positive.
 	Create bool
+	// Owner is the owner of a new session, empty if it has none. It begins
+	// with the same four characters as ID. Without Create it is ignored.
+	Owner string
+	// MaxOwned, if positive, is how many sessions Owner may have with the new
+	// one. If there were more, those that began first are ended with
+	// EvictOldest; without it the answer is TooMany. A Delta that only arrives
+	// for the second time is not counted again.
+	MaxOwned    int
+	EvictOldest bool
+	// If holds what values must be at the moment, nil for one that must not be
+	// there. If one is not, the answer is Conflict.
+	If map[string][]byte
 	// Set holds values to write by name, Delete names of values to remove. A
 	// name stands in one of them at most. Names and values are any bytes.
 	Set    map[string][]byte
 	Delete []string
-	// User, if not nil, becomes the user of the session.
-	User *string
+	// Meta, if not nil, replaces the session's.
+	Meta []byte
+	// Authenticated sets AuthenticatedAt to the present.
+	Authenticated bool
 	// Rotate, if not nil, replaces the session's digest. The digest that was
 	// current until then becomes the superseded one. Rotating to the digest
 	// that is current already changes no digest and no grace.
@@ -127,8 +188,15 @@ type Rotation struct {
 	// Digest is the new digest.
 	Digest Digest
 	// Grace is how long the digest replaced now is still accepted. Zero means
-	// that it is refused at once.
+	// that it is refused, and forgotten, at once.
 	Grace time.Duration
+	// Handover is given to those who present the digest replaced now, during
+	// its grace.
+	Handover []byte
+	// Once rotates only if the Delta's own digest is the current one; if it is
+	// superseded, the rest of the Delta is applied, and Result.Handover tells
+	// who rotated before.
+	Once bool
 }
 
 // Outcome says what became of a Commit.
@@ -144,13 +212,51 @@ const (
 	Exists
 	// TooLarge: the change would exceed MaxBytes. Nothing was written.
 	TooLarge
+	// Conflict: a value is not what If says. Nothing was written.
+	Conflict
+	// TooMany: the owner would have more than MaxOwned sessions. Nothing was
+	// written.
+	TooMany
 )
 
 // Result is the answer to a Commit. All but Outcome is set only if it is
-// Committed.
+// Committed, or Conflict in the case of Values.
 type Result struct {
 	Outcome   Outcome
 	Version   uint64
 	ExpiresIn time.Duration
 	EndsIn    time.Duration
+	// At is when it was committed, by the store's clock.
+	At time.Time
+	// Handover is that of an earlier rotation, if Rotation.Once kept this one
+	// from happening.
+	Handover []byte
+	// Evicted holds the ids of the sessions that EvictOldest has ended.
+	Evicted []string
+	// Values holds, for a Conflict, the values that If names, as they are.
+	Values map[string][]byte
 }
+
+// Listed is a session in a list of those of one owner.
+type Listed struct {
+	ID   string
+	Meta []byte
+	// CreatedAt and AuthenticatedAt are as in Record. SeenAt is when the last
+	// Commit was. All are by the store's clock.
+	CreatedAt, AuthenticatedAt, SeenAt time.Time
+	// ExpiresIn is as in Record.
+	ExpiresIn time.Duration
+}
+
+// Selection selects sessions of an owner: the one called Only, or if that is
+// empty all but the one called Except, or all if both are empty.
+type Selection struct{ Only, Except string }
+
+// has reports whether the session called id is selected.
+func (s Selection) has(id string) bool {
+	return s.Only == id || s.Only == "" && s.Except != id
+}
+
+// placeLen is how many characters an owner and the ids of its sessions have in
+// common.
+const placeLen = 4

@@ -7,20 +7,22 @@ import (
 	"encoding/base64"
 )
 
-// A token is what the cookie carries: the id of the session, a dot, and the
+// A token is what the client holds: the id of the session, a dot, and the
 // secret with a checksum behind it, both in unpadded base64url. Its length is
-// fixed.
+// fixed. The id begins with the place of the session's owner (see Store), or of
+// nobody.
 //
 // The checksum is keyed, so that a token that this Manager never gave out is
 // refused without asking the store (with the public default key only a token
 // that nobody took the trouble to forge is). It protects the store from noise
 // and nothing else: what admits a client is the secret.
 const (
-	idBytes       = 16
+	idBytes       = 18
+	placeBytes    = 3
 	secretBytes   = 32
 	checksumBytes = 4
 
-	idLen    = 22 // of idBytes in base64url
+	idLen    = 24 // of idBytes in base64url
 	tokenLen = idLen + 1 + 48
 )
 
@@ -35,26 +37,41 @@ var defaultKey = []byte("herdless session: the public default key")
 type token struct {
 	id     string // public, as it stands in the token
 	text   string // the whole token, secret
+	secret [secretBytes]byte
 	digest Digest
 }
 
-// tokens makes and checks tokens under one key.
-type tokens struct{ key []byte }
+// tokens makes and checks tokens under one key. Those of another name are
+// nothing to it.
+type tokens struct {
+	key  []byte
+	name string
+}
 
-// create returns a token with a new id.
-func (t tokens) create() token {
-	var id [idBytes]byte
-	rand.Read(id[:])
-	return t.renew(encoding.EncodeToString(id[:]))
+// create returns a token with a new id, in the place of owner if that is not
+// empty.
+func (t tokens) create(owner string) token {
+	var raw [idBytes]byte
+	rand.Read(raw[:])
+	id := encoding.EncodeToString(raw[:])
+	if owner != "" {
+		id = owner[:placeLen] + id[placeLen:]
+	}
+	return t.renew(id)
 }
 
 // renew returns a token with a new secret for the session called id.
 func (t tokens) renew(id string) token {
 	var secret [secretBytes]byte
 	rand.Read(secret[:])
+	return t.of(id, secret)
+}
+
+// of returns the token of an id and a secret.
+func (t tokens) of(id string, secret [secretBytes]byte) token {
 	sum := t.sum(labelChecksum, id, secret[:])
 	text := id + "." + encoding.EncodeToString(append(secret[:], sum[:checksumBytes]...))
-	return token{id: id, text: text, digest: t.sum(labelDigest, id, secret[:])}
+	return token{id: id, text: text, secret: secret, digest: t.sum(labelDigest, id, secret[:])}
 }
 
 // parse returns the token that text is, if it can be one of ours.
@@ -71,26 +88,38 @@ func (t tokens) parse(text string) (token, bool) {
 	if n, err := encoding.Decode(raw[:], []byte(text[idLen+1:])); err != nil || n != len(raw) {
 		return token{}, false
 	}
-	secret := raw[:secretBytes]
-	sum := t.sum(labelChecksum, id, secret)
+	secret := [secretBytes]byte(raw[:])
+	sum := t.sum(labelChecksum, id, secret[:])
 	if !hmac.Equal(sum[:checksumBytes], raw[secretBytes:]) {
 		return token{}, false
 	}
-	return token{id: id, text: text, digest: t.sum(labelDigest, id, secret)}, true
+	return token{id: id, text: text, secret: secret, digest: t.sum(labelDigest, id, secret[:])}, true
 }
 
-// The labels keep the two uses of the key apart: the checksum, which the client
+// owner returns the name by which the store knows user.
+func (t tokens) owner(user string) string {
+	if user == "" {
+		return ""
+	}
+	sum := t.sum(labelOwner, "", []byte(user))
+	return encoding.EncodeToString(sum[:idBytes])
+}
+
+// The labels keep the uses of the key apart: the checksum, which the client
 // sees, says nothing about the digest, which the store sees.
 const (
-	labelDigest   = "herdless session digest 1\x00"
-	labelChecksum = "herdless session checksum 1\x00"
+	labelDigest   = "herdless session digest 2\x00"
+	labelChecksum = "herdless session checksum 2\x00"
+	labelOwner    = "herdless session owner 2\x00"
 )
 
-// sum is the keyed digest of a secret, bound to its use and its session.
-func (t tokens) sum(label, id string, secret []byte) Digest {
+// sum is a keyed digest, bound to its use, the Manager's name and a session.
+func (t tokens) sum(label, id string, data []byte) Digest {
 	mac := hmac.New(sha256.New, t.key)
 	mac.Write([]byte(label))
+	mac.Write([]byte(t.name))
+	mac.Write([]byte{0})
 	mac.Write([]byte(id))
-	mac.Write(secret)
+	mac.Write(data)
 	return Digest(mac.Sum(nil))
 }

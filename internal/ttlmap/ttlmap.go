@@ -15,6 +15,7 @@ import (
 // their own, because a whole step of theirs must be atomic and not a single
 // access.
 type Map[K comparable, V any] struct {
+	now   func() time.Time
 	items map[K]*item[K, V]
 	queue queue[K, V]
 }
@@ -28,8 +29,11 @@ type item[K comparable, V any] struct {
 }
 
 // New returns an empty Map.
-func New[K comparable, V any]() *Map[K, V] {
-	return &Map[K, V]{items: make(map[K]*item[K, V])}
+func New[K comparable, V any]() *Map[K, V] { return NewWithClock[K, V](time.Now) }
+
+// NewWithClock returns an empty Map that goes by the clock now.
+func NewWithClock[K comparable, V any](now func() time.Time) *Map[K, V] {
+	return &Map[K, V]{now: now, items: make(map[K]*item[K, V])}
 }
 
 // Get returns the live entry of key and the time that it has left.
@@ -38,7 +42,7 @@ func (m *Map[K, V]) Get(key K) (value V, left time.Duration, ok bool) {
 	if !ok {
 		return value, 0, false
 	}
-	left = time.Until(it.ends)
+	left = it.ends.Sub(m.now())
 	if left <= 0 {
 		return value, 0, false
 	}
@@ -52,7 +56,7 @@ func (m *Map[K, V]) Set(key K, value V, ttl time.Duration) {
 		m.Delete(key)
 		return
 	}
-	ends := time.Now().Add(ttl)
+	ends := m.now().Add(ttl)
 	if it, ok := m.items[key]; ok {
 		it.value, it.ends = value, ends
 		heap.Fix(&m.queue, it.index)
@@ -70,7 +74,7 @@ func (m *Map[K, V]) Delete(key K) bool {
 		return false
 	}
 	m.remove(it)
-	return time.Until(it.ends) > 0
+	return it.ends.Sub(m.now()) > 0
 }
 
 // Len returns how many entries the map holds, dead ones that no Set has removed
@@ -82,7 +86,7 @@ func (m *Map[K, V]) Len() int { return len(m.items) }
 const sweepAtOnce = 2
 
 func (m *Map[K, V]) sweep() {
-	now := time.Now()
+	now := m.now()
 	for range sweepAtOnce {
 		if len(m.queue) == 0 || now.Before(m.queue[0].ends) {
 			return

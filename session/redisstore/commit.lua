@@ -1,20 +1,34 @@
 -- Commits one change to one session, whole or not at all.
 --
--- KEYS[1]  the session, a hash:
---          d current digest        p superseded digest     g end of its grace
---          u user                  n version (commits)     c time of creation
+-- KEYS[1]  the session, <prefix>{<place>}<rest of the id>, a hash:
+--          d current digest        r when it became so
+--          p superseded digest     g end of its grace      h handover to its holder
+--          o owner                 m meta                  t when authenticated
+--          n version (commits)     c time of creation      l time of the last commit
 --          i idle timeout          a absolute timeout      e time of expiry
+--          x withdrawn until (see take.lua)
 --          s bytes of all names and values                 v<name> a value
 --          All times are the server's, in milliseconds.
 -- ARGV[1]  the digest that the request was authenticated with (with C: the new
---          session's first), then any number of operations:
---          C                 create the session
---          S <name> <value>  set a value          D <name>   delete one
---          U <user>          set the user         R <digest> <grace ms>  rotate
---          I <ms>            set idle timeout     A <ms>     set absolute timeout
+--          session's first)
+--          and then any number of operations:
+--          C                 create the session    O <owner>  of this owner
+--          N <max> <0|1>     of so many of its; 1 ends the oldest if there are more
+--          F <name> <0|1> <value>  only if the value is this (1), or is not there (0)
+--          S <name> <value>  set a value           D <name>   delete one
+--          T <meta>          set the meta          X          authenticated now
+--          R <digest> <grace ms> <handover> <0|1>  rotate; 1: only from the current digest
+--          I <ms>            set idle timeout      A <ms>     set absolute timeout
 --          M <bytes>         refuse beyond so many bytes of names and values
--- Result   {1, version, ms until expiry, ms until the absolute end}
---          {2} gone   {3} exists   {4} too large: nothing was written
+-- Result   {1, version, ms until expiry, ms until the absolute end, now,
+--           handover of an earlier rotation or '', whether there was one (0|1), {ids evicted}}
+--          {2} gone   {3} exists   {4} too large   {6} too many of the owner
+--          {5, {name, 0|1, value, ...}} conflict: nothing was written
+--
+-- Besides KEYS[1] it uses, in the same slot, the owner's index,
+-- <prefix>{<place>}user:<rest of the owner>, a sorted set of the ids by their
+-- expiry, and of sessions that are evicted the keys that the index names. Of every
+-- session that ends it tells in the channel <prefix>ended.
 --
 -- Why one script: with a read, a decision and a write apart, this happens:
 --   request A reads the session; request B logs out, the key is deleted;
@@ -22,21 +36,31 @@
 -- And this: A and B read the same session, each writes back the whole of it, and
 -- the value of the slower overwrites the other's. Here only the fields that
 -- changed are written, under the same check as everything else.
+-- And this: a session is created; the user revokes all; the index gets the
+-- session. It lives, and no list shows it, or the list shows it, and it does not.
 
 local key, digest = KEYS[1], ARGV[1]
-local GONE, EXISTS, TOO_LARGE = {2}, {3}, {4}
+local prefix, place, rest = string.match(key, '^(.*){(.*)}(.*)$')
+local base, id, channel = prefix .. '{' .. place .. '}', place .. rest, prefix .. 'ended'
+local GONE, EXISTS, TOO_LARGE, TOO_MANY = {2}, {3}, {4}, {6}
 
-local create, user, rotate, grace, idle, absolute, max
-local set, del = {}, {}
+local create, owner, most, evict, meta, authenticated, rotate, grace, handover, once, idle, absolute, max
+local set, del, conditions = {}, {}, {}
 local i = 2
 while i <= #ARGV do
   local op, arg = ARGV[i], ARGV[i + 1]
   i = i + 2
   if op == 'C' then create = true; i = i - 1
+  elseif op == 'O' then owner = arg
+  elseif op == 'N' then most, evict = tonumber(arg), ARGV[i] == '1'; i = i + 1
+  elseif op == 'F' then conditions[arg] = ARGV[i] == '1' and ARGV[i + 1]; i = i + 2
   elseif op == 'S' then set['v' .. arg] = ARGV[i]; i = i + 1
   elseif op == 'D' then del['v' .. arg] = true
-  elseif op == 'U' then user = arg
-  elseif op == 'R' then rotate, grace = arg, tonumber(ARGV[i]); i = i + 1
+  elseif op == 'T' then meta = arg
+  elseif op == 'X' then authenticated = true; i = i - 1
+  elseif op == 'R' then
+    rotate, grace, handover, once = arg, tonumber(ARGV[i]), ARGV[i + 1], ARGV[i + 2] == '1'
+    i = i + 3
   elseif op == 'I' then idle = tonumber(arg)
   elseif op == 'A' then absolute = tonumber(arg)
   elseif op == 'M' then max = tonumber(arg)
@@ -53,28 +77,41 @@ local function text(n) return string.format('%.0f', n) end
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 
-local d, p, g, n, c, size
-local fields = redis.pcall('HMGET', key, 'd', 'p', 'g', 'n', 'c', 'i', 'a', 's', 'e')
+local d, p, g, n, c, size, x
+local fields = redis.pcall('HMGET', key, 'd', 'p', 'g', 'n', 'c', 'i', 'a', 's', 'e', 'o', 'x')
 if fields.err then
   if not string.find(fields.err, 'WRONGTYPE', 1, true) then return fields end
   return create and EXISTS or GONE
 end
-d, p = fields[1], fields[2]
-if create and d ~= digest then
+d, p, x = fields[1], fields[2], number(fields[11])
+local fresh = create and d ~= digest
+if fresh then
   if redis.call('EXISTS', key) == 1 then return EXISTS end
   d, p, n, c, size = digest, false, 0, now, 0
 else
-  g, n, c, size = number(fields[3]), number(fields[4]), number(fields[5]), number(fields[8])
+  g, n, c, size, owner = number(fields[3]), number(fields[4]), number(fields[5]), number(fields[8]), fields[10]
   idle, absolute = idle or number(fields[6]), absolute or number(fields[7])
   -- A rotation whose answer was lost arrives again with the old digest.
   local accepted = d and (d == digest or rotate == d or (p == digest and g and now < g))
   -- Without a TTL, or with metadata that this script did not write, it is no
   -- session. In its last millisecond a key has 0 left and is still there.
   if not accepted or not (n and c and idle and absolute and size and number(fields[9]))
-    or redis.call('PTTL', key) < 0 then
+    or x and now < x or redis.call('PTTL', key) < 0 then
     return GONE
   end
 end
+
+local conflict, values = false, {}
+for name, want in pairs(conditions) do
+  local got = redis.call('HGET', key, 'v' .. name)
+  values[#values + 1] = name
+  values[#values + 1] = got and 1 or 0
+  values[#values + 1] = got or ''
+  -- What is there already as it would be set, was set by the same command when
+  -- it came the first time.
+  if got ~= want and not (got and got == set['v' .. name]) then conflict = true end
+end
+if conflict then return {5, values} end
 
 local function stored(field)
   local length = redis.call('HSTRLEN', key, field)
@@ -85,35 +122,81 @@ for field, value in pairs(set) do size = size - stored(field) + #field - 1 + #va
 for field in pairs(del) do size = size - stored(field) end
 if max and size > max then return TOO_LARGE end
 
+local index = owner and base .. 'user:' .. string.sub(owner, 5)
+local evicted = {}
+if fresh and index then
+  redis.call('ZREMRANGEBYSCORE', index, '-inf', text(now))
+  if most and redis.call('ZCARD', index) >= most then
+    local began = {}
+    for _, other in ipairs(redis.call('ZRANGE', index, 0, -1)) do
+      local created = number(redis.call('HGET', base .. string.sub(other, 5), 'c'))
+      if created then
+        began[#began + 1] = {other, created}
+      else
+        redis.call('ZREM', index, other)
+      end
+    end
+    if #began >= most and not evict then return TOO_MANY end
+    table.sort(began, function(a, b) return a[2] < b[2] or a[2] == b[2] and a[1] < b[1] end)
+    for k = 1, #began + 1 - most do evicted[k] = began[k][1] end
+  end
+end
+
 n = n + 1
 local ends = c + absolute - now
 local expires = math.min(idle, ends)
 if expires <= 0 then
   redis.call('DEL', key)
-  return {1, n, 0, 0}
+  if index then redis.call('ZREM', index, id) end
+  redis.call('PUBLISH', channel, id)
+  return {1, n, 0, 0, now, '', 0, evicted}
 end
 
--- HSET comes first: of the commands below it alone is refused when Redis is out
--- of memory, and then nothing is written.
+-- HSET comes first: of the commands below it and ZADD alone are refused when
+-- Redis is out of memory, and then nothing is written.
 local write = {
-  'n', text(n), 's', text(size), 'e', text(now + expires), 'i', text(idle), 'a', text(absolute),
+  'n', text(n), 's', text(size), 'e', text(now + expires), 'i', text(idle), 'a', text(absolute), 'l', text(now),
 }
 local function put(field, value)
   write[#write + 1] = field
   write[#write + 1] = value
 end
-if create then
+if fresh then
   put('c', text(c))
   put('d', d)
+  put('r', text(now))
+  if owner then put('o', owner) end
 end
+local drop, earlier, before = {}, '', 0
 if rotate and rotate ~= d then
-  put('p', d)
-  put('g', text(now + grace))
-  put('d', rotate)
+  if once and d ~= digest then
+    earlier, before = redis.call('HGET', key, 'h') or '', 1
+  else
+    put('d', rotate)
+    put('r', text(now))
+    if grace > 0 then
+      put('p', d)
+      put('g', text(now + grace))
+      put('h', handover)
+    else
+      drop = {'p', 'g', 'h'}
+    end
+  end
 end
-if user then put('u', user) end
+if meta then put('m', meta) end
+if authenticated then put('t', text(now)) end
 redis.call('HSET', key, unpack(write))
 for field, value in pairs(set) do redis.call('HSET', key, field, value) end
 for field in pairs(del) do redis.call('HDEL', key, field) end
+if #drop > 0 then redis.call('HDEL', key, unpack(drop)) end
 redis.call('PEXPIRE', key, text(expires))
-return {1, n, expires, ends}
+for _, other in ipairs(evicted) do
+  redis.call('DEL', base .. string.sub(other, 5))
+  redis.call('ZREM', index, other)
+  redis.call('PUBLISH', channel, other)
+end
+if index then
+  redis.call('ZADD', index, text(now + expires), id)
+  if redis.call('PTTL', index) < expires then redis.call('PEXPIRE', index, text(expires)) end
+end
+return {1, n, expires, ends, now, earlier, before, evicted}

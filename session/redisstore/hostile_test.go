@@ -46,8 +46,10 @@ func TestWhatIsNoSession(t *testing.T) {
 			"a list": func(key string) error {
 				return errors.Join(rdb.Del(ctx, key).Err(), rdb.RPush(ctx, key, "x").Err(), rdb.Expire(ctx, key, time.Hour).Err())
 			},
-			"no TTL":    func(key string) error { return rdb.Persist(ctx, key).Err() },
-			"no fields": func(key string) error { return rdb.HDel(ctx, key, "d", "p", "g", "n", "c", "i", "a", "s", "e").Err() },
+			"no TTL": func(key string) error { return rdb.Persist(ctx, key).Err() },
+			"no fields": func(key string) error {
+				return rdb.HDel(ctx, key, "d", "r", "p", "g", "h", "n", "c", "i", "a", "s", "e", "l").Err()
+			},
 		}
 		for _, field := range []string{"n", "c", "i", "a", "s", "e"} {
 			for _, value := range []string{"", "x", "-1", "1e3", "0x10", " 1", "nan", "inf", "99999999999999999999"} {
@@ -56,9 +58,9 @@ func TestWhatIsNoSession(t *testing.T) {
 			spoilt["no field "+field] = func(key string) error { return rdb.HDel(ctx, key, field).Err() }
 		}
 		for name, spoil := range spoilt {
-			id := name
+			id := "id: " + name
 			create(t, store, id)
-			require.NoError(t, spoil(prefix+"{"+id+"}"))
+			require.NoError(t, spoil(prefix+"{"+id[:4]+"}"+id[4:]))
 			for _, digest := range []session.Digest{first, second, {}} {
 				rec, err := store.Load(ctx, id, digest)
 				assert.NoError(t, err, name)
@@ -77,18 +79,18 @@ func TestAStoppedRedis(t *testing.T) {
 	rdb := redis.NewClient(&redis.Options{Addr: server.Addr(), ContextTimeoutEnabled: true})
 	t.Cleanup(func() { rdb.Close() })
 	store := redisstore.New(rdb, nil)
-	create(t, store, "s")
+	create(t, store, "sess-1")
 	server.Stop(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	_, err := store.Load(ctx, "s", second)
+	_, err := store.Load(ctx, "sess-1", second)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	_, err = store.Commit(ctx, session.Delta{ID: "s", Digest: second})
+	_, err = store.Commit(ctx, session.Delta{ID: "sess-1", Digest: second})
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	_, err = store.Delete(ctx, "s")
+	_, err = store.Delete(ctx, "sess-1")
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	server.Continue(t)
-	rec, err := store.Load(t.Context(), "s", second)
+	rec, err := store.Load(t.Context(), "sess-1", second)
 	require.NoError(t, err)
 	assert.Equal(t, session.Current, rec.State)
 }
@@ -97,17 +99,17 @@ func TestAStoppedRedis(t *testing.T) {
 func TestRedisIsFull(t *testing.T) {
 	rdb := redistest.NewStandalone(t).Client(t)
 	store := redisstore.New(rdb, nil)
-	create(t, store, "s")
+	create(t, store, "sess-1")
 	require.NoError(t, rdb.ConfigSet(t.Context(), "maxmemory", "1").Err())
 	_, err := store.Commit(t.Context(), session.Delta{
-		ID: "s", Digest: second, Set: map[string][]byte{"b": []byte("2")}, Delete: []string{"a"}, Rotate: &session.Rotation{Digest: first},
+		ID: "sess-1", Digest: second, Set: map[string][]byte{"b": []byte("2")}, Delete: []string{"a"}, Rotate: &session.Rotation{Digest: first},
 	})
 	require.ErrorContains(t, err, "OOM")
-	rec, err := store.Load(t.Context(), "s", second)
+	rec, err := store.Load(t.Context(), "sess-1", second)
 	require.NoError(t, err)
 	assert.Equal(t, map[string][]byte{"a": []byte("1")}, rec.Values)
 	assert.EqualValues(t, 2, rec.Version)
-	deleted, err := store.Delete(t.Context(), "s")
+	deleted, err := store.Delete(t.Context(), "sess-1")
 	require.NoError(t, err)
 	assert.True(t, deleted, "a logout must work on a full server")
 }
@@ -116,14 +118,14 @@ func TestRedisIsFull(t *testing.T) {
 func TestKeys(t *testing.T) {
 	rdb := redistest.NewStandalone(t).Client(t)
 	store := redisstore.New(rdb, nil)
-	create(t, store, "id")
+	create(t, store, "place-rest")
 	keys, err := rdb.Keys(t.Context(), "*").Result()
 	require.NoError(t, err)
-	require.Equal(t, []string{"herdless:session:{id}"}, keys)
+	require.Equal(t, []string{"herdless:session:{plac}e-rest"}, keys)
 	ttl, err := rdb.PTTL(t.Context(), keys[0]).Result()
 	require.NoError(t, err)
 	assert.True(t, ttl > 59*time.Minute && ttl <= time.Hour, "TTL %v", ttl)
 	fields, err := rdb.HKeys(t.Context(), keys[0]).Result()
 	require.NoError(t, err)
-	assert.ElementsMatch(t, []string{"d", "p", "g", "n", "c", "i", "a", "e", "s", "va"}, fields)
+	assert.ElementsMatch(t, []string{"d", "r", "p", "g", "h", "n", "c", "i", "a", "e", "l", "s", "va"}, fields)
 }

@@ -12,48 +12,69 @@ import (
 // one-letter names; a value's name stands behind the tag v, so that no value can
 // pass for metadata.
 const (
-	fieldDigest     = "d"
-	fieldSuperseded = "p"
-	fieldUser       = "u"
-	fieldVersion    = "n"
-	fieldCreated    = "c"
-	fieldIdle       = "i"
-	fieldAbsolute   = "a"
-	fieldExpires    = "e"
-	fieldSize       = "s"
-	tagValue        = "v"
+	fieldDigest        = "d"
+	fieldDigestAt      = "r"
+	fieldSuperseded    = "p"
+	fieldHandover      = "h"
+	fieldOwner         = "o"
+	fieldMeta          = "m"
+	fieldAuthenticated = "t"
+	fieldVersion       = "n"
+	fieldCreated       = "c"
+	fieldIdle          = "i"
+	fieldAbsolute      = "a"
+	fieldExpires       = "e"
+	fieldTaken         = "x"
+	fieldSize          = "s"
+	tagValue           = "v"
 )
 
-// parseRecord makes a Record of a hash and the time that its key has left, or
-// the zero Record, for State Missing, if commit.lua did not write it so. In its
-// last millisecond a key has 0 left and is still there, for every command.
-func parseRecord(fields map[string]string, left time.Duration, state session.State) session.Record {
+// parseRecord makes a Record of a hash, the time that its key has left, and the
+// server's time in milliseconds, or the zero Record, for State Missing, if
+// commit.lua did not write it so or it is withdrawn. In its last millisecond a key
+// has 0 left and is still there, for every command.
+func parseRecord(fields map[string]string, left time.Duration, now int64, state session.State) session.Record {
 	var bad bool
 	number := func(field string) int64 {
 		s := fields[field]
 		n, err := strconv.ParseUint(s, 10, 63)
 		bad = bad || err != nil || len(s) > 16
-		return int64(n)
+		return int64(n) //nolint:gosec // it has 63 bits
 	}
-	version, created, expires := number(fieldVersion), number(fieldCreated), number(fieldExpires)
+	optional := func(field string) int64 {
+		if fields[field] == "" {
+			return 0
+		}
+		return number(field)
+	}
+	version, created, digestAt := number(fieldVersion), number(fieldCreated), number(fieldDigestAt)
 	idle, absolute := number(fieldIdle), number(fieldAbsolute)
-	_ = number(fieldSize)
-	if bad || left < 0 {
+	_, _ = number(fieldSize), number(fieldExpires)
+	authenticated, taken := optional(fieldAuthenticated), optional(fieldTaken)
+	if bad || left < 0 || now < taken {
 		return session.Record{}
 	}
 
-	// The key ends at expires by the server's clock, left from now. So the time
-	// there is known without asking for it.
-	now := expires - left.Milliseconds()
 	rec := session.Record{
 		State:       state,
-		Version:     uint64(version),
-		User:        fields[fieldUser],
+		Version:     uint64(version), //nolint:gosec // a count
+		Owner:       fields[fieldOwner],
 		Values:      make(map[string][]byte, len(fields)),
 		CreatedAt:   time.UnixMilli(created),
+		ReadAt:      time.UnixMilli(now),
+		DigestAge:   time.Duration(now-digestAt) * time.Millisecond,
 		IdleTimeout: time.Duration(idle) * time.Millisecond,
 		ExpiresIn:   left,
 		EndsIn:      max(left, time.Duration(created+absolute-now)*time.Millisecond),
+	}
+	if authenticated > 0 {
+		rec.AuthenticatedAt = time.UnixMilli(authenticated)
+	}
+	if text, ok := fields[fieldMeta]; ok {
+		rec.Meta = []byte(text)
+	}
+	if state == session.Superseded {
+		rec.Handover = []byte(fields[fieldHandover])
 	}
 	for field, value := range fields {
 		if name, ok := strings.CutPrefix(field, tagValue); ok {

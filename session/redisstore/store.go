@@ -1,26 +1,31 @@
 // Package redisstore keeps the sessions of package session in Redis, 6.2 or
 // later, standalone, behind Sentinel or as a Cluster.
 //
-// Each session is one hash, <prefix>{<id>}, with a TTL that never exceeds what
-// is left of the session. It holds a keyed digest of the client's secret and
+// Each session is one hash, <prefix>{<place>}<id>, with a TTL that never exceeds
+// what is left of the session. It holds a keyed digest of the client's secret and
 // never the secret, and one field for each value, so that a change moves that
-// value alone. A Load is one round trip; so is a Commit, which is one script, and
-// a Delete.
+// value alone. The sessions of one user are in one slot, with the index of them,
+// so that every step is one script on one server, and one round trip.
 //
 // All times are the server's; the clocks of the programs do not matter. Redis
 // replicates asynchronously: a failover may lose the last moments of changes,
-// and with them a logout that was confirmed just before.
+// and with them a logout that was confirmed just before, unless Options.Wait is
+// set. Sessions are read from the primary, also with a client that would read
+// from replicas: those may still have what was ended.
 package redisstore
 
 import (
+	"cmp"
 	"context"
 	_ "embed"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strconv"
 	"time"
 
+	"github.com/herdless/herdless/internal/push"
 	"github.com/herdless/herdless/internal/rediskey"
 	"github.com/herdless/herdless/session"
 	"github.com/redis/go-redis/v9"
@@ -36,49 +41,116 @@ var (
 	//go:embed commit.lua
 	commitSource string
 	commitScript = redis.NewScript(commitSource)
+
+	//go:embed take.lua
+	takeSource string
+	takeScript = redis.NewScript(takeSource)
+
+	//go:embed delete.lua
+	deleteSource string
+	deleteScript = redis.NewScript(deleteSource)
+
+	//go:embed owned.lua
+	ownedSource string
+	ownedScript = redis.NewScript(ownedSource)
 )
 
 // Client is what a Store asks of Redis. Every redis.UniversalClient has it.
 type Client interface {
 	redis.Scripter
+	push.Subscriber
 	Pipelined(ctx context.Context, fn func(redis.Pipeliner) error) ([]redis.Cmder, error)
-	Del(ctx context.Context, keys ...string) *redis.IntCmd
 }
 
 // Options are the optional settings of a Store.
 type Options struct {
-	// Prefix begins every key. It must not contain braces. Default
+	// Prefix begins every key and channel. It must not contain braces. Default
 	// "herdless:session:".
 	Prefix string
+	// Wait makes logouts and revocations wait until they are on replicas, so
+	// that a failover to one of those does not undo them.
+	Wait Wait
 }
+
+// Wait says how many replicas have to confirm. It needs a *redis.Client or a
+// *redis.ClusterClient; New panics with another one.
+type Wait struct {
+	// Replicas is how many have to; zero means that nobody waits.
+	Replicas int
+	// Timeout is for how long they are waited for; then the step has happened
+	// on the primary, and is an error all the same. Zero means half a second.
+	// It should be less than session.Options.StoreTimeout.
+	Timeout time.Duration
+}
+
+const defaultWait = 500 * time.Millisecond
 
 // Store is a session.Store on Redis. It is safe for concurrent use. Make one
 // with New.
 type Store struct {
 	client Client
 	prefix string
+	wait   Wait
+	hub    *push.Hub
+	// byScript says that plain reads might be answered by a replica.
+	byScript bool
 }
 
 var _ session.Store = (*Store)(nil)
 
 // New returns a Store that uses client, which stays the caller's to close. A
-// nil o means the defaults. It panics if client is nil or the prefix contains
-// braces: both are mistakes in the program.
+// nil o means the defaults. It panics if client is nil or the options cannot be:
+// both are mistakes in the program.
 func New(client Client, o *Options) *Store {
 	if o == nil {
 		o = &Options{}
 	}
-	return &Store{client: client, prefix: rediskey.Prefix("redisstore", client, o.Prefix, defaultPrefix)}
+	s := &Store{
+		client: client, wait: o.Wait,
+		prefix: rediskey.Prefix("redisstore", client, o.Prefix, defaultPrefix),
+		hub:    push.New(client),
+	}
+	if c, ok := client.(*redis.ClusterClient); ok {
+		opts := c.Options()
+		s.byScript = opts.ReadOnly || opts.RouteByLatency || opts.RouteRandomly
+	}
+	if s.wait.Replicas < 0 || s.wait.Timeout < 0 {
+		panic(fmt.Sprintf("redisstore: Options.Wait is %+v, it must not be negative", s.wait))
+	}
+	if s.wait.Replicas > 0 {
+		s.wait.Timeout = cmp.Or(s.wait.Timeout, defaultWait)
+		if _, err := s.primary(context.Background(), s.prefix); errors.Is(err, errNoPrimary) {
+			panic("redisstore: Options.Wait needs a *redis.Client or a *redis.ClusterClient")
+		}
+	}
+	return s
 }
 
-// key puts the id into a hash tag, so that further keys of the session would
-// share its slot.
-func (s *Store) key(id string) string { return s.prefix + "{" + id + "}" }
+// key puts the place into a hash tag, so that all sessions of a user share a
+// slot, with the index of them.
+func (s *Store) key(id string) string {
+	place := min(placeLen, len(id))
+	return s.prefix + "{" + id[:place] + "}" + id[place:]
+}
+
+func (s *Store) indexKey(owner string) string {
+	place := min(placeLen, len(owner))
+	return s.prefix + "{" + owner[:place] + "}user:" + owner[place:]
+}
+
+// placeLen is how many characters the place of an id has, see session.Store.
+const placeLen = 4
+
+// channel is where it is told which sessions were ended.
+func (s *Store) channel() string { return s.prefix + "ended" }
 
 // Load implements session.Store. Whatever stands at the key and is not a
 // session, is none.
 func (s *Store) Load(ctx context.Context, id string, digest session.Digest) (session.Record, error) {
 	key := s.key(id)
+	if s.byScript {
+		return s.loadByScript(ctx, loadScript, key, digest[:])
+	}
 	var hash *redis.MapStringStringCmd
 	var left *redis.DurationCmd
 	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
@@ -96,25 +168,33 @@ func (s *Store) Load(ctx context.Context, id string, digest session.Digest) (ses
 	fields := hash.Val()
 	switch string(digest[:]) {
 	case fields[fieldDigest]:
-		return parseRecord(fields, left.Val(), session.Current), nil
+		// The key ends at e by the server's clock, left from now. So the time
+		// there is known without asking for it.
+		expires, err := strconv.ParseInt(fields[fieldExpires], 10, 64)
+		if err != nil {
+			return session.Record{}, nil //nolint:nilerr // it is no session
+		}
+		return parseRecord(fields, left.Val(), expires-left.Val().Milliseconds(), session.Current), nil
 	case fields[fieldSuperseded]:
-		return s.loadSuperseded(ctx, key, digest)
+		// The server has to say how an old digest stands now.
+		return s.loadByScript(ctx, loadScript, key, digest[:])
 	}
 	return session.Record{}, nil
 }
 
-// loadSuperseded lets the server say how an old digest stands now.
-func (s *Store) loadSuperseded(ctx context.Context, key string, digest session.Digest) (session.Record, error) {
-	reply, err := loadScript.Run(ctx, s.client, []string{key}, digest[:]).Slice()
+// loadByScript runs load.lua or take.lua.
+func (s *Store) loadByScript(ctx context.Context, script *redis.Script, key string, args ...any) (session.Record, error) {
+	reply, err := script.Run(ctx, s.client, []string{key}, args...).Slice()
 	if err != nil {
 		return session.Record{}, fault("load", err)
 	}
-	if len(reply) != 3 {
+	if len(reply) != 4 {
 		return session.Record{}, fault("load", fmt.Errorf("unexpected reply of %d elements", len(reply)))
 	}
 	number, _ := reply[0].(int64)
 	left, _ := reply[1].(int64)
 	flat, _ := reply[2].([]any)
+	now, _ := reply[3].(int64)
 	switch state := session.State(number); state {
 	case session.Current, session.Superseded:
 		fields := make(map[string]string, len(flat)/2)
@@ -122,32 +202,85 @@ func (s *Store) loadSuperseded(ctx context.Context, key string, digest session.D
 			name, _ := flat[i].(string)
 			fields[name], _ = flat[i+1].(string)
 		}
-		return parseRecord(fields, time.Duration(left)*time.Millisecond, state), nil
+		if script == takeScript {
+			delete(fields, fieldTaken)
+		}
+		return parseRecord(fields, time.Duration(left)*time.Millisecond, now, state), nil
 	case session.Reused:
 		return session.Record{State: state}, nil
 	}
 	return session.Record{}, nil
 }
 
+// Take implements session.Store.
+func (s *Store) Take(ctx context.Context, id string, digest session.Digest, hold time.Duration) (session.Record, error) {
+	ms := "0"
+	if hold > 0 {
+		ms = millis(hold)
+	}
+	return s.loadByScript(ctx, takeScript, s.key(id), digest[:], ms)
+}
+
 // The outcomes in the order in which commit.lua numbers them.
-var outcomes = []session.Outcome{1: session.Committed, 2: session.Gone, 3: session.Exists, 4: session.TooLarge}
+var outcomes = []session.Outcome{
+	1: session.Committed, 2: session.Gone, 3: session.Exists, 4: session.TooLarge, 5: session.Conflict, 6: session.TooMany,
+}
 
 // Commit implements session.Store.
 func (s *Store) Commit(ctx context.Context, d session.Delta) (session.Result, error) {
-	reply, err := commitScript.Run(ctx, s.client, []string{s.key(d.ID)}, commitArgs(d)...).Int64Slice()
+	reply, err := commitScript.Run(ctx, s.client, []string{s.key(d.ID)}, commitArgs(d)...).Slice()
 	if err != nil {
 		return session.Result{}, fault("commit", err)
 	}
-	if len(reply) == 0 || reply[0] < 1 || int(reply[0]) >= len(outcomes) {
+	res, ok := parseResult(reply)
+	if !ok {
 		return session.Result{}, fault("commit", fmt.Errorf("unexpected reply %v", reply))
 	}
-	res := session.Result{Outcome: outcomes[reply[0]]}
-	if res.Outcome == session.Committed && len(reply) == 4 {
-		res.Version = uint64(reply[1])
-		res.ExpiresIn = time.Duration(reply[2]) * time.Millisecond
-		res.EndsIn = time.Duration(reply[3]) * time.Millisecond
-	}
 	return res, nil
+}
+
+func parseResult(reply []any) (res session.Result, ok bool) {
+	number := func(i int) int64 {
+		n, _ := reply[i].(int64)
+		return n
+	}
+	if len(reply) == 0 || number(0) < 1 || int(number(0)) >= len(outcomes) {
+		return res, false
+	}
+	res.Outcome = outcomes[number(0)]
+	switch res.Outcome {
+	case session.Committed:
+		if len(reply) != 8 {
+			return res, false
+		}
+		res.Version = uint64(number(1)) //nolint:gosec // a count
+		res.ExpiresIn = time.Duration(number(2)) * time.Millisecond
+		res.EndsIn = time.Duration(number(3)) * time.Millisecond
+		res.At = time.UnixMilli(number(4))
+		if number(6) == 1 {
+			text, _ := reply[5].(string)
+			res.Handover = []byte(text)
+		}
+		evicted, _ := reply[7].([]any)
+		for _, id := range evicted {
+			text, _ := id.(string)
+			res.Evicted = append(res.Evicted, text)
+		}
+	case session.Conflict:
+		if len(reply) != 2 {
+			return res, false
+		}
+		values, _ := reply[1].([]any)
+		res.Values = make(map[string][]byte, len(values)/3)
+		for i := 0; i+2 < len(values); i += 3 {
+			name, _ := values[i].(string)
+			value, _ := values[i+2].(string)
+			if there, _ := values[i+1].(int64); there == 1 {
+				res.Values[name] = []byte(value)
+			}
+		}
+	}
+	return res, true
 }
 
 // commitArgs spells d as commit.lua reads it.
@@ -155,6 +288,15 @@ func commitArgs(d session.Delta) []any {
 	args := []any{d.Digest[:]}
 	if d.Create {
 		args = append(args, "C")
+		if d.Owner != "" {
+			args = append(args, "O", d.Owner)
+		}
+		if d.Owner != "" && d.MaxOwned > 0 {
+			args = append(args, "N", d.MaxOwned, d.EvictOldest)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(d.If)) {
+		args = append(args, "F", name, d.If[name] != nil, d.If[name])
 	}
 	for _, name := range slices.Sorted(maps.Keys(d.Set)) {
 		args = append(args, "S", name, d.Set[name])
@@ -162,11 +304,14 @@ func commitArgs(d session.Delta) []any {
 	for _, name := range d.Delete {
 		args = append(args, "D", name)
 	}
-	if d.User != nil {
-		args = append(args, "U", *d.User)
+	if d.Meta != nil {
+		args = append(args, "T", d.Meta)
 	}
-	if d.Rotate != nil {
-		args = append(args, "R", d.Rotate.Digest[:], d.Rotate.Grace.Milliseconds())
+	if d.Authenticated {
+		args = append(args, "X")
+	}
+	if r := d.Rotate; r != nil {
+		args = append(args, "R", r.Digest[:], r.Grace.Milliseconds(), r.Handover, r.Once)
 	}
 	if d.IdleTimeout > 0 {
 		args = append(args, "I", millis(d.IdleTimeout))
@@ -182,11 +327,156 @@ func commitArgs(d session.Delta) []any {
 
 // Delete implements session.Store.
 func (s *Store) Delete(ctx context.Context, id string) (bool, error) {
-	n, err := s.client.Del(ctx, s.key(id)).Result()
+	n, err := s.end(ctx, deleteScript, s.key(id)).Int()
 	if err != nil {
 		return false, fault("delete", err)
 	}
 	return n > 0, nil
+}
+
+// Revoke implements session.Store.
+func (s *Store) Revoke(ctx context.Context, owner string, which session.Selection) ([]string, error) {
+	ids, err := s.end(ctx, ownedScript, s.indexKey(owner), "R", which.Only, which.Except).StringSlice()
+	if err != nil {
+		return nil, fault("revoke", err)
+	}
+	return ids, nil
+}
+
+// List implements session.Store.
+func (s *Store) List(ctx context.Context, owner string) ([]session.Listed, error) {
+	reply, err := ownedScript.Run(ctx, s.client, []string{s.indexKey(owner)}, "L").Slice()
+	if err != nil {
+		return nil, fault("list", err)
+	}
+	var listed []session.Listed
+	for _, row := range reply {
+		l, ok := parseListed(row)
+		if !ok {
+			return nil, fault("list", fmt.Errorf("unexpected reply %v", row))
+		}
+		listed = append(listed, l)
+	}
+	return listed, nil
+}
+
+func parseListed(row any) (l session.Listed, ok bool) {
+	fields, _ := row.([]any)
+	if len(fields) != 6 {
+		return l, false
+	}
+	text := func(i int) string {
+		t, _ := fields[i].(string)
+		return t
+	}
+	at := func(i int) time.Time {
+		ms, err := strconv.ParseInt(text(i), 10, 64)
+		if err != nil {
+			return time.Time{}
+		}
+		return time.UnixMilli(ms)
+	}
+	left, _ := fields[1].(int64)
+	return session.Listed{
+		ID: text(0), Meta: []byte(text(5)), ExpiresIn: time.Duration(left) * time.Millisecond,
+		CreatedAt: at(2), AuthenticatedAt: at(3), SeenAt: at(4),
+	}, true
+}
+
+// Alive implements session.Store.
+func (s *Store) Alive(ctx context.Context, ids []string) ([]bool, error) {
+	taken := make([]*redis.SliceCmd, len(ids))
+	left := make([]*redis.DurationCmd, len(ids))
+	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i, id := range ids {
+			key := s.key(id)
+			taken[i] = p.HMGet(ctx, key, fieldTaken, fieldExpires)
+			left[i] = p.PTTL(ctx, key)
+		}
+		return nil
+	})
+	alive := make([]bool, len(ids))
+	for i := range ids {
+		switch {
+		case redis.HasErrorPrefix(taken[i].Err(), "WRONGTYPE"):
+			continue // it is no session
+		case taken[i].Err() != nil:
+			return nil, fault("look", err)
+		case left[i].Err() != nil:
+			return nil, fault("look", err)
+		}
+		until, _ := taken[i].Val()[0].(string)
+		expires, _ := taken[i].Val()[1].(string)
+		alive[i] = left[i].Val() >= 0 && !isTaken(until, expires, left[i].Val())
+	}
+	return alive, nil
+}
+
+// isTaken reports whether a session that expires at expires, left from now, is
+// withdrawn until a later time than now.
+func isTaken(until, expires string, left time.Duration) bool {
+	if until == "" {
+		return false
+	}
+	x, err1 := strconv.ParseInt(until, 10, 64)
+	e, err2 := strconv.ParseInt(expires, 10, 64)
+	return err1 == nil && err2 == nil && e-left.Milliseconds() < x
+}
+
+// Watch implements session.Store.
+func (s *Store) Watch(ctx context.Context, id string, woken chan struct{}) (func(), error) {
+	stop, err := s.hub.WatchWith(ctx, s.channel(), id, woken)
+	if err != nil {
+		return nil, fault("watch", err)
+	}
+	return stop, nil
+}
+
+// end runs a script that ends sessions, and waits for the replicas if it has to.
+func (s *Store) end(ctx context.Context, script *redis.Script, key string, args ...any) *redis.Cmd {
+	if s.wait.Replicas == 0 {
+		return script.Run(ctx, s.client, []string{key}, args...)
+	}
+	failed := redis.NewCmd(ctx)
+	primary, err := s.primary(ctx, key)
+	if err != nil {
+		failed.SetErr(err)
+		return failed
+	}
+	// WAIT is about what was written over the same connection, which the
+	// commands of a pipeline share.
+	var ended *redis.Cmd
+	var waited *redis.Cmd
+	_, err = primary.Pipelined(ctx, func(p redis.Pipeliner) error {
+		ended = script.Eval(ctx, p, []string{key}, args...)
+		waited = p.Do(ctx, "WAIT", s.wait.Replicas, millis(s.wait.Timeout))
+		return nil
+	})
+	switch {
+	case err != nil:
+		if ended.Err() == nil {
+			ended.SetErr(err)
+		}
+	default:
+		if n, _ := waited.Int(); n < s.wait.Replicas {
+			ended.SetErr(fmt.Errorf("it has ended on the primary, but only %d of %d replicas have confirmed it within %v",
+				n, s.wait.Replicas, s.wait.Timeout))
+		}
+	}
+	return ended
+}
+
+var errNoPrimary = errors.New("the client does not tell where the primary is")
+
+// primary returns a client of the server that has key.
+func (s *Store) primary(ctx context.Context, key string) (*redis.Client, error) {
+	switch c := s.client.(type) {
+	case *redis.Client:
+		return c, nil
+	case *redis.ClusterClient:
+		return c.MasterForKey(ctx, key)
+	}
+	return nil, errNoPrimary
 }
 
 // millis rounds d down to what Redis counts in, but not to nothing.

@@ -1,6 +1,7 @@
 package sessiontest
 
 import (
+	"bytes"
 	"maps"
 	"slices"
 	"testing"
@@ -16,7 +17,7 @@ type model struct {
 	current, superseded session.Digest
 	grace               bool
 	version             uint64
-	user                string
+	meta                string
 	values              map[string][]byte
 }
 
@@ -26,10 +27,8 @@ func (m *model) state(d session.Digest) session.State {
 		return session.Missing
 	case d == m.current:
 		return session.Current
-	case m.grace:
-		return session.Superseded
 	}
-	return session.Reused
+	return session.Superseded
 }
 
 func (m *model) size() (size int) {
@@ -52,6 +51,17 @@ func (m *model) commit(d session.Delta) (*model, session.Outcome) {
 	case state != session.Current && state != session.Superseded && !repeated:
 		return m, session.Gone
 	}
+	for name, want := range d.If {
+		got, there := m.values[name]
+		again, set := d.Set[name]
+		as := there == (want != nil) && bytes.Equal(got, want)
+		if repeated := there && set && bytes.Equal(got, again); !as && !repeated {
+			if m.version == 0 {
+				m = nil
+			}
+			return m, session.Conflict
+		}
+	}
 	next := *m
 	next.values = maps.Clone(m.values)
 	if next.values == nil {
@@ -68,11 +78,14 @@ func (m *model) commit(d session.Delta) (*model, session.Outcome) {
 		return m, session.TooLarge
 	}
 	next.version++
-	if d.User != nil {
-		next.user = *d.User
+	if d.Meta != nil {
+		next.meta = string(d.Meta)
 	}
-	if d.Rotate != nil && d.Rotate.Digest != next.current {
-		next.superseded, next.grace, next.current = next.current, d.Rotate.Grace > 0, d.Rotate.Digest
+	if r := d.Rotate; r != nil && r.Digest != next.current && (!r.Once || d.Digest == next.current) {
+		next.superseded, next.grace, next.current = next.current, r.Grace > 0, r.Digest
+		if !next.grace {
+			next.superseded = next.current // forgotten
+		}
 	}
 	return &next, session.Committed
 }
@@ -89,10 +102,21 @@ func testModel(t *testing.T, store session.Store) {
 				_, both := d.Set[name]
 				return both
 			})
-			d.User = rapid.Ptr(rapid.SampledFrom([]string{"", "alice", "bob"}), true).Draw(r, "user")
+			if rapid.Bool().Draw(r, "meta?") {
+				d.Meta = value.Draw(r, "meta")
+			}
+			for name := range d.Set {
+				if rapid.IntRange(0, 3).Draw(r, "if?") == 0 {
+					d.If = map[string][]byte{name: nil}
+					if rapid.Bool().Draw(r, "there?") {
+						d.If[name] = value.Draw(r, "if")
+					}
+					break
+				}
+			}
 			if rapid.Bool().Draw(r, "rotate") {
 				grace := rapid.SampledFrom([]time.Duration{0, time.Hour}).Draw(r, "grace")
-				d.Rotate = &session.Rotation{Digest: digest.Draw(r, "next"), Grace: grace}
+				d.Rotate = &session.Rotation{Digest: digest.Draw(r, "next"), Grace: grace, Once: rapid.Bool().Draw(r, "once")}
 			}
 			if rapid.IntRange(0, 2).Draw(r, "create") == 0 {
 				d.Create, d.IdleTimeout, d.AbsoluteTimeout = true, idle, absolute
@@ -130,11 +154,11 @@ func testModel(t *testing.T, store session.Store) {
 				rec, err := store.Load(ctx, id, d)
 				require.NoError(r, err)
 				require.Equal(r, m.state(d), rec.State)
-				if rec.State == session.Missing || rec.State == session.Reused {
+				if rec.State == session.Missing {
 					return
 				}
 				require.Equal(r, m.version, rec.Version)
-				require.Equal(r, m.user, rec.User)
+				require.Equal(r, m.meta, string(rec.Meta))
 				require.Equal(r, m.values, rec.Values)
 			},
 		})

@@ -1,10 +1,13 @@
 package sessiontest
 
 import (
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/herdless/herdless/session"
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 // rotate replaces the digest with a new one.
@@ -20,11 +23,11 @@ func (f *fixture) rotate(id string, digest session.Digest, grace time.Duration) 
 var rotationRules = []rule{
 	{
 		"without grace the old digest is refused at once",
-		"Grace zero means that the digest replaced is refused at once. Reused: a rotation replaced the digest, and its grace is over.",
+		"Grace zero means that the digest replaced is refused, and forgotten, at once.",
 		func(f *fixture) {
 			id, first := f.create("a", "1")
 			second := f.rotate(id, first, 0)
-			f.load(session.Reused, id, first)
+			f.load(session.Missing, id, first)
 			f.commit(session.Gone, session.Delta{ID: id, Digest: first, Set: set("a", "2")})
 			f.commit(session.Gone, session.Delta{ID: id, Digest: first, Rotate: &session.Rotation{Digest: newDigest()}})
 			f.values(id, second, "a", "1")
@@ -54,8 +57,82 @@ var rotationRules = []rule{
 				rec, err := f.store.Load(f.Context(), id, first)
 				return err == nil && rec.State == session.Reused
 			}, "the old digest must be refused when its grace is over")
+			f.load(session.Missing, id, first)
 			f.commit(session.Gone, session.Delta{ID: id, Digest: first, Set: set("a", "2")})
 			f.values(id, second, "a", "1")
+		},
+	},
+	{
+		"a digest is said to be reused once",
+		"that a digest is Reused is said once, and it is Missing from then on.",
+		func(f *fixture) {
+			id, first := f.create("a", "1")
+			f.rotate(id, first, time.Millisecond)
+			time.Sleep(5 * time.Millisecond)
+			var said atomic.Int64
+			var running sync.WaitGroup
+			for range 20 {
+				running.Go(func() {
+					rec, err := f.store.Load(f.Context(), id, first)
+					assert.NoError(f, err)
+					if rec.State == session.Reused {
+						said.Add(1)
+					}
+				})
+			}
+			running.Wait()
+			assert.EqualValues(f, 1, said.Load())
+		},
+	},
+	{
+		"a handover goes to who has the superseded digest",
+		"Handover is given to those who present the digest replaced now, during its grace.",
+		func(f *fixture) {
+			id, first := f.create("a", "1")
+			second := newDigest()
+			f.commit(session.Committed, session.Delta{
+				ID: id, Digest: first, Rotate: &session.Rotation{Digest: second, Grace: time.Hour, Handover: []byte("to you\x00\xff")},
+			})
+			assert.Equal(f, "to you\x00\xff", string(f.load(session.Superseded, id, first).Handover))
+			assert.Empty(f, f.load(session.Current, id, second).Handover)
+		},
+	},
+	{
+		"many who rotate once agree",
+		"Once rotates only if the Delta's own digest is the current one; if it is superseded, the rest of the Delta is applied, and Result.Handover tells who rotated before.",
+		func(f *fixture) {
+			id, first := f.create()
+			var mu sync.Mutex
+			rotated, handed := []string{}, []string{}
+			want := []string{}
+			var running sync.WaitGroup
+			for i := range 20 {
+				name := string(rune('a' + i))
+				want = append(want, name, "1")
+				running.Go(func() {
+					next := newDigest()
+					res, err := f.store.Commit(f.Context(), session.Delta{
+						ID: id, Digest: first, Set: set(name, "1"),
+						Rotate: &session.Rotation{Digest: next, Grace: time.Hour, Handover: next[:], Once: true},
+					})
+					assert.NoError(f, err)
+					assert.Equal(f, session.Committed, res.Outcome)
+					mu.Lock()
+					defer mu.Unlock()
+					if res.Handover == nil {
+						rotated = append(rotated, string(next[:]))
+					} else {
+						handed = append(handed, string(res.Handover))
+					}
+				})
+			}
+			running.Wait()
+			require.Len(f, rotated, 1, "who rotated")
+			require.Len(f, handed, 19)
+			for _, h := range handed {
+				assert.Equal(f, rotated[0], h)
+			}
+			f.values(id, session.Digest([]byte(rotated[0])), want...)
 		},
 	},
 	{

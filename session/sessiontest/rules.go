@@ -2,6 +2,7 @@ package sessiontest
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -26,10 +27,11 @@ var rules = []rule{
 		"a session is loaded as it was created",
 		"Load reads the session called id.",
 		func(f *fixture) {
-			id, digest, user := newID(), newDigest(), "alice"
+			owner := newOwner()
+			id, digest := ownedID(owner), newDigest()
 			before := time.Now()
 			res := f.commit(session.Committed, session.Delta{
-				ID: id, Digest: digest, Create: true, User: &user, Set: set("a", "1", "b", ""),
+				ID: id, Digest: digest, Create: true, Owner: owner, Meta: []byte("meta"), Set: set("a", "1", "b", ""),
 				IdleTimeout: idle, AbsoluteTimeout: absolute,
 			})
 			assert.EqualValues(f, 1, res.Version)
@@ -38,7 +40,10 @@ var rules = []rule{
 
 			rec := f.load(session.Current, id, digest)
 			assert.EqualValues(f, 1, rec.Version)
-			assert.Equal(f, "alice", rec.User)
+			assert.Equal(f, owner, rec.Owner)
+			assert.Equal(f, "meta", string(rec.Meta))
+			assert.Zero(f, rec.AuthenticatedAt)
+			between(f, 0, slack, rec.DigestAge, "Record.DigestAge")
 			assert.Equal(f, set("a", "1", "b", ""), rec.Values)
 			assert.WithinDuration(f, before, rec.CreatedAt, slack)
 			assert.Equal(f, idle, rec.IdleTimeout)
@@ -87,7 +92,7 @@ var rules = []rule{
 			f.commit(session.Committed, rotate)
 			f.commit(session.Committed, rotate)
 			f.values(id, second, "a", "1", "b", "2")
-			f.load(session.Reused, id, first)
+			f.load(session.Missing, id, first)
 			f.commit(session.Exists, create)
 		},
 	},
@@ -147,16 +152,21 @@ var rules = []rule{
 		},
 	},
 	{
-		"the user is set with the rest",
-		"User, if not nil, becomes the user of the session.",
+		"the meta is set with the rest",
+		"Meta, if not nil, replaces the session's. Authenticated sets AuthenticatedAt to the present.",
 		func(f *fixture) {
 			id, digest := f.create("a", "1")
-			for _, user := range []string{"alice", "bob", ""} {
-				f.commit(session.Committed, session.Delta{ID: id, Digest: digest, User: &user})
-				assert.Equal(f, user, f.load(session.Current, id, digest).User)
+			assert.Zero(f, f.load(session.Current, id, digest).AuthenticatedAt)
+			for _, meta := range []string{"alice", "bob\x00\xff", ""} {
+				f.commit(session.Committed, session.Delta{ID: id, Digest: digest, Meta: []byte(meta)})
+				assert.Equal(f, meta, string(f.load(session.Current, id, digest).Meta))
 				f.commit(session.Committed, session.Delta{ID: id, Digest: digest})
-				assert.Equal(f, user, f.load(session.Current, id, digest).User, "after a commit without User")
+				assert.Equal(f, meta, string(f.load(session.Current, id, digest).Meta), "after a commit without Meta")
 			}
+			res := f.commit(session.Committed, session.Delta{ID: id, Digest: digest, Authenticated: true})
+			rec := f.load(session.Current, id, digest)
+			assert.WithinDuration(f, res.At, rec.AuthenticatedAt, 0)
+			assert.False(f, rec.AuthenticatedAt.Before(rec.CreatedAt) || rec.ReadAt.Before(rec.AuthenticatedAt), "%+v", rec)
 			f.values(id, digest, "a", "1")
 		},
 	},
@@ -165,15 +175,14 @@ var rules = []rule{
 		"delta.Digest must be the current digest, or the superseded one within its grace; if not, the answer is Gone and nothing is written.",
 		func(f *fixture) {
 			id, digest := f.create("a", "1")
-			mallory := "mallory"
 			for _, wrong := range []session.Digest{newDigest(), {}} {
 				f.commit(session.Gone, session.Delta{
-					ID: id, Digest: wrong, Set: set("a", "2"), User: &mallory, Rotate: &session.Rotation{Digest: wrong},
+					ID: id, Digest: wrong, Set: set("a", "2"), Meta: []byte("mallory"), Rotate: &session.Rotation{Digest: wrong},
 				})
 			}
 			rec := f.load(session.Current, id, digest)
 			assert.Equal(f, set("a", "1"), rec.Values)
-			assert.Empty(f, rec.User)
+			assert.Empty(f, rec.Meta)
 			assert.EqualValues(f, 1, rec.Version)
 		},
 	},
@@ -201,15 +210,14 @@ var rules = []rule{
 		"MaxBytes bounds the sum of the lengths of all names and values after the change; beyond it the answer is TooLarge.",
 		func(f *fixture) {
 			id, digest := f.create("a", "12345", "bb", "")
-			bob := "bob"
 			large := session.Delta{
 				ID: id, Digest: digest, Set: set("c", "123", "a", "1"), Delete: []string{"bb"},
-				User: &bob, Rotate: &session.Rotation{Digest: newDigest()}, MaxBytes: 5,
+				Meta: []byte("bob"), Rotate: &session.Rotation{Digest: newDigest()}, MaxBytes: 5,
 			}
 			f.commit(session.TooLarge, large)
 			rec := f.load(session.Current, id, digest)
 			assert.Equal(f, set("a", "12345", "bb", ""), rec.Values)
-			assert.Empty(f, rec.User)
+			assert.Empty(f, rec.Meta)
 			assert.EqualValues(f, 1, rec.Version)
 
 			large.MaxBytes = 6 // "c", "123", "a", "1"
@@ -257,4 +265,4 @@ var rules = []rule{
 	},
 }
 
-func init() { rules = append(rules, append(rotationRules, timeRules...)...) }
+func init() { rules = slices.Concat(rules, rotationRules, ownedRules, timeRules) }

@@ -51,6 +51,11 @@ const (
 
 func newID() string { return rand.Text() }
 
+// newOwner returns an owner in a place of its own, ownedID the id of a session
+// of it.
+func newOwner() string            { return rand.Text() }
+func ownedID(owner string) string { return owner[:4] + rand.Text() }
+
 func newDigest() (d session.Digest) {
 	rand.Read(d[:])
 	return d

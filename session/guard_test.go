@@ -15,7 +15,7 @@ import (
 )
 
 // hungStore never answers.
-type hungStore struct{}
+type hungStore struct{ session.Store }
 
 func (hungStore) Load(ctx context.Context, _ string, _ session.Digest) (session.Record, error) {
 	<-ctx.Done()

@@ -1,0 +1,108 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sony/gobreaker/v2"
+)
+
+const (
+	// failuresToOpen is how many steps must fail one after the other before
+	// the circuit breaker opens.
+	failuresToOpen = 3
+	// openFor is how long it stays open before it lets somebody try. A store
+	// that is away is asked, and dialled, about once a second.
+	openFor = 950 * time.Millisecond
+)
+
+// guarded is a Store each step of which ends after a while, because the context
+// of a request has no deadline of its own, and which is left alone while it
+// fails.
+type guarded struct {
+	store   Store
+	timeout time.Duration
+	breaker *gobreaker.CircuitBreaker[struct{}]
+	failed  func(ctx context.Context, err error)
+}
+
+func guard(store Store, timeout time.Duration, failed func(ctx context.Context, err error)) *guarded {
+	return &guarded{
+		store: store, timeout: timeout, failed: failed,
+		breaker: gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
+			Timeout:     openFor,
+			ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= failuresToOpen },
+			// A client that went away says nothing about the store.
+			IsExcluded: func(err error) bool { return errors.Is(err, errLeft) },
+		}),
+	}
+}
+
+var (
+	// errBudget is the cause of the end of a budget. Any other end is the caller's.
+	errBudget = fmt.Errorf("the store has not answered within StoreTimeout: %w", context.DeadlineExceeded)
+	// errLeft marks an error of a step whose caller went away.
+	errLeft = errors.New("the request has ended")
+	errOpen = errors.New("it has failed lately, and is not asked for up to a second")
+)
+
+// open reports whether the store is left alone at present.
+func (g *guarded) open() bool { return g.breaker.State() == gobreaker.StateOpen }
+
+// step does one thing in the store.
+func step[T any](ctx context.Context, g *guarded, do func(ctx context.Context) (T, error)) (T, error) {
+	var result T
+	_, err := g.breaker.Execute(func() (struct{}, error) {
+		ctx, cancel := context.WithTimeoutCause(ctx, g.timeout, errBudget)
+		defer cancel()
+		began := time.Now()
+		var err error
+		result, err = do(ctx)
+		// A caller that went away says nothing about the store, unless that
+		// has kept it waiting for long.
+		if err != nil && ctx.Err() != nil && !errors.Is(context.Cause(ctx), errBudget) && time.Since(began) <= g.timeout/2 {
+			err = fmt.Errorf("%w: %w", errLeft, err)
+		}
+		return struct{}{}, err
+	})
+	switch {
+	case err == nil:
+		return result, nil
+	case errors.Is(err, gobreaker.ErrOpenState), errors.Is(err, gobreaker.ErrTooManyRequests):
+		err = errOpen
+	case !errors.Is(err, errLeft):
+		g.failed(ctx, err)
+	}
+	var zero T
+	return zero, fmt.Errorf("%w: %w", ErrUnavailable, err)
+}
+
+func (g *guarded) Load(ctx context.Context, id string, digest Digest) (Record, error) {
+	return step(ctx, g, func(ctx context.Context) (Record, error) { return g.store.Load(ctx, id, digest) })
+}
+
+func (g *guarded) Commit(ctx context.Context, delta Delta) (Result, error) {
+	return step(ctx, g, func(ctx context.Context) (Result, error) { return g.store.Commit(ctx, delta) })
+}
+
+func (g *guarded) Take(ctx context.Context, id string, digest Digest, hold time.Duration) (Record, error) {
+	return step(ctx, g, func(ctx context.Context) (Record, error) { return g.store.Take(ctx, id, digest, hold) })
+}
+
+func (g *guarded) Delete(ctx context.Context, id string) (bool, error) {
+	return step(ctx, g, func(ctx context.Context) (bool, error) { return g.store.Delete(ctx, id) })
+}
+
+func (g *guarded) List(ctx context.Context, owner string) ([]Listed, error) {
+	return step(ctx, g, func(ctx context.Context) ([]Listed, error) { return g.store.List(ctx, owner) })
+}
+
+func (g *guarded) Revoke(ctx context.Context, owner string, which Selection) ([]string, error) {
+	return step(ctx, g, func(ctx context.Context) ([]string, error) { return g.store.Revoke(ctx, owner, which) })
+}
+
+func (g *guarded) Alive(ctx context.Context, ids []string) ([]bool, error) {
+	return step(ctx, g, func(ctx context.Context) ([]bool, error) { return g.store.Alive(ctx, ids) })
+}

@@ -1,0 +1,40 @@
+-- Lists the sessions of an owner, or ends some of them.
+--
+-- KEYS[1]  the owner's index, <prefix>{<place>}user:<rest>, a sorted set (see
+--          commit.lua)
+-- ARGV[1]  L to list, R to revoke
+-- ARGV[2]  with R: the id of the one to end, or '' for all but
+-- ARGV[3]  with R: this one
+-- Result   L: {{id, PTTL, c, t, l, m}, ...}   R: {ids that were ended}
+--
+-- Besides KEYS[1] it uses the keys of the sessions that the index names, which
+-- are in the same slot. Of every session that ends it tells in the channel
+-- <prefix>ended.
+--
+-- Why one script: a login that falls between reading the list and ending what is
+-- in it would be missed, though it came before the end.
+
+local index, doing, only, except = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
+local prefix, place = string.match(index, '^(.*){(.*)}')
+local base, channel = prefix .. '{' .. place .. '}', prefix .. 'ended'
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+redis.call('ZREMRANGEBYSCORE', index, '-inf', string.format('%.0f', now))
+
+local result = {}
+for _, id in ipairs(redis.call('ZRANGE', index, 0, -1)) do
+  local key = base .. string.sub(id, 5)
+  local left = redis.call('PTTL', key)
+  if left < 0 then
+    redis.call('ZREM', index, id)
+  elseif doing == 'L' then
+    local f = redis.call('HMGET', key, 'c', 't', 'l', 'm')
+    result[#result + 1] = {id, left, f[1] or '', f[2] or '', f[3] or '', f[4] or ''}
+  elseif only == id or only == '' and except ~= id then
+    redis.call('DEL', key)
+    redis.call('ZREM', index, id)
+    redis.call('PUBLISH', channel, id)
+    result[#result + 1] = id
+  end
+end
+return result

@@ -1,0 +1,88 @@
+package session
+
+import (
+	"net/http"
+	"strings"
+	"time"
+)
+
+// transport carries tokens between the client and the server.
+type transport interface {
+	// read returns the values that may be tokens, in the client's order.
+	read(r *http.Request) []string
+	// write hands token to the client, who keeps it for maxAge, or as long as
+	// it runs if that is zero. An empty token makes the client forget its own.
+	write(h http.Header, token string, maxAge time.Duration)
+	// vary is the request field that a response depends on.
+	vary() string
+}
+
+// cookieTransport is the default one.
+type cookieTransport struct{ cookie http.Cookie }
+
+func (t *cookieTransport) read(r *http.Request) []string {
+	var values []string
+	for _, c := range r.CookiesNamed(t.cookie.Name) {
+		values = append(values, c.Value)
+	}
+	return values
+}
+
+func (t *cookieTransport) write(h http.Header, token string, maxAge time.Duration) {
+	c := t.cookie
+	c.Value = token
+	switch {
+	case token == "":
+		c.MaxAge = -1
+	case maxAge > 0:
+		c.MaxAge = int(min(maxAge, maxCookieAge) / time.Second)
+	}
+	h.Add("Set-Cookie", c.String())
+}
+
+// maxCookieAge is for how long browsers keep a cookie at most (RFC 6265bis,
+// section 5.5).
+const maxCookieAge = 400 * 24 * time.Hour
+
+func (*cookieTransport) vary() string { return "Cookie" }
+
+// headerTransport is for clients that are no browsers.
+type headerTransport struct {
+	request  string // the field of requests, in its canonical form
+	scheme   string // in front of the token, "Bearer" for Authorization
+	response string // the field of responses
+}
+
+// responseField tells the client its new token, or by an empty value that it
+// has none any more.
+const responseField = "Session-Token"
+
+func newHeaderTransport(field string) *headerTransport {
+	t := &headerTransport{request: http.CanonicalHeaderKey(field), response: responseField}
+	if t.request == "Authorization" {
+		t.scheme = "Bearer"
+	}
+	return t
+}
+
+func (t *headerTransport) read(r *http.Request) []string {
+	var values []string
+	for _, v := range r.Header.Values(t.request) {
+		v = strings.TrimSpace(v)
+		if t.scheme != "" {
+			scheme, rest, found := strings.Cut(v, " ")
+			if !found || !strings.EqualFold(scheme, t.scheme) {
+				continue
+			}
+			v = strings.TrimSpace(rest)
+		}
+		values = append(values, v)
+	}
+	return values
+}
+
+func (t *headerTransport) write(h http.Header, token string, _ time.Duration) {
+	h.Set(t.response, token)
+}
+
+func (t *headerTransport) vary() string { return t.request }
