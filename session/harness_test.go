@@ -112,6 +112,12 @@ func newManager(t *testing.T, store session.Store, o *session.Options) *session.
 // /renew, /logout and /plain.
 func newSite(t *testing.T, store session.Store, o *session.Options) *site {
 	t.Helper()
+	return newSiteWith(t, store, o, false)
+}
+
+// newSiteWith is newSite, with HTTP/2 or without.
+func newSiteWith(t *testing.T, store session.Store, o *session.Options, http2 bool) *site {
+	t.Helper()
 	s := &site{t: t, spy: &spy{Store: store}, mux: http.NewServeMux()}
 	if o == nil {
 		o = &session.Options{}
@@ -150,6 +156,7 @@ func newSite(t *testing.T, store session.Store, o *session.Options) *site {
 
 	s.Server = httptest.NewUnstartedServer(m.Handler(s.mux))
 	s.Config.ErrorLog = slog.NewLogLogger(opts.Logger.Handler(), slog.LevelInfo)
+	s.EnableHTTP2 = http2
 	s.StartTLS()
 	t.Cleanup(s.Close)
 	return s
@@ -251,3 +258,47 @@ func within[T any](t *testing.T, ch <-chan T) (v T) {
 	}
 	return v
 }
+
+// cluster is several servers that share a store, as a client of all of them sees
+// it: its cookies are those of the host, whatever the port.
+type cluster []*site
+
+// onThreeServers runs test on three servers that share a memory store, and on
+// three with clients of their own of one Redis, all of them with HTTP/1.1 and with
+// HTTP/2.
+func onThreeServers(t *testing.T, o *session.Options, test func(t *testing.T, c cluster)) {
+	for _, protocol := range []string{"HTTP/1.1", "HTTP/2"} {
+		start := func(t *testing.T, stores []session.Store) cluster {
+			var c cluster
+			for _, store := range stores {
+				c = append(c, newSiteWith(t, store, o, protocol == "HTTP/2"))
+			}
+			return c
+		}
+		t.Run("memory, "+protocol, func(t *testing.T) {
+			t.Parallel()
+			store := session.NewMemoryStore()
+			test(t, start(t, []session.Store{store, store, store}))
+		})
+		t.Run("redis, "+protocol, func(t *testing.T) {
+			t.Parallel()
+			prefix := redistest.Prefix(t)
+			var stores []session.Store
+			for range 3 {
+				rdb := redistest.Standalone(t).Client(t)
+				stores = append(stores, redisstore.New(rdb, &redisstore.Options{Prefix: prefix}))
+			}
+			test(t, start(t, stores))
+		})
+	}
+}
+
+// handle adds a route to all servers.
+func (c cluster) handle(path string, fn func(http.ResponseWriter, *http.Request, *session.Session) error) {
+	for _, s := range c {
+		s.handle(path, fn)
+	}
+}
+
+// at returns b on another server of its cluster.
+func (b *browser) at(s *site) *browser { return &browser{b.Client, s} }
