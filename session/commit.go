@@ -197,49 +197,75 @@ func (s *Session) rotated(ctx context.Context, d Delta, res Result, next token) 
 const takeFor = 5 * time.Second
 
 // commitLogin begins a session of the user's own, in the user's place, with what
-// is in the present one if that belongs to nobody, and ends the present one.
+// is in the present one if that belongs to nobody, and ends the present one. If it
+// cannot, it leaves things as they were.
 func (s *Session) commitLogin(ctx context.Context) error {
-	was, old := s.token, s.stored
-	d := Delta{Set: map[string][]byte{}, Authenticated: true, MaxOwned: s.m.opts.MaxPerUser, EvictOldest: s.m.opts.EvictOldest}
-	d.Owner = s.m.tokens.owner(s.login.User)
-	next := s.m.tokens.create(d.Owner)
-	if old {
+	was, next := token{}, s.m.tokens.create(s.m.tokens.owner(s.login.User))
+	if s.stored {
+		was = s.token
+	}
+	begun, err := s.moveTo(ctx, next, was)
+	if err != nil {
+		s.undoMove(ctx, next, was, begun)
+	}
+	return err
+}
+
+// moveTo makes the session anew under the token next. The token of the present
+// one, if it is stored, is was. After an error, begun says that the new one may be
+// there.
+func (s *Session) moveTo(ctx context.Context, next, was token) (begun bool, err error) {
+	d := Delta{
+		Set: map[string][]byte{}, Owner: s.m.tokens.owner(s.login.User), Authenticated: true,
+		MaxOwned: s.m.opts.MaxPerUser, EvictOldest: s.m.opts.EvictOldest,
+	}
+	if was.id != "" {
 		// Withdrawn first: a write of another request that came between a
 		// reading and the end would be lost, and nobody told.
 		rec, err := s.m.store.Take(ctx, was.id, was.digest, takeFor)
 		switch {
 		case err != nil:
-			return fmt.Errorf("session: could not log in: %w", err)
+			return false, fmt.Errorf("session: could not log in: %w", err)
 		case rec.State == Missing:
 			// It has ended meanwhile, and what was in it with it. The password
 			// that was given counts all the same.
 		case s.meta.User == "":
 			if err := s.move(ctx, &d, rec, next); err != nil {
-				return err
+				return false, err
 			}
 		}
 	}
 	newMeta := *s.login
 	newMeta.Persistent = s.persist || newMeta.Persistent || s.meta.User == "" && s.meta.Persistent
-	if err := s.create(ctx, next, d, newMeta); err != nil {
-		if old && (errors.Is(err, ErrTooManySessions) || errors.Is(err, ErrTooLarge)) {
-			if _, e := s.m.store.Take(ctx, was.id, was.digest, 0); e != nil {
-				s.m.log(ctx, slog.LevelWarn, "session: the session comes back in some seconds only", was.id, e)
-			}
-		}
-		return err
-	}
-	if !old {
-		return nil
+	if err := s.create(ctx, next, d, newMeta); err != nil || was.id == "" {
+		return errors.Is(err, ErrUnavailable), err
 	}
 	s.m.forget(was.id)
 	if _, err := s.m.store.Delete(ctx, was.id); err != nil {
 		// The old token would work again, when the time for which its session
-		// was withdrawn is over. So it is as if nobody had logged in.
-		_, e := s.m.store.Delete(ctx, next.id)
-		return fmt.Errorf("session: could not end the session before the login: %w", errors.Join(err, e))
+		// was withdrawn is over.
+		return true, fmt.Errorf("session: could not end the session before the login: %w", err)
 	}
-	return nil
+	return true, nil
+}
+
+// undoMove ends the session of next, if that may have begun, and gives back that
+// of was, if there is one. The new one comes first: with both alive for a moment, a
+// server that dies between the steps would leave both.
+func (s *Session) undoMove(ctx context.Context, next, was token, begun bool) {
+	ctx = context.WithoutCancel(ctx) // that the client has gone is no reason to stop halfway
+	if begun {
+		if _, err := s.m.store.Delete(ctx, next.id); err != nil {
+			s.m.log(ctx, slog.LevelWarn, "session: the session of a login that failed may be left, in its user's list", next.id, err)
+			return
+		}
+	}
+	if was.id == "" {
+		return
+	}
+	if _, err := s.m.store.Take(ctx, was.id, was.digest, 0); err != nil {
+		s.m.log(ctx, slog.LevelWarn, "session: the session comes back in some seconds only", was.id, err)
+	}
 }
 
 // move adds to d what is in rec, for the session of next.
