@@ -123,9 +123,10 @@ type Options struct {
 	// way can read the cookie.
 	DangerouslyAllowHTTP bool
 	// Header is for clients that are no browsers, in place of a cookie: the
-	// name of the request field that holds the token. With "Authorization" it
-	// stands behind the scheme Bearer. Responses tell a new token in the field
-	// Session-Token, and that there is none any more by its being empty.
+	// name of the request field that holds the token. Responses tell a new
+	// token in the field of the same name, and that there is none any more by
+	// its being empty. With "Authorization" the token stands behind the scheme
+	// Bearer, and responses have the field Session-Token.
 	Header string
 
 	// StoreTimeout bounds each step that a request takes in the store, if the

@@ -50,17 +50,17 @@ func (*cookieTransport) vary() string { return "Cookie" }
 type headerTransport struct {
 	request  string // the field of requests, in its canonical form
 	scheme   string // in front of the token, "Bearer" for Authorization
-	response string // the field of responses
+	response string // the field of responses; empty says that there is no token any more
 }
 
-// responseField tells the client its new token, or by an empty value that it
-// has none any more.
-const responseField = "Session-Token"
-
+// newHeaderTransport answers in the field that it reads, so that two Managers
+// with different fields do not take each other's. Authorization is none of
+// responses.
 func newHeaderTransport(field string) *headerTransport {
-	t := &headerTransport{request: http.CanonicalHeaderKey(field), response: responseField}
+	t := &headerTransport{request: http.CanonicalHeaderKey(field)}
+	t.response = t.request
 	if t.request == "Authorization" {
-		t.scheme = "Bearer"
+		t.scheme, t.response = "Bearer", "Session-Token"
 	}
 	return t
 }
