@@ -2,12 +2,9 @@ package session_test
 
 import (
 	"net/http"
-	"strings"
 	"testing"
 
-	"github.com/herdless/herdless/internal/redistest"
 	"github.com/herdless/herdless/session"
-	"github.com/herdless/herdless/session/redisstore"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -303,51 +300,4 @@ func TestTheValidOneOfSeveralCookiesCounts(t *testing.T) {
 		assert.Equal(t, "alice", s.raw("/user", bad, unknown, good).body, "three lines")
 		assert.Empty(t, s.raw("/user", bad, unknown).body)
 	})
-}
-
-// Nothing that stands in Redis, nor a part of it, is a cookie that works.
-func TestARedisDumpIsWorthNothing(t *testing.T) {
-	rdb := redistest.Standalone(t).Client(t)
-	prefix := redistest.Prefix(t)
-	s := newSite(t, redisstore.New(rdb, &redisstore.Options{Prefix: prefix}), nil)
-	b := s.browser()
-	b.ok("/set?name=cart&value=book")
-	b.ok("/login?user=alice")
-	b.ok("/renew")
-	token := b.cookie()
-	secret := token[25:]
-
-	var dump []string
-	keys := rdb.Scan(t.Context(), 0, prefix+"*", 1000).Iterator()
-	for keys.Next(t.Context()) {
-		dump = append(dump, keys.Val())
-		if strings.Contains(keys.Val(), "}user:") {
-			dump = append(dump, rdb.ZRange(t.Context(), keys.Val(), 0, -1).Val()...)
-			continue
-		}
-		fields, err := rdb.HGetAll(t.Context(), keys.Val()).Result()
-		require.NoError(t, err)
-		for name, value := range fields {
-			dump = append(dump, name, value)
-		}
-		ttl, err := rdb.PTTL(t.Context(), keys.Val()).Result()
-		require.NoError(t, err)
-		assert.Positive(t, ttl, "every key must have a TTL")
-	}
-	require.Greater(t, len(dump), 10)
-	for _, text := range dump {
-		for i := 0; i+8 <= len(secret); i++ {
-			assert.NotContains(t, text, secret[i:i+8], "a part of the secret is in Redis")
-		}
-		for _, cookie := range []string{text, token[:25] + text} {
-			assert.Empty(t, s.raw("/user", cookieName+"="+cookie).body)
-		}
-		if raw := []byte(text); len(raw) == 32 { // a digest in the secret's place
-			assert.Empty(t, s.raw("/user", cookieName+"="+session.TokenFor(token[:24], raw)).body)
-		}
-	}
-	assert.Equal(t, "alice", s.raw("/user", cookieName+"="+token).body)
-	assert.Equal(t, "alice", s.raw("/user", cookieName+"="+session.TokenFor(token[:24], session.SecretOf(token))).body,
-		"the tokens that the test makes up must be well-formed")
-	assert.NotContains(t, s.logs.String(), secret[:8])
 }

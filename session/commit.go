@@ -112,6 +112,9 @@ func (s *Session) commitStored(ctx context.Context) error {
 	if err := s.seal(&d, s.sealer); err != nil {
 		return err
 	}
+	if len(d.Set) > 0 {
+		newMeta.aged = false // what is written is written as of today, and this with it
+	}
 	if newMeta != s.meta {
 		var err error
 		if d.Meta, err = sealMeta(s.sealer, newMeta); err != nil {

@@ -16,3 +16,21 @@ func SecretOf(token string) []byte {
 	}
 	return raw[:secretBytes]
 }
+
+// Vault frames and encrypts values of one session.
+type Vault struct{ sealer *sealer }
+
+// NewVault returns that of the session called id under the keys.
+func NewVault(id string, keys ...EncryptionKey) Vault {
+	return Vault{(&vault{keys: keys}).forSession(id)}
+}
+
+func (v Vault) Seal(name string, value []byte, schema int, unique bool) ([]byte, error) {
+	return v.sealer.seal(name, value, schema, unique)
+}
+
+func (v Vault) Open(name string, stored []byte) (value []byte, schema int, err error) {
+	_ = v.sealer.vault.readable(stored)
+	c, err := v.sealer.open(name, stored)
+	return c.value, c.schema, err
+}

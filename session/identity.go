@@ -27,6 +27,8 @@ type meta struct {
 	UserAgent  string `json:"g,omitempty"`
 	Name       string `json:"n,omitempty"`
 	Persistent bool   `json:"p,omitempty"` // the cookie outlives the browser
+
+	aged bool // as in content; what a commit writes is not
 }
 
 // Of what a client says about itself, so much is kept.
@@ -45,6 +47,7 @@ func openMeta(s *sealer, stored []byte) (m meta, err error) {
 	if err != nil {
 		return meta{}, fmt.Errorf("who it belongs to cannot be read: %w", err)
 	}
+	m.aged = c.aged
 	return m, nil
 }
 

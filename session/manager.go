@@ -82,8 +82,9 @@ type Options struct {
 	// with the first of the keys (AES-256-GCM), bound to the session and the
 	// value's name; names, sizes and times stay in the clear. The other keys
 	// are for what was written before: values are encrypted anew when they are
-	// set. A session with a value under a key that is not here any more is as
-	// good as none.
+	// set, and who is logged in with them. A session with a value under a key
+	// that is not here any more is as good as none, so keep a key for
+	// AbsoluteTimeout after another has taken its place.
 	Encryption []EncryptionKey
 	// AcceptUnencrypted reads what is not encrypted in spite of Encryption, for
 	// the time after encryption was introduced. As long as it is set, who can
