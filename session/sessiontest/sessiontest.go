@@ -1,5 +1,7 @@
-// Package sessiontest states the rules of session.Store as tests, for the
-// stores of this module and for anybody's own.
+// Package sessiontest helps to test programs that use package session: Request
+// makes a request of a client that has a session, and Clock lets sessions end.
+// Run states the rules of session.Store as tests, for the stores of this module and
+// for anybody's own.
 package sessiontest
 
 import (
