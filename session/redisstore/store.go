@@ -383,30 +383,49 @@ func parseListed(row any) (l session.Listed, ok bool) {
 	}, true
 }
 
-// Alive implements session.Store.
+// Alive implements session.Store. Most sessions are not withdrawn, and cost one
+// command.
 func (s *Store) Alive(ctx context.Context, ids []string) ([]bool, error) {
-	taken := make([]*redis.SliceCmd, len(ids))
-	left := make([]*redis.DurationCmd, len(ids))
+	fields := make([]*redis.SliceCmd, len(ids))
 	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i, id := range ids {
-			key := s.key(id)
-			taken[i] = p.HMGet(ctx, key, fieldTaken, fieldExpires)
-			left[i] = p.PTTL(ctx, key)
+			fields[i] = p.HMGet(ctx, s.key(id), fieldExpires, fieldTaken)
 		}
 		return nil
 	})
 	alive := make([]bool, len(ids))
+	var taken []int
 	for i := range ids {
 		switch {
-		case redis.HasErrorPrefix(taken[i].Err(), "WRONGTYPE"):
-			continue // it is no session
-		case taken[i].Err() != nil:
-			return nil, fault("look", err)
-		case left[i].Err() != nil:
-			return nil, fault("look", err)
+		case redis.HasErrorPrefix(fields[i].Err(), "WRONGTYPE"):
+			// It is no session.
+		case fields[i].Err() != nil:
+			return nil, fault("look", cmp.Or(err, fields[i].Err()))
+		case fields[i].Val()[1] != nil:
+			taken = append(taken, i)
+		default:
+			alive[i] = fields[i].Val()[0] != nil
 		}
-		until, _ := taken[i].Val()[0].(string)
-		expires, _ := taken[i].Val()[1].(string)
+	}
+	if len(taken) == 0 {
+		return alive, nil
+	}
+
+	// Whether they still are is for the server's clock to say. A key ends at e by
+	// it, left from now.
+	left := make([]*redis.DurationCmd, len(ids))
+	_, err = s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for _, i := range taken {
+			left[i] = p.PTTL(ctx, s.key(ids[i]))
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fault("look", err)
+	}
+	for _, i := range taken {
+		expires, _ := fields[i].Val()[0].(string)
+		until, _ := fields[i].Val()[1].(string)
 		alive[i] = left[i].Val() >= 0 && !isTaken(until, expires, left[i].Val())
 	}
 	return alive, nil
@@ -415,9 +434,6 @@ func (s *Store) Alive(ctx context.Context, ids []string) ([]bool, error) {
 // isTaken reports whether a session that expires at expires, left from now, is
 // withdrawn until a later time than now.
 func isTaken(until, expires string, left time.Duration) bool {
-	if until == "" {
-		return false
-	}
 	x, err1 := strconv.ParseInt(until, 10, 64)
 	e, err2 := strconv.ParseInt(expires, 10, 64)
 	return err1 == nil && err2 == nil && e-left.Milliseconds() < x
