@@ -194,7 +194,7 @@ func exerciseSessions(t *testing.T, store session.Store) {
 	_, err = store.Load(ctx, create.ID, first)
 	require.NoError(t, err)
 	for _, hold := range []time.Duration{time.Second, 0} {
-		_, err = store.Take(ctx, create.ID, second, hold)
+		_, err = store.Take(ctx, create.ID, second, "taker", hold)
 		require.NoError(t, err)
 	}
 	_, err = store.Alive(ctx, []string{create.ID})

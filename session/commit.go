@@ -225,7 +225,7 @@ func (s *Session) moveTo(ctx context.Context, next, was token) (begun bool, err 
 	if was.id != "" {
 		// Withdrawn first: a write of another request that came between a
 		// reading and the end would be lost, and nobody told.
-		rec, err := s.m.store.Take(ctx, was.id, was.digest, takeFor)
+		rec, err := s.m.store.Take(ctx, was.id, was.digest, next.id, takeFor)
 		switch {
 		case err != nil:
 			return false, fmt.Errorf("session: could not log in: %w", err)
@@ -266,7 +266,7 @@ func (s *Session) undoMove(ctx context.Context, next, was token, begun bool) {
 	if was.id == "" {
 		return
 	}
-	if _, err := s.m.store.Take(ctx, was.id, was.digest, 0); err != nil {
+	if _, err := s.m.store.Take(ctx, was.id, was.digest, next.id, 0); err != nil {
 		s.m.log(ctx, slog.LevelWarn, "session: the session comes back in some seconds only", was.id, err)
 	}
 }

@@ -50,12 +50,12 @@ func at[T any](f *faulty, step string, do func() (T, error)) (T, error) {
 	return do()
 }
 
-func (f *faulty) Take(ctx context.Context, id string, d session.Digest, hold time.Duration) (session.Record, error) {
+func (f *faulty) Take(ctx context.Context, id string, d session.Digest, taker string, hold time.Duration) (session.Record, error) {
 	step := "take"
 	if hold == 0 {
 		step = "give back"
 	}
-	return at(f, step, func() (session.Record, error) { return f.Store.Take(ctx, id, d, hold) })
+	return at(f, step, func() (session.Record, error) { return f.Store.Take(ctx, id, d, taker, hold) })
 }
 
 func (f *faulty) Commit(ctx context.Context, d session.Delta) (session.Result, error) {

@@ -87,8 +87,8 @@ func (g *guarded) Commit(ctx context.Context, delta Delta) (Result, error) {
 	return step(ctx, g, func(ctx context.Context) (Result, error) { return g.store.Commit(ctx, delta) })
 }
 
-func (g *guarded) Take(ctx context.Context, id string, digest Digest, hold time.Duration) (Record, error) {
-	return step(ctx, g, func(ctx context.Context) (Record, error) { return g.store.Take(ctx, id, digest, hold) })
+func (g *guarded) Take(ctx context.Context, id string, digest Digest, taker string, hold time.Duration) (Record, error) {
+	return step(ctx, g, func(ctx context.Context) (Record, error) { return g.store.Take(ctx, id, digest, taker, hold) })
 }
 
 func (g *guarded) Delete(ctx context.Context, id string) (bool, error) {

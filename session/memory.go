@@ -35,6 +35,7 @@ type memorySession struct {
 	digest, superseded      Digest
 	rotated                 bool // superseded is set
 	graceEnds, takenUntil   time.Time
+	takenBy                 string
 	handover                []byte
 	version                 uint64
 	owner                   string
@@ -109,14 +110,14 @@ func (s *memorySession) record(state State, left time.Duration, now time.Time) R
 }
 
 // Take implements Store.
-func (m *MemoryStore) Take(ctx context.Context, id string, digest Digest, hold time.Duration) (Record, error) {
+func (m *MemoryStore) Take(ctx context.Context, id string, digest Digest, taker string, hold time.Duration) (Record, error) {
 	now, err := m.begin(ctx)
 	if err != nil {
 		return Record{}, err
 	}
 	defer m.mu.Unlock()
 	s, left, ok := m.sessions.Get(id)
-	if !ok || hold > 0 && now.Before(s.takenUntil) {
+	if !ok || now.Before(s.takenUntil) && s.takenBy != taker {
 		return Record{}, nil
 	}
 	state := s.state(digest, now)
@@ -124,7 +125,7 @@ func (m *MemoryStore) Take(ctx context.Context, id string, digest Digest, hold t
 		return Record{}, nil
 	}
 	rec := s.record(state, left, now)
-	s.takenUntil = now.Add(hold)
+	s.takenUntil, s.takenBy = now.Add(hold), taker
 	return rec, nil
 }
 

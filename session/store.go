@@ -61,12 +61,13 @@ type Store interface {
 	// Take withdraws the session from everybody for the time of hold and
 	// returns what was in it. It asks for the digest as Commit does; if that is
 	// not accepted, the State is Missing and nothing happens. While it is
-	// withdrawn the session is gone for Load, Commit, Alive and another Take;
-	// Delete ends it as usual, and if nothing does it comes back. So it can be
-	// made anew in another place, without a write that falls in between and
-	// without losing it when that fails. A hold of zero gives back at once what
-	// was taken.
-	Take(ctx context.Context, id string, digest Digest, hold time.Duration) (Record, error)
+	// withdrawn the session is gone for Load, Commit, Alive and Take by another
+	// taker; Delete ends it as usual, and if nothing does it comes back. So it can
+	// be made anew in another place, without a write that falls in between and
+	// without losing it when that fails. taker is a name that nobody else uses;
+	// by it a Take that arrives twice is recognised. A hold of zero gives back at
+	// once what the same taker has taken.
+	Take(ctx context.Context, id string, digest Digest, taker string, hold time.Duration) (Record, error)
 
 	// Delete ends the session for good and reports whether there was one.
 	Delete(ctx context.Context, id string) (bool, error)

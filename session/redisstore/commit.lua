@@ -6,7 +6,7 @@
 --          o owner                 m meta                  t when authenticated
 --          n version (commits)     c time of creation      l time of the last commit
 --          i idle timeout          a absolute timeout      e time of expiry
---          x withdrawn until (see take.lua)
+--          x withdrawn until       b by whom (see take.lua)
 --          s bytes of all names and values                 v<name> a value
 --          All times are the server's, in milliseconds.
 -- ARGV[1]  the digest that the request was authenticated with (with C: the new

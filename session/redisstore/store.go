@@ -213,12 +213,12 @@ func (s *Store) loadByScript(ctx context.Context, script *redis.Script, key stri
 }
 
 // Take implements session.Store.
-func (s *Store) Take(ctx context.Context, id string, digest session.Digest, hold time.Duration) (session.Record, error) {
+func (s *Store) Take(ctx context.Context, id string, digest session.Digest, taker string, hold time.Duration) (session.Record, error) {
 	ms := "0"
 	if hold > 0 {
 		ms = millis(hold)
 	}
-	return s.loadByScript(ctx, takeScript, s.key(id), digest[:], ms)
+	return s.loadByScript(ctx, takeScript, s.key(id), digest[:], ms, taker)
 }
 
 // The outcomes in the order in which commit.lua numbers them.

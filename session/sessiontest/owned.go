@@ -238,15 +238,15 @@ var ownedRules = []rule{
 	},
 	{
 		"what is taken is withdrawn from everybody",
-		"While it is withdrawn the session is gone for Load, Commit, Alive and another Take; Delete ends it as usual.",
+		"While it is withdrawn the session is gone for Load, Commit, Alive and Take by another taker; Delete ends it as usual.",
 		func(f *fixture) {
 			id, digest := f.create("a", "1")
-			rec, err := f.store.Take(f.Context(), id, newDigest(), time.Hour)
+			rec, err := f.store.Take(f.Context(), id, newDigest(), "taker", time.Hour)
 			require.NoError(f, err)
 			require.Equal(f, session.Record{}, rec)
 			f.values(id, digest, "a", "1")
 
-			rec, err = f.store.Take(f.Context(), id, digest, time.Hour)
+			rec, err = f.store.Take(f.Context(), id, digest, "taker", time.Hour)
 			require.NoError(f, err)
 			require.Equal(f, session.Current, rec.State)
 			require.Equal(f, set("a", "1"), rec.Values)
@@ -255,9 +255,15 @@ var ownedRules = []rule{
 			f.commit(session.Gone, session.Delta{ID: id, Digest: digest, Set: set("a", "2")})
 			f.commit(session.Exists, session.Delta{ID: id, Digest: newDigest(), Create: true, IdleTimeout: idle, AbsoluteTimeout: absolute})
 			f.alive(false, id)
-			again, err := f.store.Take(f.Context(), id, digest, time.Hour)
+			again, err := f.store.Take(f.Context(), id, digest, "another", time.Hour)
 			require.NoError(f, err)
 			require.Equal(f, session.Record{}, again)
+			_, err = f.store.Take(f.Context(), id, digest, "another", 0)
+			require.NoError(f, err)
+			f.load(session.Missing, id, digest)
+			again, err = f.store.Take(f.Context(), id, digest, "taker", time.Hour)
+			require.NoError(f, err)
+			require.Equal(f, rec.Values, again.Values, "the same command, that arrives twice")
 			deleted, err := f.store.Delete(f.Context(), id)
 			require.NoError(f, err)
 			require.True(f, deleted)
@@ -266,10 +272,10 @@ var ownedRules = []rule{
 	},
 	{
 		"what was taken comes back",
-		"If nothing deletes it, it comes back. A hold of zero gives back at once what was taken.",
+		"If nothing deletes it, it comes back. A hold of zero gives back at once what the same taker has taken.",
 		func(f *fixture) {
 			id, digest := f.create("a", "1")
-			_, err := f.store.Take(f.Context(), id, digest, 30*time.Millisecond)
+			_, err := f.store.Take(f.Context(), id, digest, "taker", 30*time.Millisecond)
 			require.NoError(f, err)
 			f.eventually(func() bool {
 				rec, err := f.store.Load(f.Context(), id, digest)
@@ -278,9 +284,9 @@ var ownedRules = []rule{
 			f.values(id, digest, "a", "1")
 			f.commit(session.Committed, session.Delta{ID: id, Digest: digest, Set: set("a", "2")})
 
-			_, err = f.store.Take(f.Context(), id, digest, time.Hour)
+			_, err = f.store.Take(f.Context(), id, digest, "taker", time.Hour)
 			require.NoError(f, err)
-			rec, err := f.store.Take(f.Context(), id, digest, 0)
+			rec, err := f.store.Take(f.Context(), id, digest, "taker", 0)
 			require.NoError(f, err)
 			require.Equal(f, session.Current, rec.State)
 			f.values(id, digest, "a", "2")
@@ -293,7 +299,7 @@ var ownedRules = []rule{
 		func(f *fixture) {
 			id, first := f.create("a", "1")
 			f.rotate(id, first, time.Hour)
-			rec, err := f.store.Take(f.Context(), id, first, time.Hour)
+			rec, err := f.store.Take(f.Context(), id, first, "taker", time.Hour)
 			require.NoError(f, err)
 			require.Equal(f, session.Superseded, rec.State)
 			require.Equal(f, set("a", "1"), rec.Values)
