@@ -112,9 +112,6 @@ func (s *Session) commitStored(ctx context.Context) error {
 	if err := s.seal(&d, s.sealer); err != nil {
 		return err
 	}
-	if len(d.Set) > 0 {
-		newMeta.aged = false // what is written is written as of today, and this with it
-	}
 	if newMeta != s.meta {
 		var err error
 		if d.Meta, err = sealMeta(s.sealer, newMeta); err != nil {
@@ -128,6 +125,12 @@ func (s *Session) commitStored(ctx context.Context) error {
 	}
 	if !asked && d.Rotate == nil && !s.slides() {
 		return nil
+	}
+	if newMeta.aged { // what is written is written as of today, and this with it
+		newMeta.aged = false
+		if d.Meta, err = sealMeta(s.sealer, newMeta); err != nil {
+			return err
+		}
 	}
 
 	res, err := s.m.store.Commit(ctx, d)

@@ -77,10 +77,11 @@ func (s *spy) calls() [3]int64 {
 // site is a server with sessions.
 type site struct {
 	*httptest.Server
-	t    *testing.T
-	spy  *spy
-	mux  *http.ServeMux
-	logs logBuffer
+	t       *testing.T
+	manager *session.Manager
+	spy     *spy
+	mux     *http.ServeMux
+	logs    logBuffer
 }
 
 // logBuffer is a place for log lines, to be read while others write.
@@ -125,6 +126,7 @@ func newSiteWith(t *testing.T, store session.Store, o *session.Options, http2 bo
 	opts := *o
 	opts.Logger = slog.New(slog.NewTextHandler(&s.logs, nil))
 	m := newManager(t, s.spy, &opts)
+	s.manager = m
 
 	s.handle("/plain", func(http.ResponseWriter, *http.Request, *session.Session) error { return nil })
 	s.handle("/get", func(w http.ResponseWriter, r *http.Request, sess *session.Session) error {

@@ -123,27 +123,21 @@ func (s *Session) decode(ctx context.Context, name string, v any, codec Codec) b
 		return false
 	}
 	if err := s.codec(codec).Unmarshal(data, v); err != nil {
-		s.bad = with(s.bad, name)
-		s.m.undecodable(ctx, s.token.id, name, err)
+		s.spoilt(ctx, name, err)
 		return false
 	}
 	return true
 }
 
-// spoilt notes that the value called name could not be decoded.
+// spoilt notes that the value called name could not be decoded. s.mu is locked.
 func (s *Session) spoilt(ctx context.Context, name string, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.bad = with(s.bad, name)
-	s.m.undecodable(ctx, s.token.id, name, err)
-}
-
-func with(set map[string]bool, name string) map[string]bool {
-	if set == nil {
-		set = make(map[string]bool)
+	if _, changed := s.changes[name]; !changed {
+		if s.bad == nil {
+			s.bad = make(map[string]bool)
+		}
+		s.bad[name] = true
 	}
-	set[name] = true
-	return set
+	s.m.undecodable(ctx, s.token.id, name, err)
 }
 
 func (s *Session) codec(codec Codec) Codec {
@@ -230,7 +224,7 @@ func (s *Session) remove(name string) {
 	}
 }
 
-// Pop is Get, and Delete if there is such a value. Of two requests that overlap
+// Pop is Get, and Delete if it has found a value. Of two requests that overlap
 // both may get it.
 func (s *Session) Pop(ctx context.Context, name string, v any) (bool, error) {
 	return s.pop(ctx, name, v, nil)
@@ -242,7 +236,9 @@ func (s *Session) pop(ctx context.Context, name string, v any, codec Codec) (boo
 	}
 	defer s.mu.Unlock()
 	found := s.decode(ctx, name, v, codec)
-	s.remove(name)
+	if found {
+		s.remove(name)
+	}
 	return found, nil
 }
 
@@ -382,11 +378,13 @@ func (s *Session) load(ctx context.Context) {
 func (s *Session) adopt(ctx context.Context, t token, rec Record) bool {
 	sealer := s.m.vault.forSession(t.id)
 	meta, err := openMeta(sealer, rec.Meta)
-	for _, value := range rec.Values {
+	for name, value := range rec.Values {
 		if err != nil {
 			break
 		}
-		err = s.m.vault.readable(value)
+		if !strings.HasPrefix(name, setAside) { // nobody reads those
+			err = s.m.vault.readable(value)
+		}
 	}
 	if err != nil {
 		s.m.undecodable(ctx, t.id, "", err)
@@ -426,7 +424,7 @@ func (s *Session) value(ctx context.Context, name string) ([]byte, bool) {
 		c.value, err = s.m.opts.Migrate(name, c.schema, bytes.Clone(c.value))
 	}
 	if err != nil {
-		s.m.undecodable(ctx, s.token.id, name, err)
+		s.spoilt(ctx, name, err)
 		return nil, false
 	}
 	return c.value, true
@@ -485,6 +483,7 @@ func (s *Session) written(d Delta, res Result) {
 	}
 	for name := range d.Set {
 		delete(s.opened, name)
+		delete(s.bad, name)
 	}
 	s.rec.Version, s.rec.ExpiresIn, s.rec.EndsIn = res.Version, res.ExpiresIn, res.EndsIn
 	s.rec.ReadAt, s.readAt = res.At, time.Now()

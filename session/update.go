@@ -87,10 +87,7 @@ func (s *Session) update(ctx context.Context, name string, fn func(old Value) (a
 		if err != nil {
 			return fmt.Errorf("session: the value %q cannot be encoded: %w", name, err)
 		}
-		if failed != nil {
-			s.spoilt(ctx, name, failed)
-		}
-		done, err := s.swap(ctx, name, base, next)
+		done, err := s.swap(ctx, name, base, next, failed)
 		if done || err != nil {
 			return err
 		}
@@ -98,12 +95,16 @@ func (s *Session) update(ctx context.Context, name string, fn func(old Value) (a
 	return ErrConflict
 }
 
-// swap replaces base by next, unless base is not what is there.
-func (s *Session) swap(ctx context.Context, name string, base, next []byte) (done bool, err error) {
+// swap replaces base by next, unless base is not what is there. failed says why
+// base could not be decoded, if it could not.
+func (s *Session) swap(ctx context.Context, name string, base, next []byte, failed error) (done bool, err error) {
 	if err := s.lock(ctx, true); err != nil {
 		return false, err
 	}
 	defer s.mu.Unlock()
+	if failed != nil {
+		s.spoilt(ctx, name, failed)
+	}
 	if _, changed := s.changes[name]; changed || !s.stored || s.login != nil {
 		// It is about to be set anyway, and nobody else's.
 		return true, s.put(name, next)
@@ -129,6 +130,7 @@ func (s *Session) swap(ctx context.Context, name string, base, next []byte) (don
 	if err == nil && res.Outcome == Conflict {
 		s.m.happened(ctx, Event{Kind: Conflicted, ID: s.token.id, Name: name})
 		delete(s.opened, name)
+		delete(s.bad, name)
 		if now := res.Values[name]; now != nil {
 			s.rec.Values[name] = now
 		} else {

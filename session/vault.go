@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // EncryptionKey is a key for Options.Encryption.
@@ -217,9 +218,10 @@ func (s *sealer) aead(keyID string) (cipher.AEAD, error) {
 	return aead, nil
 }
 
-// bound is what a value is bound to besides its session, which its key is for.
+// bound is what a value is bound to besides its session, which its key is for. One
+// that was set aside stays as it was written.
 func (s *sealer) bound(name string, schema int) []byte {
-	return fmt.Appendf(nil, "%d\x00%s", schema, name)
+	return fmt.Appendf(nil, "%d\x00%s", schema, strings.TrimPrefix(name, setAside))
 }
 
 func newGCM(key []byte) (cipher.AEAD, error) {

@@ -123,13 +123,18 @@ for field in pairs(del) do size = size - stored(field) end
 if max and size > max then return TOO_LARGE end
 
 local index = owner and base .. 'user:' .. string.sub(owner, 5)
+local kind = index and redis.call('TYPE', index).ok
+if index and kind ~= 'zset' and kind ~= 'none' then
+  redis.call('DEL', index) -- it is in the way of every login of this user
+end
 local evicted = {}
 if fresh and index then
   redis.call('ZREMRANGEBYSCORE', index, '-inf', text(now))
   if most and redis.call('ZCARD', index) >= most then
     local began = {}
     for _, other in ipairs(redis.call('ZRANGE', index, 0, -1)) do
-      local created = number(redis.call('HGET', base .. string.sub(other, 5), 'c'))
+      local created = redis.pcall('HGET', base .. string.sub(other, 5), 'c')
+      created = type(created) == 'string' and number(created) -- not an error, if it is of another type
       if created then
         began[#began + 1] = {other, created}
       else

@@ -16,7 +16,7 @@ local owner = redis.pcall('HGET', key, 'o')
 if type(owner) == 'table' then owner = false end -- of another type
 local there = redis.call('DEL', key)
 if owner then
-  redis.call('ZREM', prefix .. '{' .. place .. '}user:' .. string.sub(owner, 5), id)
+  redis.pcall('ZREM', prefix .. '{' .. place .. '}user:' .. string.sub(owner, 5), id)
 end
 redis.call('PUBLISH', prefix .. 'ended', id)
 return there

@@ -25,7 +25,7 @@ local result = {}
 for _, id in ipairs(redis.call('ZRANGE', index, 0, -1)) do
   local key = base .. string.sub(id, 5)
   local left = redis.call('PTTL', key)
-  if left < 0 then
+  if left < 0 or redis.call('TYPE', key).ok ~= 'hash' then
     redis.call('ZREM', index, id)
   elseif doing == 'L' then
     local f = redis.call('HMGET', key, 'c', 't', 'l', 'm')
