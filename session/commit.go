@@ -168,7 +168,8 @@ func (s *Session) rotation(d *Delta) (next token, err error) {
 	case s.renew || s.login != nil:
 		next = s.m.tokens.renew(s.token.id)
 		d.Rotate = &Rotation{Digest: next.digest}
-	case s.m.opts.RenewEvery > 0 && s.rec.State == Current && !s.headerOut && s.rec.DigestAge >= s.m.opts.RenewEvery:
+	case s.m.opts.RenewEvery > 0 && s.rec.State == Current && s.rec.Grace == 0 && !s.headerOut &&
+		s.rec.DigestAge >= s.m.opts.RenewEvery:
 		next = s.m.tokens.renew(s.token.id)
 		handover, err := handOver(s.token, next)
 		if err != nil {
@@ -199,7 +200,8 @@ func (s *Session) rotated(ctx context.Context, d Delta, res Result, next token) 
 	return nil
 }
 
-// takeFor is for how long a session is withdrawn while it is made anew.
+// takeFor is for how long a session is withdrawn while it is made anew, at least:
+// it must not come back before the steps of that have ended.
 const takeFor = 5 * time.Second
 
 // commitLogin begins a session of the user's own, in the user's place, with what
@@ -228,7 +230,7 @@ func (s *Session) moveTo(ctx context.Context, next, was token) (begun bool, err 
 	if was.id != "" {
 		// Withdrawn first: a write of another request that came between a
 		// reading and the end would be lost, and nobody told.
-		rec, err := s.m.store.Take(ctx, was.id, was.digest, next.id, takeFor)
+		rec, err := s.m.store.Take(ctx, was.id, was.digest, next.id, max(takeFor, 5*s.m.opts.StoreTimeout))
 		switch {
 		case err != nil:
 			return false, fmt.Errorf("session: could not log in: %w", err)
@@ -242,7 +244,11 @@ func (s *Session) moveTo(ctx context.Context, next, was token) (begun bool, err 
 		}
 	}
 	newMeta := *s.login
-	newMeta.Persistent = s.persist || newMeta.Persistent || s.meta.User == "" && s.meta.Persistent
+	if s.idle > 0 {
+		newMeta.Persistent = s.persist
+	} else {
+		newMeta.Persistent = newMeta.Persistent || s.meta.User == "" && s.meta.Persistent
+	}
 	if err := s.create(ctx, next, d, newMeta); err != nil || was.id == "" {
 		return errors.Is(err, ErrUnavailable), err
 	}

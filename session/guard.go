@@ -34,6 +34,8 @@ func guard(store Store, timeout time.Duration, failed func(ctx context.Context, 
 		breaker: gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
 			Timeout:     openFor,
 			ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= failuresToOpen },
+			// A store that refuses a step is there for the next one.
+			IsSuccessful: func(err error) bool { return err == nil || errors.Is(err, ErrRefused) },
 			// A client that went away says nothing about the store.
 			IsExcluded: func(err error) bool { return errors.Is(err, errLeft) },
 		}),

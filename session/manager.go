@@ -50,7 +50,8 @@ type Options struct {
 
 	// RenewEvery gives a session that is used a new token when the present one
 	// is so old. Zero, the default, means only where the program says so, by
-	// Login and Renew.
+	// Login and Renew. While the RenewGrace of the last renewal is not over,
+	// none follows.
 	RenewEvery time.Duration
 	// RenewGrace is for how long the old token is accepted after that, so that
 	// requests under way are not turned away; they are told the new one. Later

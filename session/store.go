@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"errors"
 	"time"
 )
 
@@ -22,7 +23,8 @@ import (
 // Errors are for system faults only (a lost connection, a full server, a
 // context that ended). "There is no such session" and "this write came too
 // late" are results. After an error the caller must assume that the step may or
-// may not have happened.
+// may not have happened. An error that wraps ErrRefused says that the backend is
+// there and has refused this one step.
 //
 // Implementations must be safe for concurrent use, must not keep or change the
 // slices and maps they are handed, and must return ones that the caller may
@@ -92,6 +94,11 @@ type Store interface {
 	Watch(ctx context.Context, id string, woken chan struct{}) (stop func(), err error)
 }
 
+// ErrRefused is for the errors of a Store whose backend has answered, and refused
+// the step, as a server does that has no memory left. Others may succeed, so
+// that the circuit breaker does not count it.
+var ErrRefused = errors.New("session: the backend of the store has refused the step")
+
 // Digest is the keyed digest of a token's secret. It is all that a store ever
 // learns of the secret.
 type Digest [32]byte
@@ -130,6 +137,9 @@ type Record struct {
 	ReadAt time.Time
 	// DigestAge is for how long the current digest has been the current one.
 	DigestAge time.Duration
+	// Grace is for how long the digest before it is still accepted, zero if it
+	// is not.
+	Grace time.Duration
 	// Handover is that of the last rotation, if the digest is Superseded.
 	Handover []byte
 	// IdleTimeout is the session's idle window.

@@ -105,7 +105,7 @@ func (s *Session) swap(ctx context.Context, name string, base, next []byte, fail
 	if failed != nil {
 		s.spoilt(ctx, name, failed)
 	}
-	if _, changed := s.changes[name]; changed || !s.stored || s.login != nil {
+	if _, changed := s.changes[name]; changed || !s.stored || s.dropped() {
 		// It is about to be set anyway, and nobody else's.
 		return true, s.put(name, next)
 	}

@@ -72,7 +72,7 @@ func (m *Manager) revoke(ctx context.Context, user string, which Selection) (int
 // Sessions returns the sessions of the user who is logged in, the one used last
 // first, and none if nobody is.
 func (s *Session) Sessions(ctx context.Context) ([]Info, error) {
-	user, id, err := s.who(ctx)
+	user, id, err := s.who(ctx, false)
 	if err != nil || user == "" {
 		return nil, err
 	}
@@ -86,16 +86,17 @@ func (s *Session) Sessions(ctx context.Context) ([]Info, error) {
 // RevokeOthers ends all other sessions of the user who is logged in, and returns
 // how many there were; see Manager.RevokeAll.
 func (s *Session) RevokeOthers(ctx context.Context) (int, error) {
-	user, id, err := s.who(ctx)
+	user, id, err := s.who(ctx, true)
 	if err != nil {
 		return 0, err
 	}
 	return s.m.revoke(ctx, user, Selection{Except: id})
 }
 
-// who returns the user that the stored session belongs to, and its id.
-func (s *Session) who(ctx context.Context) (user, id string, err error) {
-	if err := s.lock(ctx, false); err != nil {
+// who returns the user that the stored session belongs to, and its id, to read or
+// to write.
+func (s *Session) who(ctx context.Context, write bool) (user, id string, err error) {
+	if err := s.lock(ctx, write); err != nil {
 		return "", "", err
 	}
 	defer s.mu.Unlock()

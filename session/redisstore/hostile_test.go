@@ -105,6 +105,7 @@ func TestRedisIsFull(t *testing.T) {
 		ID: "sess-1", Digest: second, Set: map[string][]byte{"b": []byte("2")}, Delete: []string{"a"}, Rotate: &session.Rotation{Digest: first},
 	})
 	require.ErrorContains(t, err, "OOM")
+	require.ErrorIs(t, err, session.ErrRefused)
 	rec, err := store.Load(t.Context(), "sess-1", second)
 	require.NoError(t, err)
 	assert.Equal(t, map[string][]byte{"a": []byte("1")}, rec.Values)

@@ -15,6 +15,7 @@ const (
 	fieldDigest        = "d"
 	fieldDigestAt      = "r"
 	fieldSuperseded    = "p"
+	fieldGraceEnds     = "g"
 	fieldHandover      = "h"
 	fieldOwner         = "o"
 	fieldMeta          = "m"
@@ -66,6 +67,9 @@ func parseRecord(fields map[string]string, left time.Duration, now int64, state 
 		IdleTimeout: time.Duration(idle) * time.Millisecond,
 		ExpiresIn:   left,
 		EndsIn:      max(left, time.Duration(created+absolute-now)*time.Millisecond),
+	}
+	if ends, err := strconv.ParseInt(fields[fieldGraceEnds], 10, 64); err == nil {
+		rec.Grace = time.Duration(max(0, ends-now)) * time.Millisecond
 	}
 	if authenticated > 0 {
 		rec.AuthenticatedAt = time.UnixMilli(authenticated)

@@ -23,6 +23,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/herdless/herdless/internal/push"
@@ -49,6 +50,10 @@ var (
 	//go:embed delete.lua
 	deleteSource string
 	deleteScript = redis.NewScript(deleteSource)
+
+	//go:embed alive.lua
+	aliveSource string
+	aliveScript = redis.NewScript(aliveSource)
 
 	//go:embed owned.lua
 	ownedSource string
@@ -386,57 +391,25 @@ func parseListed(row any) (l session.Listed, ok bool) {
 // Alive implements session.Store. Most sessions are not withdrawn, and cost one
 // command.
 func (s *Store) Alive(ctx context.Context, ids []string) ([]bool, error) {
-	fields := make([]*redis.SliceCmd, len(ids))
-	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+	answers := make([]*redis.Cmd, len(ids))
+	_, _ = s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i, id := range ids {
-			fields[i] = p.HMGet(ctx, s.key(id), fieldExpires, fieldTaken)
+			answers[i] = aliveScript.EvalSha(ctx, p, []string{s.key(id)})
 		}
 		return nil
 	})
 	alive := make([]bool, len(ids))
-	var taken []int
-	for i := range ids {
-		switch {
-		case redis.HasErrorPrefix(fields[i].Err(), "WRONGTYPE"):
-			// It is no session.
-		case fields[i].Err() != nil:
-			return nil, fault("look", cmp.Or(err, fields[i].Err()))
-		case fields[i].Val()[1] != nil:
-			taken = append(taken, i)
-		default:
-			alive[i] = fields[i].Val()[0] != nil
+	for i, id := range ids {
+		if redis.HasErrorPrefix(answers[i].Err(), "NOSCRIPT") {
+			answers[i] = aliveScript.Run(ctx, s.client, []string{s.key(id)})
 		}
-	}
-	if len(taken) == 0 {
-		return alive, nil
-	}
-
-	// Whether they still are is for the server's clock to say. A key ends at e by
-	// it, left from now.
-	left := make([]*redis.DurationCmd, len(ids))
-	_, err = s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for _, i := range taken {
-			left[i] = p.PTTL(ctx, s.key(ids[i]))
+		n, err := answers[i].Int()
+		if err != nil {
+			return nil, fault("look", err)
 		}
-		return nil
-	})
-	if err != nil {
-		return nil, fault("look", err)
-	}
-	for _, i := range taken {
-		expires, _ := fields[i].Val()[0].(string)
-		until, _ := fields[i].Val()[1].(string)
-		alive[i] = left[i].Val() >= 0 && !isTaken(until, expires, left[i].Val())
+		alive[i] = n == 1
 	}
 	return alive, nil
-}
-
-// isTaken reports whether a session that expires at expires, left from now, is
-// withdrawn until a later time than now.
-func isTaken(until, expires string, left time.Duration) bool {
-	x, err1 := strconv.ParseInt(until, 10, 64)
-	e, err2 := strconv.ParseInt(expires, 10, 64)
-	return err1 == nil && err2 == nil && e-left.Milliseconds() < x
 }
 
 // Watch implements session.Store.
@@ -501,5 +474,10 @@ func millis(d time.Duration) string {
 }
 
 func fault(step string, err error) error {
+	var answer redis.Error
+	// Before Redis 7, the errors of a script have a text of its own in front.
+	if errors.As(err, &answer) && (strings.Contains(err.Error(), "OOM command") || strings.Contains(err.Error(), "WRONGTYPE")) {
+		err = fmt.Errorf("%w: %w", session.ErrRefused, err)
+	}
 	return fmt.Errorf("redisstore: %s: %w", step, err)
 }

@@ -27,6 +27,7 @@ var rotationRules = []rule{
 		func(f *fixture) {
 			id, first := f.create("a", "1")
 			second := f.rotate(id, first, 0)
+			assert.Zero(f, f.load(session.Current, id, second).Grace)
 			f.load(session.Missing, id, first)
 			f.commit(session.Gone, session.Delta{ID: id, Digest: first, Set: set("a", "2")})
 			f.commit(session.Gone, session.Delta{ID: id, Digest: first, Rotate: &session.Rotation{Digest: newDigest()}})
@@ -42,6 +43,9 @@ var rotationRules = []rule{
 			rec := f.load(session.Superseded, id, first)
 			assert.Equal(f, set("a", "1"), rec.Values)
 			assert.EqualValues(f, 2, rec.Version)
+			for digest, state := range map[session.Digest]session.State{first: session.Superseded, second: session.Current} {
+				between(f, time.Hour-slack, time.Hour, f.load(state, id, digest).Grace, "Record.Grace")
+			}
 			f.commit(session.Committed, session.Delta{ID: id, Digest: first, Set: set("b", "2")})
 			f.values(id, second, "a", "1", "b", "2")
 			f.load(session.Superseded, id, first)
