@@ -15,9 +15,10 @@ import (
 // their own, because a whole step of theirs must be atomic and not a single
 // access.
 type Map[K comparable, V any] struct {
-	now   func() time.Time
-	items map[K]*item[K, V]
-	queue queue[K, V]
+	now     func() time.Time
+	removed func(key K, value V) // or nil
+	items   map[K]*item[K, V]
+	queue   queue[K, V]
 }
 
 // item is an entry of the map and of the queue of endings.
@@ -35,6 +36,11 @@ func New[K comparable, V any]() *Map[K, V] { return NewWithClock[K, V](time.Now)
 func NewWithClock[K comparable, V any](now func() time.Time) *Map[K, V] {
 	return &Map[K, V]{now: now, items: make(map[K]*item[K, V])}
 }
+
+// OnRemove has f called with every entry that goes, because its time is over or
+// by Delete, but not with a value that Set replaces. It must come before the
+// first Set, and f must not use the Map.
+func (m *Map[K, V]) OnRemove(f func(key K, value V)) { m.removed = f }
 
 // Get returns the live entry of key and the time that it has left.
 func (m *Map[K, V]) Get(key K) (value V, left time.Duration, ok bool) {
@@ -81,6 +87,14 @@ func (m *Map[K, V]) Delete(key K) bool {
 // yet included.
 func (m *Map[K, V]) Len() int { return len(m.items) }
 
+// Sweep removes all entries whose time is over.
+func (m *Map[K, V]) Sweep() {
+	now := m.now()
+	for len(m.queue) > 0 && !now.Before(m.queue[0].ends) {
+		m.remove(m.queue[0])
+	}
+}
+
 // sweepAtOnce bounds the work that one Set does for others. Two is enough for
 // the dead never to pile up: a Set adds one entry at most.
 const sweepAtOnce = 2
@@ -98,6 +112,9 @@ func (m *Map[K, V]) sweep() {
 func (m *Map[K, V]) remove(it *item[K, V]) {
 	heap.Remove(&m.queue, it.index)
 	delete(m.items, it.key)
+	if m.removed != nil {
+		m.removed(it.key, it.value)
+	}
 }
 
 // queue is a heap of entries, the one that ends first on top.

@@ -1,0 +1,338 @@
+package idempotency
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"maps"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// run is one request on its way.
+type run struct {
+	guard *Guard
+	next  http.Handler
+	w     http.ResponseWriter
+	r     *http.Request
+	body  []byte
+	key   string
+	begin Begin
+}
+
+// step bounds one step in the store. A client that goes away does not end it.
+func step[T any](u *run, do func(ctx context.Context) (T, error)) (T, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(u.r.Context()), u.guard.opts.Timeout)
+	defer cancel()
+	return do(ctx)
+}
+
+func (u *run) log(msg string, err error) {
+	u.guard.opts.Logger.LogAttrs(u.r.Context(), slog.LevelError, msg, slog.Any("error", err))
+}
+
+// serve answers the request, by whatever stands in the store or by running the
+// handler.
+func (u *run) serve() {
+	deadline := time.Now().Add(u.guard.opts.Wait)
+	var woken <-chan struct{}
+	for {
+		state, err := step(u, func(ctx context.Context) (State, error) { return u.guard.store.Begin(ctx, u.key, u.begin) })
+		switch {
+		case err != nil:
+			u.log("idempotency: the store fails; the request is refused", err)
+			u.w.Header().Set("Retry-After", "1")
+			refuse(u.w, http.StatusServiceUnavailable, "It cannot be told whether this request has run already", "")
+			return
+		case state.Phase == Mismatched:
+			refuse(u.w, http.StatusUnprocessableEntity, "Idempotency-Key is already used", "It belongs to another request.")
+			return
+		case state.Phase == Finished:
+			u.replay(state.Response)
+			return
+		case state.Phase == Started:
+			if u.execute(state.Attempt) {
+				return
+			}
+			// Somebody else has taken over, and this one is a duplicate like
+			// any other: it gets what that one makes of it.
+			deadline = time.Now().Add(u.guard.opts.Wait)
+			continue
+		}
+		if woken == nil && u.guard.opts.Wait > 0 {
+			ctx, cancel := context.WithDeadline(u.r.Context(), deadline)
+			w, stop, err := u.guard.store.Watch(ctx, u.key)
+			cancel()
+			if err == nil {
+				defer stop()
+				woken = w
+				continue // it may have been finished before the watch began
+			}
+		}
+		if !u.wait(woken, state.Remaining, deadline) {
+			u.w.Header().Set("Retry-After", "1")
+			refuse(u.w, http.StatusConflict, "A request is outstanding for this Idempotency-Key",
+				"The first request with this key has not finished yet.")
+			return
+		}
+	}
+}
+
+// wait waits until something may have happened, and reports whether there is time
+// to look.
+func (u *run) wait(woken <-chan struct{}, lease time.Duration, deadline time.Time) bool {
+	// What is not told is found out when the lease is over, or after a while.
+	pause := min(lease+time.Millisecond, longestRetryPause)
+	if woken == nil {
+		pause = min(pause, retryPauseOfErrors)
+	}
+	left := time.Until(deadline)
+	if left <= 0 {
+		return false
+	}
+	timer := time.NewTimer(min(pause, left))
+	defer timer.Stop()
+	select {
+	case <-woken:
+		return true
+	case <-timer.C:
+		return time.Now().Before(deadline)
+	case <-u.r.Context().Done():
+		return false
+	}
+}
+
+// execute runs the handler and answers. It reports false if that was in vain: the
+// lease was lost, and there is another runner.
+func (u *run) execute(attempt int) bool {
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(u.r.Context()))
+	defer cancel(context.Canceled)
+	renewed := make(chan struct{})
+	stop := make(chan struct{})
+	go func() {
+		defer close(renewed)
+		u.renew(stop, cancel)
+	}()
+	rec := &recorder{u: u, header: u.w.Header().Clone(), outer: u.w.Header().Clone()}
+	done := false
+	defer func() {
+		if done {
+			return
+		}
+		// The handler has panicked: nobody knows how far it came.
+		close(stop)
+		<-renewed
+		u.abandon()
+	}()
+	u.next.ServeHTTP(rec, u.request(ctx, attempt))
+	done = true
+	close(stop)
+	<-renewed
+	return u.settle(rec)
+}
+
+// settle stores the response and sends it.
+func (u *run) settle(rec *recorder) bool {
+	rec.WriteHeader(http.StatusOK) // for a handler that wrote nothing
+	status := rec.status
+	switch {
+	case rec.passing:
+		// It is out already. A retry must not run it again.
+		if stored, err := u.finish(response{Status: status, TooLong: true}); err != nil || !stored {
+			u.log("idempotency: it could not be stored that a request has run", errors.Join(err, lostUnless(stored)))
+		}
+		return true
+	case !u.guard.opts.Keep(status):
+		u.abandon()
+	default:
+		stored, err := u.finish(rec.response())
+		if err == nil && !stored {
+			u.log("idempotency: the response is thrown away", ErrLost)
+			return false
+		}
+		if err != nil {
+			// It has run, and the client had better know. A retry may run it
+			// again, after the lease.
+			u.log("idempotency: a response could not be stored; a retry may run the request again", err)
+		}
+	}
+	h := u.w.Header()
+	clear(h)
+	maps.Copy(h, rec.sent)
+	u.w.WriteHeader(status)
+	_, _ = u.w.Write(rec.body.Bytes())
+	return true
+}
+
+func lostUnless(stored bool) error {
+	if stored {
+		return nil
+	}
+	return ErrLost
+}
+
+func (u *run) finish(resp response) (bool, error) {
+	data, err := json.Marshal(resp)
+	if err != nil {
+		return false, err
+	}
+	return step(u, func(ctx context.Context) (bool, error) {
+		return u.guard.store.Finish(ctx, u.key, u.begin.Owner, data, u.guard.ttl)
+	})
+}
+
+func (u *run) abandon() {
+	_, err := step(u, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, u.guard.store.Abandon(ctx, u.key, u.begin.Owner)
+	})
+	if err != nil {
+		u.log("idempotency: the request stays blocked until its lease is over", err)
+	}
+}
+
+// renew extends the lease until stop, and ends the handler's context when it can
+// not be promised any more.
+func (u *run) renew(stop <-chan struct{}, lost context.CancelCauseFunc) {
+	lease := u.guard.opts.Lease
+	confirmed := time.Now()
+	timer := time.NewTimer(lease / 3)
+	defer timer.Stop()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-timer.C:
+		}
+		asked := time.Now()
+		ctx, cancel := context.WithDeadline(context.WithoutCancel(u.r.Context()), confirmed.Add(lease))
+		still, err := u.guard.store.Extend(ctx, u.key, u.begin.Owner, lease)
+		cancel()
+		switch {
+		case err == nil && !still:
+			lost(ErrLost)
+			return
+		case err == nil:
+			confirmed = asked
+		case time.Now().After(confirmed.Add(lease * 9 / 10)):
+			lost(ErrLost)
+			return
+		}
+		pause := lease / 3
+		if err != nil {
+			pause = lease / 30
+		}
+		timer.Reset(pause)
+	}
+}
+
+// replay sends the response of the request that has run.
+func (u *run) replay(data []byte) {
+	var resp response
+	if err := json.Unmarshal(data, &resp); err != nil {
+		u.log("idempotency: a stored response cannot be read", err)
+		refuse(u.w, http.StatusInternalServerError, "The request has run, but its response cannot be read", "")
+		return
+	}
+	if resp.TooLong {
+		refuse(u.w, http.StatusConflict, "The request has run, but its response is too long to be repeated",
+			"Its status was "+strconv.Itoa(resp.Status)+".")
+		return
+	}
+	h := u.w.Header()
+	for name, values := range resp.Header {
+		h[name] = values
+	}
+	h.Set(replayedField, "true")
+	u.w.WriteHeader(resp.Status)
+	_, _ = u.w.Write(resp.Body)
+}
+
+// response is what is stored of a response.
+type response struct {
+	Status  int         `json:"status"`
+	Header  http.Header `json:"header,omitempty"`
+	Body    []byte      `json:"body,omitempty"`
+	TooLong bool        `json:"tooLong,omitempty"`
+}
+
+// notKept are fields that belong to one connection or one sending (RFC 9110,
+// section 7.6.1), and cookies, which are secrets.
+var notKept = []string{
+	"Connection", "Date", "Keep-Alive", "Proxy-Connection", "Set-Cookie", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
+}
+
+// recorder is the handler's ResponseWriter: it holds the response back until it is
+// complete, or too long.
+type recorder struct {
+	u       *run
+	outer   http.Header // as it was before the handler
+	header  http.Header
+	sent    http.Header // as it was when the status was set
+	status  int
+	body    bytes.Buffer
+	passing bool // it is too long to be kept
+}
+
+// Header implements http.ResponseWriter.
+func (rec *recorder) Header() http.Header { return rec.header }
+
+// WriteHeader implements http.ResponseWriter. Informational responses are dropped.
+func (rec *recorder) WriteHeader(status int) {
+	if status >= 200 && rec.status == 0 {
+		rec.status, rec.sent = status, rec.header.Clone() // what comes later is too late
+	}
+}
+
+// Write implements http.ResponseWriter.
+func (rec *recorder) Write(p []byte) (int, error) {
+	rec.WriteHeader(http.StatusOK)
+	if !rec.passing && rec.body.Len()+len(p) > rec.u.guard.opts.MaxResponse {
+		rec.passing = true
+		h := rec.u.w.Header()
+		clear(h)
+		maps.Copy(h, rec.sent)
+		rec.u.w.WriteHeader(rec.status)
+		if _, err := rec.u.w.Write(rec.body.Bytes()); err != nil {
+			return 0, err
+		}
+		rec.body = bytes.Buffer{}
+	}
+	if rec.passing {
+		return rec.u.w.Write(p)
+	}
+	return rec.body.Write(p)
+}
+
+// response returns what is to be stored: what the handler has set, not what
+// others had before.
+func (rec *recorder) response() response {
+	h := rec.sent.Clone()
+	for name, values := range rec.outer {
+		if len(h[name]) == len(values) && (len(values) == 0 || h[name][0] == values[0]) {
+			delete(h, name)
+		}
+	}
+	for _, name := range notKept {
+		h.Del(name)
+	}
+	return response{Status: rec.status, Header: h, Body: rec.body.Bytes()}
+}
+
+// refuse answers with a problem document (RFC 9457).
+func refuse(w http.ResponseWriter, status int, title, detail string) {
+	body, _ := json.Marshal(struct { // never fails
+		Type   string `json:"type"`
+		Title  string `json:"title"`
+		Status int    `json:"status"`
+		Detail string `json:"detail,omitempty"`
+	}{"about:blank", title, status, detail})
+	h := w.Header()
+	h.Set("Content-Type", "application/problem+json")
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	_, _ = w.Write(body) // fails only when the client has gone
+}
