@@ -24,6 +24,8 @@ import (
 	"github.com/herdless/herdless/lock"
 	"github.com/herdless/herdless/lock/fence"
 	"github.com/herdless/herdless/lock/redislock"
+	"github.com/herdless/herdless/middleware/idempotency"
+	"github.com/herdless/herdless/middleware/idempotency/redisidempotency"
 	"github.com/herdless/herdless/middleware/ratelimit"
 	"github.com/herdless/herdless/middleware/ratelimit/redislimit"
 	"github.com/herdless/herdless/responsecache"
@@ -304,6 +306,24 @@ func exercise(t *testing.T, rdb *redis.Client) {
 		require.NoError(err)
 	}
 	require.NoError(limits.Reset(ctx, "api:nobody"))
+
+	once := redisidempotency.New(rdb, nil)
+	payment := idempotency.Begin{Lease: time.Minute, TTL: time.Minute}
+	for _, owner := range []string{"a", "b"} {
+		payment.Owner = owner
+		_, err = once.Begin(ctx, "payment", payment)
+		require.NoError(err)
+	}
+	_, stop, err = once.Watch(ctx, "payment")
+	require.NoError(err)
+	stop()
+	_, err = once.Extend(ctx, "payment", "a", time.Minute)
+	require.NoError(err)
+	require.NoError(once.Abandon(ctx, "payment", "a"))
+	_, err = once.Begin(ctx, "payment", payment)
+	require.NoError(err)
+	_, err = once.Finish(ctx, "payment", payment.Owner, []byte("paid"), time.Minute)
+	require.NoError(err)
 }
 
 // record returns the commands, those of scripts included, that the server was

@@ -1,6 +1,6 @@
 // Package middleware puts net/http middleware together. Its sub-packages are
 // the middleware that every server needs and only a cluster makes hard: rate
-// limits and the client's address behind proxies.
+// limits, the client's address behind proxies, and requests that must run once.
 //
 // # Order
 //
@@ -16,6 +16,9 @@
 //     answers many clients may share. A hit costs nothing further in.
 //  4. The session (package session). It is lazy: a request that never touches
 //     its session costs no round trip.
+//  5. Idempotency keys (package idempotency), around the handlers of what must
+//     not happen twice: inside of the session, where the user is known whose keys
+//     they are.
 //
 // The response cache is safe outside the session because a session that the
 // handler touched, even by reading it only, marks the response "Cache-Control:
@@ -27,7 +30,7 @@
 // outside of it (an authorisation, a limit by user) makes every response private,
 // and nothing is stored.
 //
-// Two orders are wrong:
+// Three orders are wrong:
 //
 //   - The session outside the rate limit: clients that are to be refused make
 //     the servers load sessions first, as soon as anything touches one on the
@@ -35,6 +38,9 @@
 //   - The response cache outside the rate limit, where the limit is meant to
 //     protect more than the handlers: hits are then never counted. Where it is
 //     meant to protect the handlers only, that order is right.
+//   - Idempotency keys outside of the session: a scope that asks for the session's
+//     user finds none, and one that is the same for all gives one user's response
+//     to another who sends the same key.
 //
 // Middleware that recovers from panics belongs outside of the session and the
 // cache, so that they learn of the panic too: neither saves what a broken
