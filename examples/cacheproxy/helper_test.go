@@ -122,8 +122,16 @@ func startIn(t *testing.T, env []string, args ...string) *program {
 }
 
 // missedStore reports whether the program had to do without its store for a moment, as
-// it happens where the machine is busy. It asks the origin then.
-func (p *program) missedStore() bool { return strings.Contains(p.stderr.String(), "the store fails") }
+// it happens where the machine is busy. It asks the origin then. What it has logged
+// comes a moment later.
+func (p *program) missedStore() bool {
+	for end := time.Now().Add(time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if strings.Contains(p.stderr.String(), "the store fails") {
+			return true
+		}
+	}
+	return false
+}
 
 // terminate sends SIGTERM.
 func (p *program) terminate(t *testing.T) {

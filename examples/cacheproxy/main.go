@@ -94,9 +94,11 @@ func oneLine(err error) string {
 	return strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
 }
 
-// redisLog lets go-redis write to the program's log.
+// redisLog takes what go-redis has to say by itself. The stores return the same faults
+// as errors, which the cache tells of, so here they are details: ten lines a second
+// while Redis is away.
 type redisLog struct{ log *slog.Logger }
 
 func (l redisLog) Printf(ctx context.Context, format string, args ...any) {
-	l.log.InfoContext(ctx, fmt.Sprintf(format, args...))
+	l.log.DebugContext(ctx, fmt.Sprintf(format, args...))
 }

@@ -161,7 +161,8 @@ func TestPurgeIsClosed(t *testing.T) {
 	}
 }
 
-// A purge that did not get to Redis is not said to be one.
+// A purge that did not get to Redis is not said to be one, and the log tells of it
+// once: go-redis by itself writes a line for each connection that it tries.
 func TestPurgeWithoutRedis(t *testing.T) {
 	t.Parallel()
 	redis := redistest.NewStandalone(t)
@@ -170,5 +171,9 @@ func TestPurgeWithoutRedis(t *testing.T) {
 	redis.Kill(t)
 	if got := purge(t, p.url+"/a", "Authorization", "Bearer "+token); got != http.StatusServiceUnavailable {
 		t.Errorf("status %d, want 503", got)
+	}
+	eventually(t, "the log tells of the purge", func() bool { return strings.Contains(p.stderr.String(), "a purge has failed") })
+	if log := p.stderr.String(); strings.Contains(log, "failed to dial") {
+		t.Errorf("the log is %q, want nothing of dialling in it", log)
 	}
 }
