@@ -414,3 +414,119 @@ func keysByMaster(t *testing.T, cluster *redistest.Cluster, n *node, master *red
 	}
 	return there, elsewhere
 }
+
+// Slots of a Cluster move to another master. A client that knows what a Cluster is
+// follows. One that does not is refused with MOVED, as if Redis were away.
+func TestSlotsMove(t *testing.T) {
+	t.Parallel()
+	cluster := redistest.NewCluster(t)
+	tries(t, func(m *measurement) {
+		src := newSource(t)
+		prefix, key, from, slots := onOneMaster(t, cluster)
+		setup := Setup{URL: cluster.URL(), Prefix: prefix, Source: string(src), TTL: 300 * time.Millisecond, TierBytes: -1}
+		masters := cluster.Masters(t)
+		to := masters[(slices.Index(masters, from)+1)%len(masters)]
+		proxy := redistest.NewProxy(t, from.Addr())
+		follows := hammer(t, startProcess(t, setup), src, key)
+		setup.URL = "redis://" + proxy.Addr()
+		lost := hammer(t, startProcess(t, setup), src, key)
+
+		moved := time.Now()
+		for _, slot := range slots {
+			move(t, slot, from, to, masters)
+		}
+		follows.cached(t)
+		before, began, proxied := lost.stats(t), time.Now(), proxy.Stats().RoundTrips
+		time.Sleep(time.Second)
+		during, ended := lost.stats(t), time.Now()
+		loads, sent := during.Loads-before.Loads, proxy.Stats().RoundTrips-proxied
+		assert.NotZero(t, during.StoreErrors)
+		m.check(during.BreakerOpen, "the circuit breaker is closed while all is refused")
+		m.check(sent < 50+int64(loads), "%d round trips for %d loads", sent, loads)
+		m.check(during.HitsStore == before.HitsStore, "%d hits", during.HitsStore-before.HitsStore)
+		of := follows.stats(t)
+
+		for _, slot := range slots {
+			move(t, slot, to, from, masters)
+		}
+		back := time.Now()
+		lost.cached(t)
+		recovered := time.Since(back)
+		m.within(recovery, recovered, "until it is cached again")
+		for name, h := range map[string]hammered{"a client of the Cluster": follows, "another client": lost} {
+			all := h.end(t)
+			h.oneAtATime(t)
+			took := all.between(moved, time.Now())
+			t.Logf("%s: %d calls: %v", name, len(took), took)
+			m.within(2*budget+loadTakes+slack, took.percentile(100), "the longest call by "+name)
+		}
+		t.Logf("the other client: %d round trips in %v, for %d loads; cached again after %v; %+v", sent, ended.Sub(began), loads, recovered, during)
+		t.Logf("the client of the Cluster: %+v", of)
+	})
+}
+
+// onOneMaster returns a prefix and a key of which the master that has the log of
+// purges has all that is needed, that master, and the slots. With some prefixes there
+// is no such key: for what differs in the prefix only, the slots differ by a constant.
+func onOneMaster(t *testing.T, cluster *redistest.Cluster) (prefix, key string, master *redistest.Server, slots []int64) {
+	t.Helper()
+	rdb := cluster.Client(t)
+	ranges, err := rdb.ClusterSlots(t.Context()).Result() //nolint:staticcheck // Redis 6.2 has no CLUSTER SHARDS
+	require.NoError(t, err)
+	for range 100 {
+		n := startNode(t, Setup{URL: cluster.URL(), Prefix: redistest.Prefix(t)})
+		master = cluster.MasterOf(t, n.store.HeadName())
+		for i := range 50 {
+			key, slots = fmt.Sprint("key", i), nil
+			for _, name := range []string{n.store.HeadName(), n.entryOf(key), n.leaseOf(key)} {
+				slot, err := rdb.ClusterKeySlot(t.Context(), name).Result()
+				require.NoError(t, err)
+				if slices.ContainsFunc(ranges, func(r redis.ClusterSlot) bool {
+					return int64(r.Start) <= slot && slot <= int64(r.End) && r.Nodes[0].Addr == master.Addr()
+				}) {
+					slots = append(slots, slot)
+				}
+			}
+			if len(slots) == 3 {
+				return n.prefix, key, master, slots
+			}
+		}
+	}
+	require.FailNow(t, "no such prefix")
+	panic("not reached")
+}
+
+// move moves a slot and what is in it from one master to another, as redis-cli does.
+func move(t *testing.T, slot int64, from, to *redistest.Server, masters []*redistest.Server) {
+	t.Helper()
+	ctx := t.Context()
+	do := func(s *redistest.Server, args ...any) *redis.Cmd {
+		t.Helper()
+		cmd := s.Client(t).Do(ctx, args...)
+		require.NoError(t, cmd.Err())
+		return cmd
+	}
+	fromID, err := do(from, "CLUSTER", "MYID").Text()
+	require.NoError(t, err)
+	toID, err := do(to, "CLUSTER", "MYID").Text()
+	require.NoError(t, err)
+	host, port, err := net.SplitHostPort(to.Addr())
+	require.NoError(t, err)
+	do(to, "CLUSTER", "SETSLOT", slot, "IMPORTING", fromID)
+	do(from, "CLUSTER", "SETSLOT", slot, "MIGRATING", toID)
+	for {
+		keys, err := do(from, "CLUSTER", "GETKEYSINSLOT", slot, 100).StringSlice()
+		require.NoError(t, err)
+		if len(keys) == 0 {
+			break
+		}
+		args := []any{"MIGRATE", host, port, "", 0, 5000, "REPLACE", "KEYS"}
+		for _, key := range keys {
+			args = append(args, key)
+		}
+		do(from, args...)
+	}
+	for _, s := range append([]*redistest.Server{to, from}, masters...) {
+		do(s, "CLUSTER", "SETSLOT", slot, "NODE", toID)
+	}
+}

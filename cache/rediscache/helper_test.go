@@ -685,6 +685,3 @@ func (f figures) percentile(p int) time.Duration {
 	slices.Sort(f)
 	return f[min(len(f)*p/100, len(f)-1)].Round(10 * time.Microsecond)
 }
-
-// soak reports that the tests are to be long.
-func soak() bool { return os.Getenv("HERDLESS_SOAK") != "" }
