@@ -90,7 +90,7 @@ func TestDamageIsCounted(t *testing.T) {
 				s := rediscache.New(rdb, &rediscache.Options{
 					Prefix: redistest.Prefix(t), TierBytes: -1, ChunkBytes: 1 << 10, CompressAbove: -1,
 				})
-				e := engineOn(t, rdb, s, cache.Options{StoreTimeout: patient, Observe: seen.observe})
+				e := engineOn(t, rdb, s, cache.Options{StoreTimeout: patient, LeaseTTL: longLease, Observe: seen.observe})
 				n, err := cache.For[article](e, "articles", cache.Policy{TTL: time.Minute, Schema: 2})
 				require.NoError(t, err)
 				loads := 0
@@ -130,7 +130,7 @@ func TestATornBlobIsCounted(t *testing.T) {
 	rdb := rdbOf(t, redistest.Standalone(t))
 	var seen damaged
 	s := rediscache.New(rdb, &rediscache.Options{Prefix: redistest.Prefix(t), ChunkBytes: 1 << 10})
-	e := engineOn(t, rdb, s, cache.Options{StoreTimeout: patient, Observe: seen.observe})
+	e := engineOn(t, rdb, s, cache.Options{StoreTimeout: patient, LeaseTTL: longLease, Observe: seen.observe})
 	blobs, err := cache.NewBlobs(e, "files", cache.Policy{TTL: time.Minute})
 	require.NoError(t, err)
 	read := func() {

@@ -335,7 +335,7 @@ func TestAFillWithoutMessagesKnowsOfPurges(t *testing.T) {
 	deaf.Store(true)
 	options := &rediscache.Options{Prefix: redistest.Prefix(t)}
 	s, other := rediscache.New(rdb, options), rediscache.New(server.Client(t), options)
-	e := engineOn(t, rdb, s, cache.Options{StoreTimeout: patient})
+	e := engineOn(t, rdb, s, cache.Options{StoreTimeout: patient, LeaseTTL: longLease})
 	n, err := cache.For[string](e, "n", cache.Policy{TTL: time.Minute})
 	require.NoError(t, err)
 	var source atomic.Value

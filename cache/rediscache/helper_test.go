@@ -176,6 +176,7 @@ type Setup struct {
 	Source       string        // see source
 	TTL          time.Duration // of values. Zero: a minute
 	StoreTimeout time.Duration // of the Engine
+	LeaseTTL     time.Duration // of the Engine
 	TierBytes    int64         // of the Store
 }
 
@@ -207,7 +208,7 @@ func newNode(s Setup) (*node, error) {
 	}
 	store := rediscache.New(rdb, &rediscache.Options{Prefix: s.Prefix, TierBytes: s.TierBytes})
 	engine, err := cache.New(store, &cache.Options{
-		Locker: locker, StoreTimeout: s.StoreTimeout, Logger: slog.New(slog.DiscardHandler),
+		Locker: locker, StoreTimeout: s.StoreTimeout, LeaseTTL: s.LeaseTTL, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		return nil, err

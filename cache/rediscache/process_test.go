@@ -22,6 +22,9 @@ import (
 // not be given up.
 const patient = 2 * time.Second
 
+// longLease is a lease's TTL that no machine exceeds, for tests in which none must end.
+const longLease = 10 * time.Second
+
 // answers waits for all answers to callers who should have got want.
 func answers(t *testing.T, soon <-chan *rpc.Call, want ...string) []Answer {
 	t.Helper()
@@ -244,7 +247,7 @@ func TestAPurgeDuringALoad(t *testing.T) {
 	for _, how := range []string{"Delete", "PurgeTags"} {
 		t.Run(how, func(t *testing.T) {
 			source := newSource(t)
-			processes := startProcesses(t, Setup{URL: server.URL(), Prefix: redistest.Prefix(t), Source: string(source), StoreTimeout: patient})
+			processes := startProcesses(t, Setup{URL: server.URL(), Prefix: redistest.Prefix(t), Source: string(source), StoreTimeout: patient, LeaseTTL: longLease})
 			source.set(t, "key", "old")
 			loading, purging := processes[0], processes[1]
 			first := loading.getSoon(GetOrder{Key: "key", Callers: 5, Load: LoadOrder{Held: true, Tag: "tag"}})

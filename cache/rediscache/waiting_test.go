@@ -17,7 +17,7 @@ import (
 func TestAWaiterKeepsItsDeadlineOnRedis(t *testing.T) {
 	t.Parallel()
 	server, source := redistest.Standalone(t), newSource(t)
-	setup := Setup{URL: server.URL(), Prefix: redistest.Prefix(t), Source: string(source), StoreTimeout: patient}
+	setup := Setup{URL: server.URL(), Prefix: redistest.Prefix(t), Source: string(source), StoreTimeout: patient, LeaseTTL: longLease}
 	loading, other := startNode(t, setup), startNode(t, setup)
 	source.set(t, "key", "value")
 	loaded := make(chan error, 1)
@@ -51,7 +51,7 @@ func TestAWaiterKeepsItsDeadlineOnRedis(t *testing.T) {
 // When nobody waits for a load any more it ends, and another one can begin at once.
 func TestAllCallersGoAwayOnRedis(t *testing.T) {
 	server, source := redistest.Standalone(t), newSource(t)
-	setup := Setup{URL: server.URL(), Prefix: redistest.Prefix(t), Source: string(source), StoreTimeout: patient}
+	setup := Setup{URL: server.URL(), Prefix: redistest.Prefix(t), Source: string(source), StoreTimeout: patient, LeaseTTL: longLease}
 	n, other := startNode(t, setup), startNode(t, setup)
 	for _, key := range []string{"warm", "key"} {
 		source.set(t, key, "value")
