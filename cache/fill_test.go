@@ -70,6 +70,38 @@ func TestWhoAsksAfterAPurgeGetsTheNewValue(t *testing.T) {
 	})
 }
 
+// Also after a soft purge, if the policy does not let him have what is stale.
+func TestWhoAsksAfterASoftPurgeGetsTheNewValue(t *testing.T) {
+	for name, purge := range map[string]func(ctx context.Context, e *cache.Engine) error{
+		"key":        func(ctx context.Context, e *cache.Engine) error { return e.SoftPurge(ctx, "key") },
+		"tag":        func(ctx context.Context, e *cache.Engine) error { return e.SoftPurgeTags(ctx, "tag") },
+		"prefix":     func(ctx context.Context, e *cache.Engine) error { return e.SoftPurgePrefix(ctx, "k") },
+		"everything": func(ctx context.Context, e *cache.Engine) error { return e.SoftPurgeAll(ctx) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				engines := newEngines(t, 2, newMemoryStore(t), cache.Options{})
+				source := "old"
+				load := func(context.Context, *cache.Loading) (cache.Entry, error) {
+					e := value(source, time.Minute)
+					e.Tags, e.StaleFor = []string{"tag"}, time.Minute
+					time.Sleep(time.Second)
+					return e, nil
+				}
+				go func() { _, _ = engines[0].Do(t.Context(), "key", load) }()
+				synctest.Wait()
+				source = "new"
+				require.NoError(t, purge(t.Context(), engines[1]))
+				for _, e := range engines {
+					res, err := e.Do(t.Context(), "key", load)
+					require.NoError(t, err)
+					assert.Equal(t, "new", string(res.Entry.Data))
+				}
+			})
+		})
+	}
+}
+
 // A holder that is paused until its lease has ended must not overwrite what its
 // successor computed. The lost lease is played by a Locker that gives it out
 // twice.

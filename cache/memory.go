@@ -214,7 +214,8 @@ func (s *MemoryStore) Fill(ctx context.Context, key string, t Ticket, entry Entr
 	if w, _, ok := s.writes.Get(key); ok && w.underWay() {
 		entry.TTL, entry.StaleFor = min(entry.TTL, whileWritten), 0
 	}
-	return s.set(key, t, entry), nil
+	stored := s.set(key, t, entry)
+	return stored && s.purged.Verdict(key, purges.Hashes(entry.Tags), t.Epoch) == purges.Valid, nil
 }
 
 // set stores an entry unless a purge has reached it already.

@@ -48,7 +48,9 @@ type Store interface {
 	// entry, if it is still the one announced last. It wakes the watchers of
 	// key in the same step, whether it stores or not, and reports whether it
 	// did. An entry without a TTL is not stored and replaces nothing, but ends
-	// the fill all the same.
+	// the fill all the same. One that a soft purge by something else than its key
+	// has reached since Begin may be stored as a stale one; then the report is
+	// false, because those who have asked since want a fresh one.
 	//
 	// While a write of key is under way the entry lives for a second at most:
 	// what the writer does to the source the filler may not have seen.

@@ -656,8 +656,11 @@ func testSoftPurgeEndsFill(s *suite) {
 		s.purge(p)
 		e := tagged("old", "tag")
 		e.StaleFor = time.Minute
-		_, err := s.store.Fill(s.Context(), "key", s.ticket("key", token), e)
+		stored, err := s.store.Fill(s.Context(), "key", s.ticket("key", token), e)
 		s.ok(err)
+		if stored {
+			s.broken("after a purge of %+v Fill says that what had begun before is stored, as if it were fresh", p)
+		}
 		if e, ok := s.get("key"); ok && e.TTL > 0 {
 			s.broken("after a purge of %+v TTL = %v", p, e.TTL)
 		}

@@ -216,7 +216,8 @@ func (s *Store) Fill(ctx context.Context, key string, t cache.Ticket, entry cach
 		e.limit()
 		e.Version = withState(e.Version, stateLimited)
 	}
-	return code > 0 && s.keep(key, e, sent, m), nil
+	kept := code > 0 && s.keep(key, e, sent, m)
+	return kept && s.log.table.Verdict(key, e.tags, e.epoch) == purges.Valid, nil
 }
 
 // BeginWrite implements cache.Store with one round trip.
