@@ -99,6 +99,9 @@ type bodyWriter struct {
 
 // Write implements io.Writer.
 func (w *bodyWriter) Write(p []byte) (n int, err error) {
+	if w.ended { // the store's may be busy with Abort
+		return 0, errBodyEnded
+	}
 	w.budget.Reset(w.each)
 	defer w.budget.Stop()
 	return w.w.Write(p)
@@ -106,6 +109,9 @@ func (w *bodyWriter) Write(p []byte) (n int, err error) {
 
 // Finish implements BodyWriter.
 func (w *bodyWriter) Finish() (Body, error) {
+	if w.ended {
+		return Body{}, errBodyEnded
+	}
 	w.budget.Reset(w.each)
 	defer w.budget.Stop()
 	body, err := w.w.Finish()
