@@ -49,6 +49,14 @@ func (s *Store) SetKnown(epoch uint64) {
 	s.log.known = epoch
 }
 
+// HasHeard reports that the store relies on its tier, and has been told of what
+// began that epoch.
+func (s *Store) HasHeard(epoch uint64) bool {
+	s.feed.mu.Lock()
+	defer s.feed.mu.Unlock()
+	return s.feed.fresh() && s.feed.life != nil && s.feed.life.pos >= epoch
+}
+
 // Fresh reports that the store may rely on its tier.
 func (s *Store) Fresh() bool { return s.feed.fresh() }
 
