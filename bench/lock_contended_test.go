@@ -25,12 +25,13 @@ const (
 )
 
 // BenchmarkLockContended has goroutines of several processes take one lock in
-// turn. It fails if two hold the lock at a time, or if a fencing token is not
+// turn. The prototypes take part besides the contenders. It fails if two hold the lock at a time, or if a fencing token is not
 // larger than that of the holder before.
 func BenchmarkLockContended(b *testing.B) {
 	server := redistest.NewStandalone(b)
 	observer := server.Client(b)
 	processes := startProcesses(b, contendProcesses, server.Addr())
+	contenders := slices.Concat(contenders, prototypes)
 	results := make([][]contention, len(contenders))
 	gaveUp := ""
 	turns := 0

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"testing"
 	"time"
 
@@ -59,7 +60,7 @@ var redsyncDefault = contender{"redsync, 32 tries", openRedsync(32), []string{"s
 
 // contenderNamed is for a process that has got only the name.
 func contenderNamed(name string) (contender, error) {
-	for _, c := range append(contenders, redsyncDefault) {
+	for _, c := range slices.Concat(contenders, prototypes, []contender{redsyncDefault}) {
 		if c.name == name {
 			return c, nil
 		}
