@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"runtime/debug"
+	"sync"
 
 	"github.com/herdless/herdless/cache"
 )
@@ -18,8 +19,35 @@ type refreshing struct{}
 type refresh struct {
 	engine *cache.Engine
 	name   pageName
-	handle func(at *exchange)
+	load   func(at *exchange) (cache.Entry, error)
+
+	mu    sync.Mutex // held while the handler runs
+	over  bool       // nobody wants the outcome any more
+	entry cache.Entry
+	err   error
 }
+
+// handle runs the handler of the route that the refresh has come to.
+func (r *refresh) handle(at *exchange) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.over {
+		r.err = errNotFinished // if it panics
+		r.entry, r.err = r.load(at)
+	}
+}
+
+// outcome ends the refresh. Options.Refresh may have returned before the handler, as
+// http.TimeoutHandler does, which runs on with what belongs to the load: that ends
+// when both have.
+func (r *refresh) outcome() (cache.Entry, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.over = true
+	return r.entry, r.err
+}
+
+var errNotFinished = errors.New("responsecache: the handler has not finished the page in the background")
 
 var errNotReached = errors.New("responsecache: Options.Refresh did not lead a refresh to the route of its page")
 
@@ -52,13 +80,13 @@ func (x *exchange) refresher(key string, index varyIndex) cache.Load {
 			again.r = r
 			return again.load(key, index, "stale")(ctx, l)
 		}
-		err = errNotReached
-		job := &refresh{engine: x.engine, name: x.name, handle: func(at *exchange) { //nolint:contextcheck // its request has it
+		job := &refresh{engine: x.engine, name: x.name, err: errNotReached, load: func(at *exchange) (cache.Entry, error) { //nolint:contextcheck // the request has it
 			again.route, again.next, again.w, again.r = at.route, at.next, at.w, at.r
-			entry, err = again.load(key, index, "stale")(at.r.Context(), l)
+			return again.load(key, index, "stale")(at.r.Context(), l)
 		}}
+		defer func() { _, _ = job.outcome() }() // if it panics, too
 		x.cache.refresh.ServeHTTP(again.w, r.WithContext(context.WithValue(ctx, refreshing{}, job)))
-		if errors.Is(err, errNotReached) {
+		if entry, err = job.outcome(); errors.Is(err, errNotReached) {
 			x.cache.logger.WarnContext(ctx, err.Error(), "path", r.URL.Path)
 		}
 		return entry, err

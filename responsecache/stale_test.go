@@ -3,6 +3,7 @@ package responsecache_test
 import (
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -253,4 +254,39 @@ func TestAStalePageHidesNoFailureAfterItsTime(t *testing.T) {
 		}
 	}
 	assert.Equal(t, 503, last)
+}
+
+// What leads to the route may give a handler up that runs on.
+func TestARefreshThatIsGivenUp(t *testing.T) {
+	var stale atomic.Bool
+	var given sync.Map // the pages whose refresh was given up
+	mux := http.NewServeMux()
+	c := newCache(t, memoryStores(t), responsecache.Options{Refresh: http.TimeoutHandler(mux, 10*time.Millisecond, "too late")})
+	mux.Handle("/", c.With(responsecache.Policy{TTL: time.Minute, StaleWhileRevalidate: time.Hour}).Handler(
+		http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if !stale.Load() {
+				fmt.Fprint(w, "old")
+				return
+			}
+			if _, again := given.LoadOrStore(r.URL.Path, true); !again {
+				<-r.Context().Done() // and writes all the same
+			}
+			fmt.Fprint(w, "new")
+		})))
+	ts := httptest.NewServer(mux)
+	t.Cleanup(ts.Close)
+	s := &server{Server: ts, cache: c}
+	const pages = 50
+	for i := range pages {
+		path := fmt.Sprintf("/page/%d", i)
+		require.Equal(t, "old", s.get(t, path).body)
+		require.NoError(t, c.SoftPurge(t.Context(), "http://example.com"+path))
+	}
+	stale.Store(true)
+	for i := range pages {
+		require.Equal(t, "old", s.get(t, fmt.Sprintf("/page/%d", i)).body)
+	}
+	for i := range pages {
+		await(t, "it is tried again", func() bool { return s.get(t, fmt.Sprintf("/page/%d", i)).body == "new" })
+	}
 }
