@@ -14,11 +14,12 @@ import (
 
 	"github.com/herdless/herdless/adapters/adaptertest"
 	ginadapter "github.com/herdless/herdless/adapters/gin"
+	"github.com/herdless/herdless/internal/redistest"
 )
 
 func TestMain(m *testing.M) {
 	gin.SetMode(gin.TestMode)
-	os.Exit(m.Run())
+	os.Exit(redistest.Run(m))
 }
 
 // plain is a middleware that passes everything on, with a writer that can do
