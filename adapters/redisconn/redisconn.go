@@ -35,6 +35,10 @@
 // keep their own, much shorter budgets. A command is tried again once, which
 // covers a connection that broke while it was idle; waiting out a failover
 // would keep every request of the server waiting.
+//
+// A server that could not be reached three times in a row is dialled about once a
+// second, until it can be; what would need another connection meanwhile fails at
+// once.
 package redisconn
 
 import (
@@ -49,8 +53,8 @@ const (
 	defaultTimeout     = time.Second
 	defaultRetries     = 1
 	// dialRetries is how often one dial is tried; go-redis tries five times, a
-	// tenth of a second apart.
-	dialRetries = 2
+	// tenth of a second apart. Ours never fails, see dialer.
+	dialRetries = 1
 )
 
 // reloadInterval is how often a client of a Cluster asks for its layout.
@@ -70,6 +74,9 @@ func Open(rawURL string) (redis.UniversalClient, error) {
 	if err != nil {
 		return nil, fmt.Errorf("redisconn: %w", err)
 	}
+	t.options.Dialer = newDialer(redis.NewDialer(&redis.Options{
+		DialTimeout: t.options.DialTimeout, TLSConfig: t.options.TLSConfig,
+	})).Dial
 	switch t.kind {
 	case sentinel:
 		return redis.NewFailoverClient(t.options.Failover()), nil

@@ -26,6 +26,7 @@ type Proxy struct {
 	mu      sync.Mutex
 	closed  bool
 	refuse  bool
+	refused int // how many connections, since Reset
 	latency time.Duration
 	open    chan struct{} // closed while bytes may pass
 	conns   []*proxyConn  // in order of arrival, with those that have ended since Reset
@@ -70,6 +71,7 @@ func (p *Proxy) accept() {
 		p.mu.Lock()
 		if p.closed || p.refuse {
 			_ = client.Close()
+			p.refused++
 		} else {
 			c := newProxyConn(p, client)
 			p.conns = append(p.conns, c)
@@ -116,6 +118,14 @@ func (p *Proxy) Refuse(on bool) {
 	if on {
 		p.cut()
 	}
+}
+
+// Refused returns how many connections Refuse has closed as they came, since the
+// start or Reset.
+func (p *Proxy) Refused() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.refused
 }
 
 // Blackhole holds back, while on, all bytes in both directions: after it has

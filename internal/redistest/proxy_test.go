@@ -241,6 +241,9 @@ func TestProxyRefuse(t *testing.T) {
 		require.Error(t, rdb.Ping(soon(t)).Err(), "a refused client got through")
 	}
 	require.Len(t, p.Conns(), conns, "refused connections were counted")
+	require.GreaterOrEqual(t, p.Refused(), 3)
+	p.Reset()
+	require.Zero(t, p.Refused())
 	p.Refuse(false)
 	eventually(t, "connections are accepted", func() bool { return rdb.Ping(soon(t)).Err() == nil })
 }

@@ -67,6 +67,7 @@ func (p *Proxy) Reset() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.conns = slices.DeleteFunc(p.conns, (*proxyConn).reset)
+	p.refused = 0
 }
 
 // reset zeroes the counters and says whether the connection has ended.
