@@ -168,7 +168,7 @@ func (s *Session) rotation(d *Delta) (next token, err error) {
 	case s.renew || s.login != nil:
 		next = s.m.tokens.renew(s.token.id)
 		d.Rotate = &Rotation{Digest: next.digest}
-	case s.m.opts.RenewEvery > 0 && s.rec.State == Current && s.rec.Grace == 0 && !s.headerOut &&
+	case s.m.opts.RenewEvery > 0 && s.rec.State == Current && s.rec.GraceLeft == 0 && !s.headerOut &&
 		s.rec.DigestAge >= s.m.opts.RenewEvery:
 		next = s.m.tokens.renew(s.token.id)
 		handover, err := handOver(s.token, next)
@@ -196,7 +196,7 @@ func (s *Session) rotated(ctx context.Context, d Delta, res Result, next token) 
 	}
 	s.m.forget(s.token.id)
 	s.token, s.send = next, true
-	s.rec.State, s.rec.DigestAge = Current, 0
+	s.rec.State, s.rec.DigestAge, s.rec.GraceLeft = Current, 0, d.Rotate.Grace
 	return nil
 }
 

@@ -105,10 +105,10 @@ func (s *memorySession) record(state State, left time.Duration, now time.Time) R
 	rec.Version, rec.Owner, rec.Meta, rec.Values = s.version, s.owner, bytes.Clone(s.meta), cloneValues(s.values)
 	rec.CreatedAt, rec.AuthenticatedAt, rec.ReadAt = s.created, s.authenticated, now
 	rec.DigestAge, rec.IdleTimeout = now.Sub(s.digestAt), s.idle
-	if s.rotated {
-		rec.Grace = max(0, s.graceEnds.Sub(now))
-	}
 	rec.ExpiresIn, rec.EndsIn = left, max(left, s.created.Add(s.absolute).Sub(now))
+	if s.rotated {
+		rec.GraceLeft = max(0, s.graceEnds.Sub(now))
+	}
 	return rec
 }
 

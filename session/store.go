@@ -137,9 +137,9 @@ type Record struct {
 	ReadAt time.Time
 	// DigestAge is for how long the current digest has been the current one.
 	DigestAge time.Duration
-	// Grace is for how long the digest before it is still accepted, zero if it
-	// is not.
-	Grace time.Duration
+	// GraceLeft is for how long the superseded digest is still accepted, zero
+	// if there is none.
+	GraceLeft time.Duration
 	// Handover is that of the last rotation, if the digest is Superseded.
 	Handover []byte
 	// IdleTimeout is the session's idle window.

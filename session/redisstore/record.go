@@ -51,7 +51,7 @@ func parseRecord(fields map[string]string, left time.Duration, now int64, state 
 	version, created, digestAt := number(fieldVersion), number(fieldCreated), number(fieldDigestAt)
 	idle, absolute := number(fieldIdle), number(fieldAbsolute)
 	_, _ = number(fieldSize), number(fieldExpires)
-	authenticated, taken := optional(fieldAuthenticated), optional(fieldTaken)
+	authenticated, taken, graceEnds := optional(fieldAuthenticated), optional(fieldTaken), optional(fieldGraceEnds)
 	if bad || left < 0 || now < taken {
 		return session.Record{}
 	}
@@ -64,12 +64,10 @@ func parseRecord(fields map[string]string, left time.Duration, now int64, state 
 		CreatedAt:   time.UnixMilli(created),
 		ReadAt:      time.UnixMilli(now),
 		DigestAge:   time.Duration(now-digestAt) * time.Millisecond,
+		GraceLeft:   max(0, time.Duration(graceEnds-now)*time.Millisecond),
 		IdleTimeout: time.Duration(idle) * time.Millisecond,
 		ExpiresIn:   left,
 		EndsIn:      max(left, time.Duration(created+absolute-now)*time.Millisecond),
-	}
-	if ends, err := strconv.ParseInt(fields[fieldGraceEnds], 10, 64); err == nil {
-		rec.Grace = time.Duration(max(0, ends-now)) * time.Millisecond
 	}
 	if authenticated > 0 {
 		rec.AuthenticatedAt = time.UnixMilli(authenticated)

@@ -27,7 +27,7 @@ var rotationRules = []rule{
 		func(f *fixture) {
 			id, first := f.create("a", "1")
 			second := f.rotate(id, first, 0)
-			assert.Zero(f, f.load(session.Current, id, second).Grace)
+			assert.Zero(f, f.load(session.Current, id, second).GraceLeft)
 			f.load(session.Missing, id, first)
 			f.commit(session.Gone, session.Delta{ID: id, Digest: first, Set: set("a", "2")})
 			f.commit(session.Gone, session.Delta{ID: id, Digest: first, Rotate: &session.Rotation{Digest: newDigest()}})
@@ -44,7 +44,7 @@ var rotationRules = []rule{
 			assert.Equal(f, set("a", "1"), rec.Values)
 			assert.EqualValues(f, 2, rec.Version)
 			for digest, state := range map[session.Digest]session.State{first: session.Superseded, second: session.Current} {
-				between(f, time.Hour-slack, time.Hour, f.load(state, id, digest).Grace, "Record.Grace")
+				between(f, time.Hour-slack, time.Hour, f.load(state, id, digest).GraceLeft, "Record.Grace")
 			}
 			f.commit(session.Committed, session.Delta{ID: id, Digest: first, Set: set("b", "2")})
 			f.values(id, second, "a", "1", "b", "2")
@@ -137,6 +137,22 @@ var rotationRules = []rule{
 				assert.Equal(f, rotated[0], h)
 			}
 			f.values(id, session.Digest([]byte(rotated[0])), want...)
+		},
+	},
+	{
+		"how long a grace lasts is told",
+		"GraceLeft is for how long the superseded digest is still accepted, zero if there is none.",
+		func(f *fixture) {
+			id, first := f.create("a", "1")
+			assert.Zero(f, f.load(session.Current, id, first).GraceLeft)
+			second := f.rotate(id, first, time.Hour)
+			between(f, time.Hour-slack, time.Hour, f.load(session.Current, id, second).GraceLeft, "GraceLeft")
+			between(f, time.Hour-slack, time.Hour, f.load(session.Superseded, id, first).GraceLeft, "GraceLeft")
+			third := f.rotate(id, second, time.Millisecond)
+			f.eventually(func() bool { return f.load(session.Current, id, third).GraceLeft == 0 }, "the grace must run down")
+			fourth := f.rotate(id, third, time.Hour)
+			fifth := f.rotate(id, fourth, 0)
+			assert.Zero(f, f.load(session.Current, id, fifth).GraceLeft)
 		},
 	},
 	{
