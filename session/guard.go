@@ -16,6 +16,9 @@ const (
 	// openFor is how long it stays open before it lets somebody try. A store
 	// that is away is asked, and dialled, about once a second.
 	openFor = 950 * time.Millisecond
+	// tryFor is how long a request waits for the trial. What answers later is
+	// there for those that come then.
+	tryFor = 50 * time.Millisecond
 )
 
 // guarded is a Store each step of which ends after a while, because the context
@@ -53,8 +56,39 @@ var (
 // open reports whether the store is left alone at present.
 func (g *guarded) open() bool { return g.breaker.State() == gobreaker.StateOpen }
 
-// step does one thing in the store.
-func step[T any](ctx context.Context, g *guarded, do func(ctx context.Context) (T, error)) (T, error) {
+// try asks the store, when it is time for that, whether the session called id is
+// alive, and waits a little for the answer. So no request waits for a store that
+// hangs, nor tries a change on it.
+func (g *guarded) try(ctx context.Context, id string) {
+	if g.breaker.State() != gobreaker.StateHalfOpen {
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		// Of several that try at once the breaker admits one.
+		_, _ = g.breaker.Execute(func() (struct{}, error) {
+			ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), g.timeout, errBudget)
+			defer cancel()
+			_, err := g.store.Alive(ctx, []string{id})
+			if err != nil {
+				g.failed(ctx, err)
+			}
+			return struct{}{}, err
+		})
+	}()
+	wait := time.NewTimer(tryFor)
+	defer wait.Stop()
+	select {
+	case <-done:
+	case <-wait.C:
+	}
+}
+
+// step does one thing in the store, with the session called id, or with those of
+// the owner called so.
+func step[T any](ctx context.Context, g *guarded, id string, do func(ctx context.Context) (T, error)) (T, error) {
+	g.try(ctx, id)
 	var result T
 	_, err := g.breaker.Execute(func() (struct{}, error) {
 		ctx, cancel := context.WithTimeoutCause(ctx, g.timeout, errBudget)
@@ -82,29 +116,32 @@ func step[T any](ctx context.Context, g *guarded, do func(ctx context.Context) (
 }
 
 func (g *guarded) Load(ctx context.Context, id string, digest Digest) (Record, error) {
-	return step(ctx, g, func(ctx context.Context) (Record, error) { return g.store.Load(ctx, id, digest) })
+	return step(ctx, g, id, func(ctx context.Context) (Record, error) { return g.store.Load(ctx, id, digest) })
 }
 
 func (g *guarded) Commit(ctx context.Context, delta Delta) (Result, error) {
-	return step(ctx, g, func(ctx context.Context) (Result, error) { return g.store.Commit(ctx, delta) })
+	return step(ctx, g, delta.ID, func(ctx context.Context) (Result, error) { return g.store.Commit(ctx, delta) })
 }
 
 func (g *guarded) Take(ctx context.Context, id string, digest Digest, taker string, hold time.Duration) (Record, error) {
-	return step(ctx, g, func(ctx context.Context) (Record, error) { return g.store.Take(ctx, id, digest, taker, hold) })
+	return step(ctx, g, id, func(ctx context.Context) (Record, error) { return g.store.Take(ctx, id, digest, taker, hold) })
 }
 
 func (g *guarded) Delete(ctx context.Context, id string) (bool, error) {
-	return step(ctx, g, func(ctx context.Context) (bool, error) { return g.store.Delete(ctx, id) })
+	return step(ctx, g, id, func(ctx context.Context) (bool, error) { return g.store.Delete(ctx, id) })
 }
 
 func (g *guarded) List(ctx context.Context, owner string) ([]Listed, error) {
-	return step(ctx, g, func(ctx context.Context) ([]Listed, error) { return g.store.List(ctx, owner) })
+	return step(ctx, g, owner, func(ctx context.Context) ([]Listed, error) { return g.store.List(ctx, owner) })
 }
 
 func (g *guarded) Revoke(ctx context.Context, owner string, which Selection) ([]string, error) {
-	return step(ctx, g, func(ctx context.Context) ([]string, error) { return g.store.Revoke(ctx, owner, which) })
+	return step(ctx, g, owner, func(ctx context.Context) ([]string, error) { return g.store.Revoke(ctx, owner, which) })
 }
 
 func (g *guarded) Alive(ctx context.Context, ids []string) ([]bool, error) {
-	return step(ctx, g, func(ctx context.Context) ([]bool, error) { return g.store.Alive(ctx, ids) })
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	return step(ctx, g, ids[0], func(ctx context.Context) ([]bool, error) { return g.store.Alive(ctx, ids) })
 }
