@@ -38,9 +38,9 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(redistest.Run(m)) }
 
-// TestFailureNamesTestsThatExist: each promise of failure.md names the test
-// that shows it.
-func TestFailureNamesTestsThatExist(t *testing.T) {
+// TestDocumentsNameTestsThatExist: each promise of failure.md, and each claim of
+// security.md, names the test that shows it.
+func TestDocumentsNameTestsThatExist(t *testing.T) {
 	tests := map[string]bool{}
 	declared := regexp.MustCompile(`(?m)^func (Test\w+)\(`)
 	require.NoError(t, filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
@@ -53,10 +53,17 @@ func TestFailureNamesTestsThatExist(t *testing.T) {
 		}
 		return err
 	}))
-	named := regexp.MustCompile("`(Test[A-Z]\\w+)`").FindAllStringSubmatch(read(t, "failure.md"), -1)
-	require.Greater(t, len(named), 30)
-	for _, m := range named {
-		assert.True(t, tests[m[1]], "failure.md names %s, which does not exist", m[1])
+	for name, atLeast := range map[string]int{"failure.md": 100, "security.md": 30} {
+		named := regexp.MustCompile("`(Test[A-Z]\\w+)`").FindAllStringSubmatch(read(t, name), -1)
+		require.GreaterOrEqual(t, len(named), atLeast, name)
+		for _, m := range named {
+			assert.True(t, tests[m[1]], "%s names %s, which does not exist", name, m[1])
+		}
+	}
+	for _, line := range strings.Split(read(t, "security.md"), "\n") {
+		if strings.Contains(line, "| met |") {
+			assert.Contains(t, line, "`Test", "what is met has a test that shows it")
+		}
 	}
 }
 

@@ -75,7 +75,8 @@
 // without use and 24 hours in any case (Options.IdleTimeout, AbsoluteTimeout), by
 // the clock of the store. Both are counted from the session's beginning, which
 // may be before the login. SameSite=Lax is no full defence against cross-site
-// requests; use net/http's CrossOriginProtection.
+// requests; use net/http's CrossOriginProtection, and change nothing on a GET.
+// docs/security.md goes through the session requirements of OWASP ASVS 5.0.
 //
 // A response for which the session was used, read or written, is marked
 // Cache-Control: private and Vary: Cookie, whatever the handler said, so that no
