@@ -27,11 +27,16 @@ func TestMain(m *testing.M) { os.Exit(redistest.Run(m)) }
 
 const cookieName = "__Host-session"
 
-// onBothStores runs test on the memory store and on a real Redis.
+// onBothStores runs test on the memory store and on a real Redis, by itself and as
+// a Cluster.
 func onBothStores(t *testing.T, test func(t *testing.T, store session.Store)) {
 	t.Run("memory", func(t *testing.T) { test(t, session.NewMemoryStore()) })
 	t.Run("redis", func(t *testing.T) {
 		rdb := redistest.Standalone(t).Client(t)
+		test(t, redisstore.New(rdb, &redisstore.Options{Prefix: redistest.Prefix(t)}))
+	})
+	t.Run("cluster", func(t *testing.T) {
+		rdb := redistest.SharedCluster(t).Client(t)
 		test(t, redisstore.New(rdb, &redisstore.Options{Prefix: redistest.Prefix(t)}))
 	})
 }
