@@ -101,12 +101,13 @@ func (fs *flights) share(f *flight, entry Entry, stands func() bool) {
 	}
 }
 
-// earlyOf returns what was shared, and whether it stands.
+// earlyOf returns what was shared, and whether it stands. That callers are to compute
+// for themselves always does.
 func (fs *flights) earlyOf(f *flight) (Entry, bool) {
 	fs.mu.Lock()
 	entry, stands := f.sharing, f.stands
 	fs.mu.Unlock()
-	return entry, stands()
+	return entry, entry.Kind == Uncacheable || entry.Kind != 0 && stands()
 }
 
 // leave says that a caller does not wait any more. When the last one has left, a

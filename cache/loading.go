@@ -34,7 +34,8 @@ func (l *Loading) Stale() (Entry, bool) { return l.stale, l.stale.Kind != 0 }
 // end, without storing it: a Memo in it can lead them to what is still being made.
 // Only the first call counts, and only until this process hears of a purge or write
 // that has reached the key, or one of the tags in entry; with a Store that is no
-// Listener, until it purges or writes something itself.
+// Listener, until it purges or writes something itself. That of an entry of kind
+// Uncacheable holds whatever happens: they are to compute for themselves.
 func (l *Loading) Share(entry Entry) { l.share(entry) }
 
 // Kept reports whether the store would take the outcome, as far as is known.
