@@ -1,6 +1,9 @@
 package responsecache_test
 
 import (
+	"fmt"
+	"net/http"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,5 +29,26 @@ func TestAReloadAsksTheHandlerOnEveryServer(t *testing.T) {
 			third := a.get(t, "/page", "Cache-Control", directive).body
 			assert.NotContains(t, []string{first, second}, third, directive)
 		}
+	})
+}
+
+// A client that has a page and asks for it anew does not get the same, though its
+// handler has not returned yet.
+func TestAReloadOfWhatIsBeingStored(t *testing.T) {
+	eachStore(t, func(t *testing.T, st stores) {
+		var runs atomic.Int32
+		proceed := make(chan struct{})
+		s := serve(t, st, responsecache.Policy{TTL: time.Minute}, func(w http.ResponseWriter, _ *http.Request) {
+			n := runs.Add(1)
+			w.Header().Set("Content-Length", "5")
+			fmt.Fprintf(w, "run %d", n)
+			if n == 1 {
+				_ = http.NewResponseController(w).Flush()
+				<-proceed
+			}
+		})
+		require.Equal(t, "run 1", s.open(t, "/page").read(t, 5))
+		time.AfterFunc(200*time.Millisecond, func() { close(proceed) })
+		assert.Equal(t, "run 2", s.get(t, "/page", "Cache-Control", "no-cache").body)
 	})
 }

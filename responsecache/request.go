@@ -162,9 +162,11 @@ func (s *stored) left(e cache.Entry) time.Duration {
 
 // anew is the verdict on an entry that the request does not want: only one that was
 // made since it came will do, by a handler that others have asked. That another
-// version is found tells nothing: this process may have known an older one.
+// version is found tells nothing: this process may have known an older one. Nor does it
+// that the entry was stored since: its client had it before.
 func (x *exchange) anew(s *stored, e cache.Entry) cache.Verdict {
-	if s.left(e) > 0 && e.Age < time.Since(x.came) {
+	const rounding = time.Millisecond // of ages in the store
+	if s.left(e) > 0 && s.age+e.Age+rounding < time.Since(x.came) {
 		return cache.Use
 	}
 	return cache.FallBack
