@@ -248,7 +248,7 @@ func exercise(t *testing.T, rdb *redis.Client) {
 	_, _, err = redislock.FencedGet(ctx, rdb, "ledger")
 	require.NoError(err)
 
-	pages, err := responsecache.New(rediscache.New(rdb, nil), &responsecache.Options{Locker: locker})
+	pages, err := responsecache.New(rediscache.New(rdb, nil), &responsecache.Options{Locker: locker, StoreTimeout: 5 * time.Second})
 	require.NoError(err)
 	page := pages.With(responsecache.Policy{TTL: time.Minute}).Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Vary", "Accept")

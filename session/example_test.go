@@ -107,9 +107,9 @@ func ExampleManager_Commit() {
 	// Output: private 1
 }
 
-// visitor returns a client that keeps its cookies, and a function that asks for a
+// newVisitor returns a client that keeps its cookies, and a function that asks for a
 // path of a server with the sessions.
-func visitor(h http.Handler) (get func(path string), end func()) {
+func newVisitor(h http.Handler) (get func(path string), end func()) {
 	srv := httptest.NewTLSServer(h)
 	browser := srv.Client()
 	browser.Jar, _ = cookiejar.New(nil)
@@ -147,9 +147,9 @@ func ExampleSession_RevokeOthers() {
 		fmt.Println("ended", n, err)
 	})
 	h := sessions.Handler(mux)
-	desk, end := visitor(h)
+	desk, end := newVisitor(h)
 	defer end()
-	phone, end := visitor(h)
+	phone, end := newVisitor(h)
 	defer end()
 
 	desk("/login?device=the+desk")
@@ -171,7 +171,7 @@ func ExampleSession_Add() {
 		log.Fatal(err)
 	}
 	seen := session.NewKey[map[string]int]("seen")
-	get, end := visitor(sessions.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+	get, end := newVisitor(sessions.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		n, err := session.FromContext(r.Context()).Add(r.Context(), "visits", 1)
 		fmt.Println("visit", n, err)
 		all, err := seen.Update(r.Context(), func(old map[string]int) (map[string]int, error) {
@@ -368,7 +368,7 @@ func ExampleSession_Context() {
 			}
 		}
 	})
-	get, end := visitor(sessions.Handler(mux))
+	get, end := newVisitor(sessions.Handler(mux))
 	defer end()
 	get("/login")
 	events <- "hello"

@@ -276,3 +276,34 @@ func TestTheReplyToARotationIsLost(t *testing.T) {
 	require.Len(t, res.sessionCookies(), 1)
 	assert.Equal(t, "alice", s.raw("/user", cookieName+"="+res.sessionCookies()[0].Value).body)
 }
+
+// A browser that has kept both cookies, for two paths, is no thief.
+func TestBothTokensOfASessionAreNoTheft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		thefts := 0
+		m := newManager(t, session.NewMemoryStore(), &session.Options{
+			RenewEvery: time.Second, RenewGrace: time.Second, RevokeOnTheft: true,
+			Observe: func(_ context.Context, e session.Event) {
+				if e.Kind == session.Theft {
+					thefts++
+				}
+			},
+		})
+		old := logIn(t, m, "alice")
+		time.Sleep(2 * time.Second)
+		s := m.Load(request(old))
+		_, err := s.User(t.Context())
+		require.NoError(t, err)
+		current := commit(t, m, s).Value
+		time.Sleep(time.Second) // the grace
+		r := request(old)
+		r.Header.Set("Cookie", r.Header.Get("Cookie")+"; "+cookieName+"="+current)
+		user, err := m.Load(r).User(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, "alice", user)
+		assert.Zero(t, thefts)
+		user, err = m.Load(request(current)).User(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, "alice", user, "the session lives")
+	})
+}

@@ -354,6 +354,15 @@ func (s *Session) ready(ctx context.Context, write bool) error {
 // Without one the session is a new one, to be stored under a token of our own
 // making: what the client came with is never adopted.
 func (s *Session) load(ctx context.Context) {
+	var reused []token
+	defer func() {
+		for _, t := range reused {
+			// Who has the present token as well has kept both, for two paths.
+			if !s.stored || s.token.id != t.id {
+				s.m.stolen(ctx, t.id)
+			}
+		}
+	}()
 	for _, t := range s.m.parse(s.presented) {
 		rec, err := s.m.store.Load(ctx, t.id, t.digest)
 		if err != nil {
@@ -366,7 +375,7 @@ func (s *Session) load(ctx context.Context) {
 				return
 			}
 		case Reused:
-			s.m.stolen(ctx, t.id)
+			reused = append(reused, t)
 		default:
 			s.m.happened(ctx, Event{Kind: Expired, ID: t.id})
 		}

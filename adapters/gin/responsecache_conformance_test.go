@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"net/http"
 	"testing"
+	"time"
 
 	"github.com/gin-gonic/gin"
 	"github.com/stretchr/testify/require"
@@ -22,6 +23,7 @@ func TestResponsecacheConformance(t *testing.T) {
 			// a gin chain cannot run again from the middle.
 			pages, err := responsecache.New(cache.NewMemoryStore(nil), &responsecache.Options{
 				Profile: profile, Refresh: r, Logger: slog.New(slog.DiscardHandler),
+				StoreTimeout: 5 * time.Second, // machines of tests are slow when they are busy
 			})
 			require.NoError(t, err)
 			serve := gin.WrapH(origin)

@@ -6,8 +6,9 @@
 -- Why a script: a command that only reads may go to a replica, which does not have
 -- a new session yet, and still has one that was ended.
 
-local x = redis.pcall('HGET', KEYS[1], 'x')
-if type(x) == 'table' or redis.call('PTTL', KEYS[1]) < 0 then return 0 end
+local f = redis.pcall('HMGET', KEYS[1], 'e', 'x')
+if f.err or not f[1] then return 0 end
+local x = f[2]
 if not x then return 1 end
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)

@@ -124,7 +124,9 @@ func New(client Client, o *Options) *Store {
 	}
 	if s.wait.Replicas > 0 {
 		s.wait.Timeout = cmp.Or(s.wait.Timeout, defaultWait)
-		if _, err := s.primary(context.Background(), s.prefix); errors.Is(err, errNoPrimary) {
+		switch client.(type) {
+		case *redis.Client, *redis.ClusterClient:
+		default:
 			panic("redisstore: Options.Wait needs a *redis.Client or a *redis.ClusterClient")
 		}
 	}
@@ -388,8 +390,7 @@ func parseListed(row any) (l session.Listed, ok bool) {
 	}, true
 }
 
-// Alive implements session.Store. Most sessions are not withdrawn, and cost one
-// command.
+// Alive implements session.Store.
 func (s *Store) Alive(ctx context.Context, ids []string) ([]bool, error) {
 	answers := make([]*redis.Cmd, len(ids))
 	_, _ = s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
@@ -455,8 +456,6 @@ func (s *Store) end(ctx context.Context, script *redis.Script, key string, args 
 	return ended
 }
 
-var errNoPrimary = errors.New("the client does not tell where the primary is")
-
 // primary returns a client of the server that has key.
 func (s *Store) primary(ctx context.Context, key string) (*redis.Client, error) {
 	switch c := s.client.(type) {
@@ -465,7 +464,7 @@ func (s *Store) primary(ctx context.Context, key string) (*redis.Client, error) 
 	case *redis.ClusterClient:
 		return c.MasterForKey(ctx, key)
 	}
-	return nil, errNoPrimary
+	return nil, errors.New("the client does not tell where the primary is") // New has seen to that
 }
 
 // millis rounds d down to what Redis counts in, but not to nothing.
