@@ -123,8 +123,11 @@ func (s *Session) commitStored(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if !asked && d.Rotate == nil && !s.slides() {
-		return nil
+	if !asked && d.Rotate == nil {
+		if !s.slides() {
+			return nil
+		}
+		d.IfExpiresWithin = s.runDown()
 	}
 	if newMeta.aged { // what is written is written as of today, and this with it
 		newMeta.aged = false
@@ -158,8 +161,12 @@ func (s *Session) commitStored(ctx context.Context) error {
 
 // slides reports whether enough of the idle time has passed to start it anew.
 func (s *Session) slides() bool {
-	fresh := (1 - s.m.opts.SlideEvery) * float64(s.rec.IdleTimeout)
-	return float64(s.rec.ExpiresIn) < fresh && s.rec.ExpiresIn < s.rec.EndsIn
+	return s.rec.ExpiresIn < s.runDown() && s.rec.ExpiresIn < s.rec.EndsIn
+}
+
+// runDown returns the time left below which the idle time is started anew.
+func (s *Session) runDown() time.Duration {
+	return time.Duration((1 - s.m.opts.SlideEvery) * float64(s.rec.IdleTimeout))
 }
 
 // rotation gives d a new token, if it needs one.

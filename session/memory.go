@@ -139,7 +139,7 @@ func (m *MemoryStore) Commit(ctx context.Context, d Delta) (Result, error) {
 		return Result{}, err
 	}
 	defer m.mu.Unlock()
-	s, _, ok := m.sessions.Get(d.ID)
+	s, left, ok := m.sessions.Get(d.ID)
 	fresh := !ok
 	switch {
 	case ok && d.Create && s.digest != d.Digest:
@@ -148,6 +148,11 @@ func (m *MemoryStore) Commit(ctx context.Context, d Delta) (Result, error) {
 		return Result{Outcome: Gone}, nil
 	case fresh:
 		s = &memorySession{digest: d.Digest, digestAt: now, values: make(map[string][]byte), created: now, owner: d.Owner}
+	}
+	if !fresh && d.IfExpiresWithin > 0 && left >= d.IfExpiresWithin {
+		return Result{
+			Outcome: Committed, Version: s.version, ExpiresIn: left, EndsIn: max(left, s.created.Add(s.absolute).Sub(now)), At: now,
+		}, nil
 	}
 	if values, ok := s.satisfies(d); !ok {
 		return Result{Outcome: Conflict, Values: values}, nil

@@ -189,6 +189,11 @@ type Delta struct {
 	// IdleTimeout and AbsoluteTimeout, where positive, become the session's
 	// own. The absolute time counts from the session's creation.
 	IdleTimeout, AbsoluteTimeout time.Duration
+	// IfExpiresWithin, if positive, is for a Delta that only starts the idle
+	// time anew: where the session has so much time left or more, it does
+	// nothing, and is Committed all the same. So of many requests that find
+	// the time run down one writes. With Create it is ignored.
+	IfExpiresWithin time.Duration
 	// MaxBytes, if positive, bounds the sum of the lengths of all names and
 	// values after the change; beyond it the answer is TooLarge.
 	MaxBytes int

@@ -20,6 +20,7 @@
 --          R <digest> <grace ms> <handover> <0|1>  rotate; 1: only from the current digest
 --          I <ms>            set idle timeout      A <ms>     set absolute timeout
 --          M <bytes>         refuse beyond so many bytes of names and values
+--          L <ms>            do nothing if there is so much time left or more
 -- Result   {1, version, ms until expiry, ms until the absolute end, now,
 --           handover of an earlier rotation or '', whether there was one (0|1), {ids evicted}}
 --          {2} gone   {3} exists   {4} too large   {6} too many of the owner
@@ -44,7 +45,7 @@ local prefix, place, rest = string.match(key, '^(.*){(.*)}(.*)$')
 local base, id, channel = prefix .. '{' .. place .. '}', place .. rest, prefix .. 'ended'
 local GONE, EXISTS, TOO_LARGE, TOO_MANY = {2}, {3}, {4}, {6}
 
-local create, owner, most, evict, meta, authenticated, rotate, grace, handover, once, idle, absolute, max
+local create, owner, most, evict, meta, authenticated, rotate, grace, handover, once, idle, absolute, max, low
 local set, del, conditions = {}, {}, {}
 local i = 2
 while i <= #ARGV do
@@ -64,6 +65,7 @@ while i <= #ARGV do
   elseif op == 'I' then idle = tonumber(arg)
   elseif op == 'A' then absolute = tonumber(arg)
   elseif op == 'M' then max = tonumber(arg)
+  elseif op == 'L' then low = tonumber(arg)
   else return redis.error_reply('ERR unknown operation ' .. op) end
 end
 
@@ -95,10 +97,12 @@ else
   local accepted = d and (d == digest or rotate == d or (p == digest and g and now < g))
   -- Without a TTL, or with metadata that this script did not write, it is no
   -- session. In its last millisecond a key has 0 left and is still there.
+  local left = redis.call('PTTL', key)
   if not accepted or not (n and c and idle and absolute and size and number(fields[9]))
-    or x and now < x or redis.call('PTTL', key) < 0 then
+    or x and now < x or left < 0 then
     return GONE
   end
+  if low and left >= low then return {1, n, left, math.max(left, c + absolute - now), now, '', 0, {}} end
 end
 
 local conflict, values = false, {}

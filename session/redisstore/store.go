@@ -326,6 +326,9 @@ func commitArgs(d session.Delta) []any {
 	if d.AbsoluteTimeout > 0 {
 		args = append(args, "A", millis(d.AbsoluteTimeout))
 	}
+	if d.IfExpiresWithin > 0 {
+		args = append(args, "L", millis(d.IfExpiresWithin))
+	}
 	if d.MaxBytes > 0 {
 		args = append(args, "M", d.MaxBytes)
 	}

@@ -1,6 +1,7 @@
 package sessiontest
 
 import (
+	"sync"
 	"time"
 
 	"github.com/herdless/herdless/session"
@@ -62,6 +63,29 @@ var timeRules = []rule{
 			assert.EqualValues(f, 2, res.Version)
 			between(f, absolute-slack, absolute-50*time.Millisecond, res.EndsIn, "EndsIn, which must not begin anew,")
 			between(f, absolute-slack, absolute-50*time.Millisecond, f.load(session.Current, id, digest).EndsIn, "EndsIn on load")
+		},
+	},
+	{
+		"the idle time is started anew by one of many",
+		"IfExpiresWithin: where the session has so much time left or more, the Delta does nothing, and is Committed all the same.",
+		func(f *fixture) {
+			id, digest := f.create("a", "1")
+			res := f.commit(session.Committed, session.Delta{ID: id, Digest: digest, IfExpiresWithin: idle / 2})
+			assert.EqualValues(f, 1, res.Version, "nothing was to be done")
+			between(f, idle-slack, idle, res.ExpiresIn, "ExpiresIn")
+			between(f, absolute-slack, absolute, res.EndsIn, "EndsIn")
+			f.eventually(func() bool { return f.load(session.Current, id, digest).ExpiresIn < idle-10*time.Millisecond }, "some time must pass")
+			var running sync.WaitGroup
+			for range 20 {
+				running.Go(func() {
+					res, err := f.store.Commit(f.Context(), session.Delta{ID: id, Digest: digest, IfExpiresWithin: idle - 10*time.Millisecond})
+					assert.NoError(f, err)
+					assert.Equal(f, session.Committed, res.Outcome)
+				})
+			}
+			running.Wait()
+			assert.GreaterOrEqual(f, f.load(session.Current, id, digest).Version, uint64(2))
+			f.commit(session.Gone, session.Delta{ID: id, Digest: newDigest(), IfExpiresWithin: time.Nanosecond})
 		},
 	},
 	{
