@@ -3,6 +3,7 @@ package session_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/herdless/herdless/internal/redistest"
 	"github.com/herdless/herdless/session"
@@ -34,6 +35,15 @@ func TestRoundTripsAndBytes(t *testing.T) {
 	unknown := newSite(t, session.NewMemoryStore(), nil).browser()
 	unknown.ok("/login?user=mallory")
 
+	renewing := newSite(t, redisstore.New(rdb, nil), rotating(time.Hour))
+	due := func() *browser { return renewing.with(aged(renewing)) }
+	overdue := func() *browser { // with the token from before a rotation
+		cookie := aged(renewing)
+		renewing.raw("/user", cookieName+"="+cookie)
+		return renewing.with(cookie)
+	}
+	overdue().ok("/user") // Redis learns another script
+
 	for _, tt := range []struct {
 		name, path string
 		browser    *browser
@@ -54,6 +64,10 @@ func TestRoundTripsAndBytes(t *testing.T) {
 		{"login of a visitor without a session", "/login?user=alice", s.browser(), 1, 600},
 		{"logout", "/logout", b, 2, 260},
 		{"first write", "/set?name=step&value=pay", s.browser(), 1, 400},
+		{"read that rotates", "/get?name=step", due(), 2, 500},
+		{"one-field write that rotates", "/set?name=step&value=pay", due(), 2, 550},
+		{"read with the token before a rotation", "/get?name=step", overdue(), 2, 350},
+		{"one-field write with the token before a rotation", "/set?name=step&value=pay", overdue(), 3, 650},
 	} {
 		proxy.Reset()
 		tt.browser.ok("%s", tt.path)

@@ -26,6 +26,14 @@ func rotating(grace time.Duration) *session.Options {
 	return &o
 }
 
+// aged logs in and returns a cookie that is old enough to be renewed: the clock of
+// Redis counts milliseconds.
+func aged(s *site) (cookie string) {
+	cookie = s.raw("/login?user=alice").sessionCookies()[0].Value
+	time.Sleep(3 * time.Millisecond)
+	return cookie
+}
+
 // Twenty requests at once with one cookie, on three servers, all of which renew the
 // token: all are authenticated, they agree on one new cookie, and what they write
 // is there.
@@ -44,7 +52,7 @@ func TestTwentyRequestsAgreeOnOneNewToken(t *testing.T) {
 			_, err = io.WriteString(w, user)
 			return err
 		})
-		cookie := c[0].raw("/login?user=alice").sessionCookies()[0].Value
+		cookie := aged(c[0])
 		replies := make([]reply, 20)
 		loaded.Add(len(replies))
 		var running sync.WaitGroup
@@ -130,9 +138,8 @@ func TestNobodyIsAnonymousDuringASlowRotation(t *testing.T) {
 	b := slow.browser()
 	b.ok("/login?user=alice")
 	b.ok("/user") // the connections are open, and a pipeline's
-	old := slow.browser()
-	old.ok("/login?user=alice")
-	cookie := old.cookie()
+	cookie := aged(slow)
+	old := slow.with(cookie)
 	entered, release := make(chan struct{}), make(chan struct{})
 	quick.handle("/begun-before", func(_ http.ResponseWriter, r *http.Request, sess *session.Session) error {
 		_, err := sess.User(r.Context())
@@ -180,24 +187,23 @@ func TestNobodyIsAnonymousDuringASlowRotation(t *testing.T) {
 func TestAnOldTokenAfterItsGrace(t *testing.T) {
 	for _, revoke := range []bool{false, true} {
 		t.Run(fmt.Sprintf("RevokeOnTheft %v", revoke), func(t *testing.T) {
-			var mu sync.Mutex
-			events := map[session.Kind][]string{}
-			o := rotating(time.Second)
-			o.RevokeOnTheft = revoke
-			o.Observe = func(_ context.Context, e session.Event) {
-				mu.Lock()
-				defer mu.Unlock()
-				events[e.Kind] = append(events[e.Kind], e.ID)
-			}
+			t.Parallel()
 			onBothStores(t, func(t *testing.T, store session.Store) {
-				mu.Lock()
-				clear(events)
-				mu.Unlock()
+				t.Parallel()
+				var mu sync.Mutex
+				events := map[session.Kind][]string{}
+				o := rotating(time.Second)
+				o.RevokeOnTheft = revoke
+				o.Observe = func(_ context.Context, e session.Event) {
+					mu.Lock()
+					defer mu.Unlock()
+					events[e.Kind] = append(events[e.Kind], e.ID)
+				}
 				var c cluster
 				for range 3 {
 					c = append(c, newSite(t, store, o))
 				}
-				old := c[0].raw("/login?user=alice").sessionCookies()[0].Value
+				old := aged(c[0])
 				renewed := c[0].raw("/user", cookieName+"="+old).sessionCookies()[0].Value
 
 				// Asked with the new token only, so that nobody meets the end of
@@ -232,9 +238,8 @@ func TestAnOldTokenAfterItsGrace(t *testing.T) {
 // the session, and its client is told the same new token.
 func TestTheAnswerOfARotationIsLost(t *testing.T) {
 	onThreeServers(t, rotating(time.Hour), func(t *testing.T, c cluster) {
-		b := c[0].browser()
-		b.ok("/login?user=alice")
-		old := b.cookie()
+		old := aged(c[0])
+		b := c[0].with(old)
 		lost := c[1].raw("/set?name=a&value=1", cookieName+"="+old)
 		require.Len(t, lost.sessionCookies(), 1)
 		b.at(c[2]).ok("/set?name=b&value=2")
@@ -250,7 +255,7 @@ func TestTheReplyToARotationIsLost(t *testing.T) {
 	proxy, rdb := flaky(t, &redis.Options{MaxRetries: -1})
 	prefix := redistest.Prefix(t)
 	s := newSite(t, redisstore.New(rdb, &redisstore.Options{Prefix: prefix}), rotating(time.Hour))
-	cookie := s.raw("/login?user=alice").sessionCookies()[0].Value
+	cookie := aged(s)
 	s.handle("/cut", func(w http.ResponseWriter, r *http.Request, sess *session.Session) error {
 		user, err := sess.User(r.Context())
 		assert.NoError(t, err)
