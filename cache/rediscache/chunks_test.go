@@ -359,6 +359,54 @@ func TestABodyStreams(t *testing.T) {
 	assert.Equal(t, want.Sum(nil), got.Sum(nil))
 }
 
+// A value of 100 MB goes from its source into Redis, and from there to a caller, in
+// little memory, and no key holds more than a chunk.
+func TestABlobStreams(t *testing.T) {
+	rdb := redistest.NewStandalone(t).Client(t)
+	s := rediscache.New(rdb, nil)
+	engine, err := cache.New(s, &cache.Options{StoreTimeout: 10 * time.Second})
+	require.NoError(t, err)
+	files, err := cache.NewBlobs(engine, "file", cache.Policy{TTL: time.Hour, LoadTimeout: 5 * time.Minute, WaitTimeout: 5 * time.Minute})
+	require.NoError(t, err)
+	const size = 100 << 20
+	source := func() io.Reader { return io.LimitReader(rand.NewChaCha8([32]byte{3}), size) }
+	want := sha256.New()
+	_, err = io.Copy(want, source())
+	require.NoError(t, err)
+	var loads atomic.Int32
+	load := func(_ context.Context, _ string, w io.Writer) error {
+		loads.Add(1)
+		_, err := io.Copy(w, source())
+		return err
+	}
+	for _, how := range []string{"loaded and read", "read"} {
+		peak := watchHeap(t)
+		blob, err := files.Get(t.Context(), "1", load)
+		require.NoError(t, err)
+		assert.EqualValues(t, size, blob.Size)
+		got := sha256.New()
+		_, err = io.Copy(got, blob)
+		require.NoError(t, err)
+		require.NoError(t, blob.Close())
+		assert.Less(t, peak(), int64(16<<20), how)
+		assert.Equal(t, want.Sum(nil), got.Sum(nil), how)
+	}
+	assert.EqualValues(t, 1, loads.Load())
+
+	keys, err := rdb.Keys(t.Context(), "*").Result()
+	require.NoError(t, err)
+	chunks, longest := 0, int64(0)
+	for _, key := range keys {
+		if kind, err := rdb.Type(t.Context(), key).Result(); err == nil && kind == "string" {
+			n, err := rdb.StrLen(t.Context(), key).Result()
+			require.NoError(t, err)
+			chunks, longest = chunks+1, max(longest, n)
+		}
+	}
+	assert.Greater(t, chunks, 400)
+	assert.LessOrEqual(t, longest, int64(256<<10+64), "a chunk and its header")
+}
+
 // watchHeap returns a function that says by how much the heap has grown at most.
 func watchHeap(t *testing.T) (peak func() int64) {
 	t.Helper()
