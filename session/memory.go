@@ -30,10 +30,14 @@ type MemoryStore struct {
 	nextID   int
 }
 
+// maxEarlier is how many of its earlier digests a session remembers.
+const maxEarlier = 8
+
 // memorySession is a session in a MemoryStore.
 type memorySession struct {
 	digest, superseded      Digest
-	rotated                 bool // superseded is set
+	earlier                 []Digest // superseded before that one, and not used since their grace
+	rotated                 bool     // superseded is set
 	graceEnds, takenUntil   time.Time
 	takenBy                 string
 	handover                []byte
@@ -87,7 +91,12 @@ func (m *MemoryStore) Load(ctx context.Context, id string, digest Digest) (Recor
 	if !ok {
 		return Record{}, nil
 	}
-	return s.record(s.state(digest, now), left, now), nil
+	state := s.state(digest, now)
+	if i := slices.Index(s.earlier, digest); state == Missing && i >= 0 {
+		s.earlier = slices.Delete(s.earlier, i, i+1) // it is said once
+		return Record{State: Reused}, nil
+	}
+	return s.record(state, left, now), nil
 }
 
 // record returns s as somebody reads it to whom it stands in this state.
@@ -408,6 +417,9 @@ func (s *memorySession) apply(d Delta, now time.Time) (handover []byte) {
 		if r.Once && s.digest != d.Digest {
 			handover = append([]byte{}, s.handover...)
 		} else {
+			if r.Grace > 0 && s.rotated && !now.Before(s.graceEnds) {
+				s.earlier = append([]Digest{s.superseded}, s.earlier[:min(len(s.earlier), maxEarlier-1)]...)
+			}
 			s.superseded, s.graceEnds, s.rotated = s.digest, now.Add(r.Grace), r.Grace > 0
 			s.handover, s.digest, s.digestAt = bytes.Clone(r.Handover), r.Digest, now
 		}

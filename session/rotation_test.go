@@ -312,3 +312,34 @@ func TestBothTokensOfASessionAreNoTheft(t *testing.T) {
 		assert.Equal(t, "alice", user, "the session lives")
 	})
 }
+
+// A thief who keeps a session in use renews its token. The owner, who comes back
+// later, has one from several renewals ago.
+func TestATokenFromSeveralRenewalsAgoIsATheft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		thefts := 0
+		m := newManager(t, session.NewMemoryStore(), &session.Options{
+			RenewEvery: time.Minute, RenewGrace: time.Second, RevokeOnTheft: true,
+			Observe: func(_ context.Context, e session.Event) {
+				if e.Kind == session.Theft {
+					thefts++
+				}
+			},
+		})
+		owners := logIn(t, m, "alice")
+		thiefs := owners
+		for range 5 {
+			time.Sleep(2 * time.Minute)
+			s := m.Load(request(thiefs))
+			user, err := s.User(t.Context())
+			require.NoError(t, err)
+			require.Equal(t, "alice", user)
+			thiefs = commit(t, m, s).Value
+		}
+		assert.Empty(t, visit(t, m, owners))
+		assert.Equal(t, 1, thefts)
+		assert.Empty(t, visit(t, m, thiefs), "the session is revoked for both")
+		assert.Empty(t, visit(t, m, owners))
+		assert.Equal(t, 1, thefts, "it is told once")
+	})
+}

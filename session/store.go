@@ -114,8 +114,9 @@ const (
 	Current
 	// Superseded: a rotation replaced the digest, and its grace is not over.
 	Superseded
-	// Reused: a rotation replaced the digest, and its grace is over. Whoever
-	// presents it now has kept, or stolen, an old token.
+	// Reused: a rotation with a grace replaced the digest, one of the last few,
+	// and that grace is over. Whoever presents it now has kept, or stolen, an
+	// old token.
 	Reused
 )
 

@@ -3,6 +3,7 @@
 -- KEYS[1]  the session, <prefix>{<place>}<rest of the id>, a hash:
 --          d current digest        r when it became so
 --          p superseded digest     g end of its grace      h handover to its holder
+--          q the first 8 bytes of each of up to 8 digests before that one
 --          o owner                 m meta                  t when authenticated
 --          n version (commits)     c time of creation      l time of the last commit
 --          i idle timeout          a absolute timeout      e time of expiry
@@ -184,6 +185,10 @@ if rotate and rotate ~= d then
     put('d', rotate)
     put('r', text(now))
     if grace > 0 then
+      if p and g and now >= g then
+        -- The one before, if nobody has come with it since its grace was over.
+        put('q', string.sub(string.sub(p, 1, 8) .. (redis.call('HGET', key, 'q') or ''), 1, 64))
+      end
       put('p', d)
       put('g', text(now + grace))
       put('h', handover)

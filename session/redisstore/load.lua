@@ -1,4 +1,4 @@
--- Loads a session for a digest that may be the superseded one.
+-- Loads a session for a digest that may be a superseded one.
 --
 -- KEYS[1]  the session, a hash (see commit.lua)
 -- ARGV[1]  the digest that the client presented
@@ -19,11 +19,12 @@ if flat.err then
 end
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-local d, p, g, x
+local d, p, g, x, q
 for i = 1, #flat, 2 do
   local field, value = flat[i], flat[i + 1]
   if field == 'd' then d = value
   elseif field == 'p' then p = value
+  elseif field == 'q' then q = value
   elseif field == 'g' then g = string.match(value, '^%d+$') and tonumber(value)
   elseif field == 'x' then x = string.match(value, '^%d+$') and tonumber(value) end
 end
@@ -33,6 +34,12 @@ if x and now < x then
 elseif d == ARGV[1] then
   state = 1
 elseif p ~= ARGV[1] or not g then
+  for at = 1, q and #q or 0, 8 do
+    if string.sub(q, at, at + 7) == string.sub(ARGV[1], 1, 8) then
+      redis.call('HSET', KEYS[1], 'q', string.sub(q, 1, at - 1) .. string.sub(q, at + 8))
+      return {3, 0, {}, now}
+    end
+  end
   return {0, 0, {}, now}
 elseif now < g then
   state = 2

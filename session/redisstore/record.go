@@ -16,6 +16,7 @@ const (
 	fieldDigestAt      = "r"
 	fieldSuperseded    = "p"
 	fieldGraceEnds     = "g"
+	fieldEarlier       = "q"
 	fieldHandover      = "h"
 	fieldOwner         = "o"
 	fieldMeta          = "m"

@@ -186,8 +186,18 @@ func (s *Store) Load(ctx context.Context, id string, digest session.Digest) (ses
 		// The server has to say how an old digest stands now.
 		return s.loadByScript(ctx, loadScript, key, digest[:])
 	}
+	if earlier := fields[fieldEarlier]; earlier != "" {
+		for at := 0; at+earlierLen <= len(earlier); at += earlierLen {
+			if earlier[at:at+earlierLen] == string(digest[:earlierLen]) {
+				return s.loadByScript(ctx, loadScript, key, digest[:])
+			}
+		}
+	}
 	return session.Record{}, nil
 }
+
+// earlierLen is how many bytes of each earlier digest are kept.
+const earlierLen = 8
 
 // loadByScript runs load.lua or take.lua.
 func (s *Store) loadByScript(ctx context.Context, script *redis.Script, key string, args ...any) (session.Record, error) {

@@ -89,6 +89,25 @@ var rotationRules = []rule{
 		},
 	},
 	{
+		"earlier digests are said to be reused, too",
+		"Reused: a rotation with a grace replaced the digest, one of the last few, and that grace is over.",
+		func(f *fixture) {
+			id, first := f.create("a", "1")
+			digests := []session.Digest{first}
+			for i := range 5 {
+				digests = append(digests, f.rotate(id, digests[i], time.Millisecond))
+				time.Sleep(5 * time.Millisecond)
+			}
+			for _, i := range []int{2, 0, 4, 1, 3} {
+				f.load(session.Reused, id, digests[i])
+				f.load(session.Missing, id, digests[i])
+				f.commit(session.Gone, session.Delta{ID: id, Digest: digests[i], Set: set("a", "2")})
+			}
+			f.load(session.Missing, id, newDigest())
+			f.values(id, digests[5], "a", "1")
+		},
+	},
+	{
 		"a handover goes to who has the superseded digest",
 		"Handover is given to those who present the digest replaced now, during its grace.",
 		func(f *fixture) {
