@@ -27,6 +27,16 @@
 // single addresses and small networks; a cloud provider's whole range holds
 // machines that anybody can rent.
 //
+// Some proxies write the field Forwarded instead (RFC 7239): Options.Forwarded says
+// so. Only one of the two is read, because a proxy that appends to one of them hands
+// on the other one as the client wrote it. An obfuscated or unknown node in it ends the
+// walk like an entry that is no address.
+//
+// A content delivery network says in a field of its own who its client is.
+// Options.CDNs says which one, and is believed from the network's own addresses only,
+// be they the peer or what the walk comes to: whoever goes around the network and
+// sends its field himself is not.
+//
 // Clients that share an address share an answer, as those behind one NAT do.
 package clientip
 
@@ -45,6 +55,21 @@ type Options struct {
 	// customer usually has at least a /64, in which he can change his address
 	// at will; many have a /56 or a /48. From 1 to 128; zero means 64.
 	IPv6Bits int
+	// Forwarded says that the proxies write the field Forwarded (RFC 7239), and
+	// X-Forwarded-For is not looked at.
+	Forwarded bool
+	// CDNs are the content delivery networks in front of the server.
+	CDNs []CDN
+}
+
+// CDN is a content delivery network.
+type CDN struct {
+	// Networks are the addresses from which it asks the server, as it publishes
+	// them.
+	Networks []netip.Prefix
+	// Field is the request field in which it names its client, such as
+	// "CF-Connecting-IP". It must replace what the client sends of that name.
+	Field string
 }
 
 const defaultIPv6Bits = 64
@@ -52,8 +77,10 @@ const defaultIPv6Bits = 64
 // Resolver finds the client's address of requests that come through known
 // proxies. It is safe for concurrent use.
 type Resolver struct {
-	trusted  []netip.Prefix
-	ipv6Bits int
+	trusted   []netip.Prefix
+	ipv6Bits  int
+	forwarded bool
+	cdns      []CDN
 }
 
 // New returns a Resolver that trusts the proxies in the given networks; see the
@@ -64,15 +91,26 @@ func New(trusted []netip.Prefix, o *Options) (*Resolver, error) {
 	if o == nil {
 		o = &Options{}
 	}
-	r := &Resolver{ipv6Bits: o.IPv6Bits}
+	r := &Resolver{ipv6Bits: o.IPv6Bits, forwarded: o.Forwarded}
 	var faults []error
-	for i, p := range trusted {
-		p, err := canonical(p)
-		if err != nil {
-			faults = append(faults, fmt.Errorf("clientip: trusted network %d: %w", i, err))
-			continue
+	all := func(what string, networks []netip.Prefix) (list []netip.Prefix) {
+		for i, p := range networks {
+			p, err := canonical(p)
+			if err != nil {
+				faults = append(faults, fmt.Errorf("clientip: %s %d: %w", what, i, err))
+				continue
+			}
+			list = append(list, p)
 		}
-		r.trusted = append(r.trusted, p)
+		return list
+	}
+	r.trusted = all("trusted network", trusted)
+	for i, c := range o.CDNs {
+		networks := all(fmt.Sprintf("network of Options.CDNs[%d]", i), c.Networks)
+		if len(c.Networks) == 0 || c.Field == "" {
+			faults = append(faults, fmt.Errorf("clientip: Options.CDNs[%d] needs networks and a field", i))
+		}
+		r.cdns = append(r.cdns, CDN{networks, http.CanonicalHeaderKey(c.Field)})
 	}
 	if r.ipv6Bits < 0 || r.ipv6Bits > 128 {
 		faults = append(faults, fmt.Errorf("clientip: Options.IPv6Bits is %d, but must be between 1 and 128, or zero for %d",
@@ -122,24 +160,51 @@ func (r *Resolver) Addr(req *http.Request) (netip.Addr, error) {
 	if err != nil {
 		return netip.Addr{}, err
 	}
-	if !r.trusts(addr) {
-		return addr, nil
+	if r.trusts(addr) {
+		addr = r.walk(req, addr)
+	}
+	for _, c := range r.cdns {
+		if within(c.Networks, addr) {
+			// Twice, or what is no address, is not as the network writes it.
+			if lines := req.Header[c.Field]; len(lines) == 1 {
+				if client, ok := parse(strings.Trim(lines[0], " \t")); ok {
+					return client, nil
+				}
+			}
+			break
+		}
+	}
+	return addr, nil
+}
+
+// walk follows the entries that proxies have appended, from the right to the left,
+// beginning at a proxy that is trusted.
+func (r *Resolver) walk(req *http.Request, addr netip.Addr) netip.Addr {
+	field, last := "X-Forwarded-For", lastAddress
+	if r.forwarded {
+		field, last = "Forwarded", lastNode
 	}
 	// Several lines of a field are one list (RFC 9110, section 5.3).
-	rest := strings.Join(req.Header["X-Forwarded-For"], ",")
+	rest := strings.Join(req.Header[field], ",")
 	for range maxHops {
-		comma := strings.LastIndexByte(rest, ',')
-		before, ok := parse(strings.Trim(rest[comma+1:], " \t"))
+		before, left, more, ok := last(rest)
 		if !ok {
 			break
 		}
 		addr = before
-		if comma < 0 || !r.trusts(addr) {
+		if !more || !r.trusts(addr) {
 			break
 		}
-		rest = rest[:comma]
+		rest = left
 	}
-	return addr, nil
+	return addr
+}
+
+// lastAddress takes the last entry off a list of addresses.
+func lastAddress(list string) (addr netip.Addr, rest string, more, ok bool) {
+	comma := strings.LastIndexByte(list, ',')
+	addr, ok = parse(strings.Trim(list[comma+1:], " \t"))
+	return addr, list[:max(comma, 0)], comma >= 0, ok
 }
 
 // Key returns the client's address as a key for rate limits: IPv4 whole, IPv6
@@ -170,8 +235,10 @@ func key(addr netip.Addr, ipv6Bits int) string {
 	return netip.PrefixFrom(addr, ipv6Bits).Masked().String()
 }
 
-func (r *Resolver) trusts(addr netip.Addr) bool {
-	for _, p := range r.trusted {
+func (r *Resolver) trusts(addr netip.Addr) bool { return within(r.trusted, addr) }
+
+func within(networks []netip.Prefix, addr netip.Addr) bool {
+	for _, p := range networks {
 		if p.Contains(addr) {
 			return true
 		}
