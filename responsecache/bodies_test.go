@@ -109,6 +109,35 @@ func TestTheFirstClientLeavesALongBodyToItsFollowers(t *testing.T) {
 	}
 }
 
+// What a handler writes and flushes later reaches those who read along, too: they
+// may have taken it in between.
+func TestAFlushReachesThoseWhoReadAlong(t *testing.T) {
+	proceed, end := make(chan struct{}), make(chan struct{})
+	s := serve(t, memoryStores(t), responsecache.Policy{TTL: time.Minute}, func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, "first ")
+		_ = http.NewResponseController(w).Flush()
+		<-proceed
+		fmt.Fprint(w, "second ")
+		time.Sleep(100 * time.Millisecond) // the followers take it
+		_ = http.NewResponseController(w).Flush()
+		<-end
+	})
+	leader := s.open(t, "/page")
+	require.Equal(t, "first ", leader.read(t, 6))
+	follower := s.open(t, "/page")
+	require.Equal(t, "first ", follower.read(t, 6))
+	close(proceed)
+	got := make(chan string, 1)
+	go func() { got <- follower.read(t, 7) }()
+	select {
+	case text := <-got:
+		assert.Equal(t, "second ", text)
+	case <-time.After(10 * time.Second):
+		t.Error("the follower has not been sent what the handler has flushed")
+	}
+	close(end)
+}
+
 // Who reads along is told that the rest went elsewhere.
 func TestAHijackHalfWayIsNoEnd(t *testing.T) {
 	proceed := make(chan struct{})

@@ -222,11 +222,12 @@ func (l *live) join() (r *reader, over bool) {
 type reader struct {
 	live *live
 	// Guarded by live.mu.
-	offset int64
-	moved  time.Time
-	behind bool
-	held   time.Duration // how long it has been waited for
-	taken  int64         // the bytes that it has taken meanwhile
+	offset    int64
+	delivered int64 // of that, what was to be delivered at once
+	moved     time.Time
+	behind    bool
+	held      time.Duration // how long it has been waited for
+	taken     int64         // the bytes that it has taken meanwhile
 }
 
 // isTooSlow reports whether nobody waits for the reader any more, which was at that
@@ -245,8 +246,8 @@ func (r *reader) leave() {
 }
 
 // next returns the bytes after those that it has returned before, and whether the
-// handler has asked for their delivery. It waits for them until cancel. At a good
-// end it returns io.EOF.
+// handler has asked for their delivery; if it asks for that later, there are no
+// bytes. It waits for them until cancel. At a good end it returns io.EOF.
 func (r *reader) next(cancel <-chan struct{}) (p []byte, flush bool, err error) {
 	l := r.live
 	l.mu.Lock()
@@ -260,7 +261,15 @@ func (r *reader) next(cancel <-chan struct{}) (p []byte, flush bool, err error) 
 			r.offset += int64(len(p))
 			r.moved = time.Now()
 			l.hasMoved()
-			return p, l.flushed >= r.offset || r.offset < l.end, nil
+			flush = l.flushed >= r.offset || r.offset < l.end
+			if flush {
+				r.delivered = r.offset
+			}
+			return p, flush, nil
+		case r.delivered < r.offset && l.flushed >= r.offset:
+			// It was asked for after the bytes had been taken.
+			r.delivered = r.offset
+			return nil, true, nil
 		case l.done && l.err != nil:
 			return nil, false, l.err
 		case l.done:

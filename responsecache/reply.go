@@ -316,8 +316,10 @@ func (x *exchange) pump(out io.Writer, r *reader) {
 			// What has been sent must not look like all.
 			panic(http.ErrAbortHandler)
 		}
-		if _, err := out.Write(p); err != nil {
-			return // the client has gone
+		if len(p) > 0 {
+			if _, err := out.Write(p); err != nil {
+				return // the client has gone
+			}
 		}
 		if flush {
 			if enc, ok := out.(*encoder); ok {

@@ -197,8 +197,10 @@ func (s *server) open(t testing.TB, path string) *stream {
 		err  error
 	}
 	answers := make(chan answer, 1)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // a response that gets stuck fails its test
+	t.Cleanup(cancel)
 	go func() {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL+path, nil)
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.URL+path, nil)
 		if err != nil {
 			answers <- answer{err: err}
 			return
