@@ -165,8 +165,9 @@ func (s *stored) left(e cache.Entry) time.Duration {
 // version is found tells nothing: this process may have known an older one. Nor does it
 // that the entry was stored since: its client had it before.
 func (x *exchange) anew(s *stored, e cache.Entry) cache.Verdict {
-	const rounding = time.Millisecond // of ages in the store
-	if s.left(e) > 0 && s.age+e.Age+rounding < time.Since(x.came) {
+	// By so much an age can be too small: the time that storing and reading take.
+	const inexact = 100 * time.Millisecond
+	if s.left(e) > 0 && s.age+e.Age+inexact < time.Since(x.came) {
 		return cache.Use
 	}
 	return cache.FallBack
