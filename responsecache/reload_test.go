@@ -48,7 +48,6 @@ func TestAReloadOfWhatIsBeingStored(t *testing.T) {
 			}
 		})
 		require.Equal(t, "run 1", s.open(t, "/page").read(t, 5))
-		time.Sleep(100 * time.Millisecond) // ages in the store are as exact as a fill and a read are quick
 		time.AfterFunc(200*time.Millisecond, func() { close(proceed) })
 		assert.Equal(t, "run 2", s.get(t, "/page", "Cache-Control", "no-cache").body)
 	})
