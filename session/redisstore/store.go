@@ -403,21 +403,52 @@ func parseListed(row any) (l session.Listed, ok bool) {
 	}, true
 }
 
-// Alive implements session.Store.
+// Alive implements session.Store. Most sessions are not withdrawn, and cost one
+// command.
 func (s *Store) Alive(ctx context.Context, ids []string) ([]bool, error) {
-	answers := make([]*redis.Cmd, len(ids))
-	_, _ = s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+	alive := make([]bool, len(ids))
+	unsure := ids // whose state the server has to tell, by its clock
+	if !s.byScript {
+		unsure = nil
+		fields := make([]*redis.SliceCmd, len(ids))
+		_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+			for i, id := range ids {
+				fields[i] = p.HMGet(ctx, s.key(id), fieldExpires, fieldTaken)
+			}
+			return nil
+		})
 		for i, id := range ids {
-			answers[i] = aliveScript.EvalSha(ctx, p, []string{s.key(id)})
+			switch {
+			case redis.HasErrorPrefix(fields[i].Err(), "WRONGTYPE"):
+				// It is no session.
+			case fields[i].Err() != nil:
+				return nil, fault("look", cmp.Or(err, fields[i].Err()))
+			case fields[i].Val()[1] != nil:
+				unsure = append(unsure, id)
+			default:
+				alive[i] = fields[i].Val()[0] != nil
+			}
+		}
+	}
+	if len(unsure) == 0 {
+		return alive, nil
+	}
+	answers := make(map[string]*redis.Cmd, len(unsure))
+	_, _ = s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for _, id := range unsure {
+			answers[id] = aliveScript.EvalSha(ctx, p, []string{s.key(id)})
 		}
 		return nil
 	})
-	alive := make([]bool, len(ids))
 	for i, id := range ids {
-		if redis.HasErrorPrefix(answers[i].Err(), "NOSCRIPT") {
-			answers[i] = aliveScript.Run(ctx, s.client, []string{s.key(id)})
+		answer, asked := answers[id]
+		if !asked {
+			continue
 		}
-		n, err := answers[i].Int()
+		if redis.HasErrorPrefix(answer.Err(), "NOSCRIPT") {
+			answer = aliveScript.Run(ctx, s.client, []string{s.key(id)})
+		}
+		n, err := answer.Int()
 		if err != nil {
 			return nil, fault("look", err)
 		}
