@@ -6,9 +6,11 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -51,6 +53,11 @@ func TestInChild(t *testing.T) {
 	case "hang cluster":
 		c, s := redistest.SharedCluster(t), redistest.SharedSentinels(t)
 		report(slices.Concat(c.Masters(t), s.Replicas(t))...)
+		select {}
+	case "hang killed":
+		s := redistest.NewStandalone(t)
+		s.Kill(t)
+		fmt.Print("\nREPORT ", s.Addr(), " ", s.PID(), "\n")
 		select {}
 	case "start for ever":
 		report(redistest.Standalone(t))
@@ -173,6 +180,21 @@ func TestNothingIsLeftOfAKilledTestBinary(t *testing.T) {
 			c.cleanedUp(t)
 		})
 	}
+}
+
+// The nodes of a Cluster whose place a killed one held would strike it from their
+// lists if they met another process's server there.
+func TestThePortOfAKilledServerIsItsOwnInEveryProcess(t *testing.T) {
+	t.Parallel()
+	c := startChild(t, "hang killed")
+	_, port, err := net.SplitHostPort(c.root)
+	require.NoError(t, err)
+	number, err := strconv.Atoi(port)
+	require.NoError(t, err)
+	require.False(t, redistest.ClaimPort(number), "the port of a killed server could be had")
+	require.NoError(t, c.cmd.Process.Kill())
+	_ = c.cmd.Wait()
+	require.True(t, redistest.ClaimPort(number), "the port of a killed process's server could not be had")
 }
 
 func TestMissingServerFails(t *testing.T) {

@@ -76,7 +76,7 @@ func (c *Cluster) owners(ctx context.Context) ([clusterSlots]*Server, error) {
 		}
 	}
 	if i := slices.Index(owners[:], nil); i >= 0 {
-		errs = append(errs, fmt.Errorf("slot %d has no owner", i))
+		errs = append(errs, fmt.Errorf("slot %d has no owner, say %v", i, addrs(awake(c.nodes))))
 		return owners, errors.Join(errs...)
 	}
 	return owners, nil
@@ -90,7 +90,7 @@ func (c *Cluster) mustOwners(tb testing.TB) [clusterSlots]*Server {
 		return err
 	})
 	if err != nil {
-		tb.Fatal(err)
+		tb.Fatal(withLogs(err, c.nodes...))
 	}
 	return owners
 }

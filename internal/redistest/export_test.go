@@ -21,6 +21,13 @@ func Gone(pid int) bool {
 // FreePort returns a port as a server would get it.
 func FreePort() (int, error) { return ports.take() }
 
+// ClaimPort says whether no other process holds the port; then this one does.
+func ClaimPort(port int) bool {
+	ports.mu.Lock()
+	defer ports.mu.Unlock()
+	return ports.open() == nil && claim(ports.claims, port)
+}
+
 // StartOn starts a server on the first of the ports that nobody has, ends it,
 // and returns that port.
 func StartOn(list []int, args ...string) (int, error) {
