@@ -30,19 +30,25 @@
 // outside of it (an authorisation, a limit by user) makes every response private,
 // and nothing is stored.
 //
-// Three orders are wrong:
+// These orders are wrong, and order_test.go shows what each of them does:
 //
-//   - The session outside the rate limit: clients that are to be refused make
-//     the servers load sessions first, as soon as anything touches one on the
-//     way.
-//   - The response cache outside the rate limit, where the limit is meant to
-//     protect more than the handlers: hits are then never counted. Where it is
-//     meant to protect the handlers only, that order is right.
+//   - Something that rewrites Cache-Control between the session and a response
+//     cache outside of it: one user's page goes to another.
+//   - What asks who may see a page, if it is not the session, inside of the
+//     response cache (a list of addresses, a client's certificate): who may not
+//     gets the page that was stored for one who may. The cache tells clients apart
+//     by Authorization and Vary only.
 //   - Idempotency keys outside of the session: a scope that asks for the session's
 //     user finds none, and one that is the same for all gives one user's response
 //     to another who sends the same key.
-//
-// Middleware that recovers from panics belongs outside of the session and the
-// cache, so that they learn of the panic too: neither saves what a broken
-// handler left behind.
+//   - Recovery from panics inside of the session: it learns of no panic, and saves
+//     what a broken handler has done half. Nor may it stand inside of the response
+//     cache, whose handler has to be seen to fail.
+//   - The session outside of the rate limit: clients that are to be refused make
+//     the servers load sessions first, as soon as anything touches one on the
+//     way. A limit by user, on the other hand, refuses everybody outside of the
+//     session.
+//   - The response cache outside of the rate limit, where the limit is meant to
+//     protect more than the handlers: hits are then never counted. Where it is
+//     meant to protect the handlers only, that order is right.
 package middleware
