@@ -65,6 +65,13 @@ func (n *node) gin() http.Handler {
 	personal.POST("/logout", func(c *gin.Context) {
 		n.ginRedirect(c, "/", n.shop.LogOut(c.Request.Context(), ginadapter.Session(c)))
 	})
+	personal.POST("/visits/end", func(c *gin.Context) {
+		visitor := ginadapter.Session(c)
+		n.ginRedirect(c, "/login", n.shop.EndVisit(c.Request.Context(), n.sessions, visitor, c.PostForm("id")))
+	})
+	personal.POST("/visits/end-others", func(c *gin.Context) {
+		n.ginRedirect(c, "/login", n.shop.EndOtherVisits(c.Request.Context(), ginadapter.Session(c)))
+	})
 	get(personal, "/me", func(c *gin.Context) { n.ginMe(c, nil) })
 	personal.POST("/me/viewed", func(c *gin.Context) {
 		n.ginMe(c, n.shop.View(c.Request.Context(), c.PostForm("id")))

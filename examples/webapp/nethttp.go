@@ -63,6 +63,13 @@ func (n *node) netHTTP() http.Handler {
 	personal("POST /logout", func(w http.ResponseWriter, r *http.Request) {
 		n.redirect(w, r, "/", n.shop.LogOut(r.Context(), session.FromContext(r.Context())))
 	})
+	personal("POST /visits/end", func(w http.ResponseWriter, r *http.Request) {
+		visitor := session.FromContext(r.Context())
+		n.redirect(w, r, "/login", n.shop.EndVisit(r.Context(), n.sessions, visitor, r.PostFormValue("id")))
+	})
+	personal("POST /visits/end-others", func(w http.ResponseWriter, r *http.Request) {
+		n.redirect(w, r, "/login", n.shop.EndOtherVisits(r.Context(), session.FromContext(r.Context())))
+	})
 	personal("GET /me", func(w http.ResponseWriter, r *http.Request) { n.me(w, r, nil) })
 	personal("POST /me/viewed", func(w http.ResponseWriter, r *http.Request) {
 		n.me(w, r, n.shop.View(r.Context(), r.PostFormValue("id")))

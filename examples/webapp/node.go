@@ -34,6 +34,7 @@ const (
 type node struct {
 	shop      *shop.Shop
 	templates *shop.Templates
+	sessions  *session.Manager
 	herd      *herd
 	log       *slog.Logger
 	ping      func(ctx context.Context) error
@@ -75,7 +76,14 @@ func newNode(c nodeConfig, s *stores, log *slog.Logger) (*node, error) {
 	sessions, err2 := session.New(s.sessions, &session.Options{
 		DangerouslyAllowHTTP: !c.secureCookies,
 		ErrorHandler:         n.sessionFailed,
-		Logger:               log,
+		Device: func(r *http.Request) session.Device {
+			d := session.Device{UserAgent: r.UserAgent()}
+			if addr, err := clients.Addr(r); err == nil {
+				d.Address = addr.String()
+			}
+			return d
+		},
+		Logger: log,
 	})
 	search, err3 := ratelimit.New(s.limits, ratelimit.PerMinute(searchesPerMinute), clients.Key, &ratelimit.Options{
 		Name: "search", Denied: http.HandlerFunc(n.tooFast), Logger: log,
@@ -92,6 +100,7 @@ func newNode(c nodeConfig, s *stores, log *slog.Logger) (*node, error) {
 	// with a cookie share them, too. What is a visitor's own comes from /me.
 	n.cacheCatalogue = pages.With(responsecache.Policy{TTL: catalogueTTL, Public: true}).Handler
 	n.cacheProduct = pages.With(responsecache.Policy{TTL: productTTL, Public: true}).Handler
+	n.sessions = sessions
 	n.withSession = sessions.Handler
 	n.limitSearch = search.Handler
 	n.limitHerd = herds.Handler

@@ -8,7 +8,9 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/herdless/herdless/internal/redistest"
 )
@@ -54,6 +56,8 @@ func TestRoutersAgree(t *testing.T) {
 		{"POST", "/login", url.Values{"name": {"  "}}, 400},
 		{"POST", "/login", url.Values{"name": {strings.Repeat("x", 31)}}, 400},
 		{"POST", "/logout", form, 303},
+		{"POST", "/visits/end", url.Values{"id": {"none"}}, 303},
+		{"POST", "/visits/end-others", form, 303},
 		{"POST", "/me/viewed", url.Values{"id": {product}}, 200},
 		{"POST", "/me/viewed", url.Values{"id": {"none"}}, 404},
 		{"POST", "/herd/run", url.Values{"requests": {"0"}, "mode": {"herdless"}}, 400},
@@ -119,6 +123,65 @@ func TestHostileInput(t *testing.T) {
 	// Shared pages know nobody.
 	if strings.Contains(html.UnescapeString(pages["/"]), evil) {
 		t.Error("the shared catalogue page names a visitor")
+	}
+}
+
+// A visitor sees where he is logged in, and ends what he likes, on whichever node.
+func TestVisits(t *testing.T) {
+	t.Parallel()
+	p := start(t, nil, "-work", "0s")
+	browsers := make([]*browser, 3)
+	for i := range browsers {
+		browsers[i] = newBrowser(t)
+		browsers[i].post(p.url+"/login", url.Values{"name": {"Ada"}})
+	}
+	stranger := newBrowser(t)
+	stranger.post(p.url+"/login", url.Values{"name": {"Rob"}})
+	loggedIn := func(b *browser) bool { return strings.Contains(b.get(p.url+"/login").body, "Hello, ") }
+	other := regexp.MustCompile(`action="/visits/end"><input type="hidden" name="id" value="([^"]+)"`)
+
+	list := browsers[0].get(p.url + "/login").body
+	found := other.FindAllStringSubmatch(list, -1)
+	if len(found) != 2 || strings.Count(list, `class="here"`) != 1 || !strings.Contains(list, "from 127.0.0.1") {
+		t.Fatalf("got %d other sessions, want 2 and the present one: %s", len(found), list)
+	}
+	stranger.post(p.url+"/visits/end", url.Values{"id": {found[0][1]}})
+	stranger.post(p.url+"/visits/end-others", url.Values{})
+	for i, b := range browsers {
+		if !loggedIn(b) {
+			t.Errorf("a stranger has ended session %d", i)
+		}
+	}
+
+	browsers[0].post(p.url+"/visits/end", url.Values{"id": {found[0][1]}})
+	if a, b := loggedIn(browsers[1]), loggedIn(browsers[2]); a == b {
+		t.Errorf("one of two sessions was ended: got %t and %t", a, b)
+	}
+	browsers[0].post(p.url+"/visits/end-others", url.Values{})
+	if !loggedIn(browsers[0]) || loggedIn(browsers[1]) || loggedIn(browsers[2]) || !loggedIn(stranger) {
+		t.Error("not all other sessions of the visitor were ended, or too many")
+	}
+}
+
+// Many clicks at once, on all nodes: each counts.
+func TestNoClickIsLost(t *testing.T) {
+	t.Parallel()
+	slow := redistest.NewProxy(t, redistest.Standalone(t).Addr())
+	slow.SetLatency(5 * time.Millisecond) // so that they overlap
+	p := start(t, nil, "-work", "0s", "-redis", "redis://"+slow.Addr())
+	v := newBrowser(t)
+	v.post(p.url+"/login", url.Values{"name": {"Ada"}})
+	var clicks sync.WaitGroup
+	for range 30 {
+		clicks.Go(func() {
+			if got := v.do(v.request(http.MethodPost, p.url+"/cart", url.Values{"id": {product}})); got.status != http.StatusOK {
+				t.Errorf("POST /cart: got %d, want 200 after the redirect", got.status)
+			}
+		})
+	}
+	clicks.Wait()
+	if me := v.get(p.url + "/me").body; !strings.Contains(me, `"cart":30`) {
+		t.Errorf("30 clicks, and the cart is %s", me)
 	}
 }
 

@@ -63,8 +63,8 @@ func (c Cart) with(id string, quantity int) (Cart, error) {
 	return Cart{lines}, nil
 }
 
-// AddToCart puts one more of a product into the visitor's cart. The cart is one
-// value of the session: of two changes at the very same moment, the later stays.
+// AddToCart puts one more of a product into the visitor's cart. Of many clicks at
+// the very same moment, on whichever nodes, each counts.
 func (s *Shop) AddToCart(ctx context.Context, id string) error {
 	return s.changeCart(ctx, id, func(old int) int { return old + 1 })
 }
@@ -78,21 +78,16 @@ func (s *Shop) changeCart(ctx context.Context, id string, change func(old int) i
 	if _, err := s.catalogue.Product(id); err != nil {
 		return err
 	}
-	cart, err := cartKey.Get(ctx)
-	if err != nil {
-		return err
-	}
-	old := 0
-	for _, l := range cart.Lines {
-		if l.ID == id {
-			old = l.Quantity
+	_, err := cartKey.Update(ctx, func(cart Cart) (Cart, error) {
+		old := 0
+		for _, l := range cart.Lines {
+			if l.ID == id {
+				old = l.Quantity
+			}
 		}
-	}
-	cart, err = cart.with(id, change(old))
-	if err != nil {
-		return err
-	}
-	return cartKey.Set(ctx, cart)
+		return cart.with(id, change(old))
+	})
+	return err
 }
 
 // View notes that the visitor looks at a product.
@@ -100,15 +95,11 @@ func (s *Shop) View(ctx context.Context, id string) error {
 	if _, err := s.catalogue.Product(id); err != nil {
 		return err
 	}
-	old, err := viewedKey.Get(ctx)
-	if err != nil {
-		return err
-	}
-	if len(old) > 0 && old[0] == id {
-		return nil
-	}
-	list := append([]string{id}, slices.DeleteFunc(slices.Clone(old), func(o string) bool { return o == id })...)
-	return viewedKey.Set(ctx, list[:min(len(list), maxViewed)])
+	_, err := viewedKey.Update(ctx, func(old []string) ([]string, error) {
+		list := append([]string{id}, slices.DeleteFunc(slices.Clone(old), func(o string) bool { return o == id })...)
+		return list[:min(len(list), maxViewed)], nil
+	})
+	return err
 }
 
 // LogIn logs the visitor in under a name; this is a demonstration, so that
@@ -129,4 +120,25 @@ func (s *Shop) LogIn(ctx context.Context, visitor *session.Session, name string)
 // LogOut ends the visitor's session, with everything in it, on every node.
 func (s *Shop) LogOut(ctx context.Context, visitor *session.Session) error {
 	return visitor.Destroy(ctx)
+}
+
+// EndVisit ends another of the visitor's sessions, as the page of Login lists
+// them, wherever that is open.
+func (s *Shop) EndVisit(ctx context.Context, sessions *session.Manager, visitor *session.Session, id string) error {
+	user, err := visitor.User(ctx)
+	if err != nil || user == "" {
+		return err
+	}
+	_, err = sessions.Revoke(ctx, user, id) // one that has ended by itself is fine, too
+	return err
+}
+
+// EndOtherVisits ends all sessions of the visitor but the present one.
+func (s *Shop) EndOtherVisits(ctx context.Context, visitor *session.Session) error {
+	user, err := visitor.User(ctx)
+	if err != nil || user == "" {
+		return err
+	}
+	_, err = visitor.RevokeOthers(ctx)
+	return err
 }

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -36,6 +37,7 @@ func ParseTemplates() (*Templates, error) {
 		"money":    money,
 		"duration": func(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) + " ms" },
 		"shelf":    shelfURL,
+		"device":   device,
 	}).ParseFS(templateFiles, "templates/*.html")
 	if err != nil {
 		return nil, fmt.Errorf("shop: the pages: %w", err)
@@ -93,4 +95,21 @@ func shelfURL(category string, number int) string {
 		return "/"
 	}
 	return "/?" + q.Encode()
+}
+
+// device names the browser of a User-Agent well enough for its user to know it
+// again.
+func device(agent string) string {
+	// Each browser also claims to be those that follow it.
+	for _, b := range []struct{ sign, name string }{
+		{"Edg/", "Edge"}, {"OPR/", "Opera"}, {"Firefox/", "Firefox"}, {"Chrome/", "Chrome"}, {"Safari/", "Safari"}, {"curl/", "curl"},
+	} {
+		if strings.Contains(agent, b.sign) {
+			return b.name
+		}
+	}
+	if name, _, ok := strings.Cut(agent, "/"); ok {
+		return clip(name, 30)
+	}
+	return "a browser"
 }

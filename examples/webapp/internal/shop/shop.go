@@ -12,6 +12,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"log/slog"
+	"slices"
 	"strconv"
 	"time"
 
@@ -228,13 +229,31 @@ func (s *Shop) Cart(ctx context.Context) (*CartView, error) {
 // LoginView is the page on which visitors log in and out.
 type LoginView struct {
 	Page
-	Names []string
+	Names  []string
+	Visits []session.Info // of a visitor who is logged in, the present one first
 }
 
-// Login shows the log-in page.
+// Login shows the log-in page, and who is logged in where he is.
 func (s *Shop) Login(ctx context.Context) (*LoginView, error) {
 	page, _, err := s.personal(ctx, "login", "Log in")
-	return &LoginView{Page: page, Names: []string{"Ada", "Grace", "Linus", "Margaret", "Rob"}}, err
+	if err != nil {
+		return nil, err
+	}
+	v := &LoginView{Page: page, Names: []string{"Ada", "Grace", "Linus", "Margaret", "Rob"}}
+	if v.User == "" {
+		return v, nil
+	}
+	v.Visits, err = session.FromContext(ctx).Sessions(ctx)
+	slices.SortStableFunc(v.Visits, func(a, b session.Info) int {
+		switch {
+		case a.Current == b.Current:
+			return 0
+		case a.Current:
+			return -1
+		}
+		return 1
+	})
+	return v, err
 }
 
 // HerdView is the page of the thundering herd.
