@@ -43,6 +43,13 @@ type Options struct {
 	// longer is split. Zero means 256 KiB; less than 1 KiB or more than 64 MiB
 	// is refused.
 	ChunkBytes int
+
+	// NoPipelining sends each command by itself. By default the commands of more
+	// than four callers at a time go together, in a pipeline, which costs a busy
+	// Redis and the process a fraction; a hook or a trace of go-redis sees the
+	// pipeline. What is bigger than 16 KiB goes by itself in any case. It needs a
+	// *redis.Client or a *redis.ClusterClient.
+	NoPipelining bool
 }
 
 const (

@@ -6,6 +6,7 @@ import (
 
 	"github.com/herdless/herdless/cache"
 	"github.com/herdless/herdless/cache/internal/purges"
+	"github.com/herdless/herdless/internal/pipelining"
 	"github.com/redis/go-redis/v9"
 )
 
@@ -101,7 +102,7 @@ func (s *Store) read(ctx context.Context, keys []string) ([]finding, error) {
 	sent := time.Now()
 	// The time left is asked for first. If another entry is stored between
 	// the two, this one looks older than it is, never younger.
-	_, _ = s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+	err := s.pipe.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for _, st := range steps {
 			cmds = append(cmds, st.script.EvalSha(ctx, p, st.keys, st.args...))
 		}
@@ -112,6 +113,9 @@ func (s *Store) read(ctx context.Context, keys []string) ([]finding, error) {
 		}
 		return nil
 	})
+	if pipelining.Left(err) {
+		return nil, err
+	}
 	if len(steps) > 0 {
 		answers, err := s.answers(ctx, steps, cmds)
 		if err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/herdless/herdless/internal/pipelining"
 	"github.com/redis/go-redis/v9"
 )
 
@@ -55,12 +56,15 @@ func (s *Store) together(ctx context.Context, steps ...step) ([]any, error) {
 		return nil, err
 	}
 	cmds := make([]*redis.Cmd, len(steps))
-	_, _ = s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+	err := s.pipe.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i, st := range steps {
 			cmds[i] = st.script.EvalSha(ctx, p, st.keys, st.args...)
 		}
 		return nil
 	})
+	if pipelining.Left(err) {
+		return nil, err
+	}
 	return s.answers(ctx, steps, cmds)
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/herdless/herdless/cache"
 	"github.com/herdless/herdless/cache/internal/purges"
+	"github.com/herdless/herdless/internal/pipelining"
 	"github.com/herdless/herdless/internal/push"
 	"github.com/herdless/herdless/internal/rediskey"
 	"github.com/redis/go-redis/v9"
@@ -33,7 +34,8 @@ type Client interface {
 // half a minute, or when the client is closed.
 type Store struct {
 	client        Client
-	ordered       bool // the commands of a pipeline run in their order
+	pipe          *pipelining.Client // for what requests wait for
+	ordered       bool               // the commands of a pipeline run in their order
 	prefix        string
 	compressAbove int
 	chunkBytes    int
@@ -66,7 +68,7 @@ func New(client Client, o *Options) *Store {
 	opts := o.withDefaults()
 	_, ordered := client.(*redis.Client)
 	s := &Store{
-		client: client, ordered: ordered, prefix: prefix,
+		client: client, pipe: pipelining.New(client, o.NoPipelining), ordered: ordered, prefix: prefix,
 		compressAbove: opts.CompressAbove, chunkBytes: opts.ChunkBytes,
 		hub: push.New(client),
 		log: newPurgeLog(prefix, opts.Retention), standing: newStanding(),

@@ -10,7 +10,7 @@ import (
 
 	"github.com/go-redsync/redsync/v4"
 	redsyncredis "github.com/go-redsync/redsync/v4/redis"
-	"github.com/herdless/herdless/internal/scripts"
+	"github.com/herdless/herdless/internal/pipelining"
 	"github.com/herdless/herdless/lock"
 	"github.com/redis/go-redis/v9"
 )
@@ -115,7 +115,7 @@ func (s *step) run(ctx context.Context, script *redis.Script, args []any) (any, 
 	case a := <-answered:
 		return a.value, a.err
 	case <-wait.Done():
-		if err := scripts.Ended(ctx); err != nil {
+		if err := pipelining.Ended(ctx); err != nil {
 			return nil, err
 		}
 		if s.sent.Load() {

@@ -9,9 +9,9 @@ import (
 	"time"
 
 	redsyncredis "github.com/go-redsync/redsync/v4/redis"
+	"github.com/herdless/herdless/internal/pipelining"
 	"github.com/herdless/herdless/internal/push"
 	"github.com/herdless/herdless/internal/rediskey"
-	"github.com/herdless/herdless/internal/scripts"
 	"github.com/herdless/herdless/lock"
 )
 
@@ -111,7 +111,7 @@ func (q *Quorum) TryAcquire(ctx context.Context, req lock.Request) (lock.Grant, 
 		return lock.Grant{}, err
 	}
 	req.Place = 0
-	if err := scripts.Ended(ctx); err != nil {
+	if err := pipelining.Ended(ctx); err != nil {
 		return lock.Grant{}, fmt.Errorf("redislock: acquire: %w", err)
 	}
 	steps, pools := q.steps(acquires, req)
@@ -148,7 +148,7 @@ func (q *Quorum) refused(ctx context.Context, steps []*step, err error) (lock.Gr
 			holders[o.acquired.holder]++
 		}
 	}
-	if len(free) < q.majority() || scripts.Ended(ctx) != nil {
+	if len(free) < q.majority() || pipelining.Ended(ctx) != nil {
 		for _, s := range steps {
 			s.giveUp()
 		}
@@ -285,7 +285,7 @@ func (q *Quorum) tooFew(ctx context.Context, what string, steps []*step, err err
 	if len(said) > 0 {
 		err = errors.Join(said...)
 	}
-	if e := scripts.Ended(ctx); e != nil && !errors.Is(err, e) {
+	if e := pipelining.Ended(ctx); e != nil && !errors.Is(err, e) {
 		err = errors.Join(e, err)
 	}
 	return fmt.Errorf("redislock: %s: %d of %d servers answered, %d are needed: %w", what, answered, len(steps), q.majority(), err)

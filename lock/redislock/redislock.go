@@ -8,9 +8,9 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/herdless/herdless/internal/pipelining"
 	"github.com/herdless/herdless/internal/push"
 	"github.com/herdless/herdless/internal/rediskey"
-	"github.com/herdless/herdless/internal/scripts"
 	"github.com/herdless/herdless/lock"
 	"github.com/redis/go-redis/v9"
 )
@@ -32,6 +32,13 @@ type Options struct {
 	// would decide the slot of every lock in a Redis Cluster. Default
 	// "herdless:lock:".
 	Prefix string
+	// NoPipelining sends each command by itself. By default the commands of more
+	// than four callers at a time go together, in a pipeline, which costs a busy
+	// Redis and the process a fraction; a hook or a trace of go-redis sees the
+	// pipeline. What is bigger than 16 KiB goes by itself in any case. It needs a
+	// *redis.Client or a *redis.ClusterClient that does not
+	// read from replicas.
+	NoPipelining bool
 }
 
 // Store is a [lock.Store] in Redis 6.2 or newer: one server, one behind
@@ -53,7 +60,7 @@ type Options struct {
 //
 // A Store is safe for concurrent use.
 type Store struct {
-	scripts *scripts.Runner
+	scripts *pipelining.Client
 	prefix  string
 	hub     *push.Hub
 }
@@ -66,7 +73,7 @@ func New(client Client, o *Options) *Store {
 		o = new(Options)
 	}
 	return &Store{
-		scripts: scripts.New(client),
+		scripts: pipelining.New(client, o.NoPipelining),
 		prefix:  rediskey.Prefix("redislock", client, o.Prefix, defaultPrefix),
 		hub:     push.New(client),
 	}

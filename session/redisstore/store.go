@@ -26,6 +26,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/herdless/herdless/internal/pipelining"
 	"github.com/herdless/herdless/internal/push"
 	"github.com/herdless/herdless/internal/rediskey"
 	"github.com/herdless/herdless/session"
@@ -75,6 +76,13 @@ type Options struct {
 	// Wait makes logouts and revocations wait until they are on replicas, so
 	// that a failover to one of those does not undo them.
 	Wait Wait
+	// NoPipelining sends each command by itself. By default the commands of more
+	// than four callers at a time go together, in a pipeline, which costs a busy
+	// Redis and the process a fraction; a hook or a trace of go-redis sees the
+	// pipeline. What is bigger than 16 KiB goes by itself in any case. It needs a
+	// *redis.Client or a *redis.ClusterClient that does not
+	// read from replicas.
+	NoPipelining bool
 }
 
 // Wait says how many replicas have to confirm. It needs a *redis.Client or a
@@ -94,6 +102,7 @@ const defaultWait = 500 * time.Millisecond
 // with New.
 type Store struct {
 	client Client
+	pipe   *pipelining.Client // for what requests wait for
 	prefix string
 	wait   Wait
 	hub    *push.Hub
@@ -111,7 +120,7 @@ func New(client Client, o *Options) *Store {
 		o = &Options{}
 	}
 	s := &Store{
-		client: client, wait: o.Wait,
+		client: client, pipe: pipelining.New(client, o.NoPipelining), wait: o.Wait,
 		prefix: rediskey.Prefix("redisstore", client, o.Prefix, defaultPrefix),
 		hub:    push.New(client),
 	}
@@ -160,12 +169,14 @@ func (s *Store) Load(ctx context.Context, id string, digest session.Digest) (ses
 	}
 	var hash *redis.MapStringStringCmd
 	var left *redis.DurationCmd
-	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+	err := s.pipe.Pipelined(ctx, func(p redis.Pipeliner) error {
 		hash = p.HGetAll(ctx, key)
 		left = p.PTTL(ctx, key)
 		return nil
 	})
 	switch {
+	case pipelining.Left(err):
+		return session.Record{}, fault("load", err)
 	case redis.HasErrorPrefix(hash.Err(), "WRONGTYPE"):
 		return session.Record{}, nil
 	case err != nil:
@@ -201,10 +212,11 @@ const earlierLen = 8
 
 // loadByScript runs load.lua or take.lua.
 func (s *Store) loadByScript(ctx context.Context, script *redis.Script, key string, args ...any) (session.Record, error) {
-	reply, err := script.Run(ctx, s.client, []string{key}, args...).Slice()
+	answer, err := s.pipe.Run(ctx, script, []string{key}, args...)
 	if err != nil {
 		return session.Record{}, fault("load", err)
 	}
+	reply, _ := answer.([]any)
 	if len(reply) != 4 {
 		return session.Record{}, fault("load", fmt.Errorf("unexpected reply of %d elements", len(reply)))
 	}
@@ -245,13 +257,14 @@ var outcomes = []session.Outcome{
 
 // Commit implements session.Store.
 func (s *Store) Commit(ctx context.Context, d session.Delta) (session.Result, error) {
-	reply, err := commitScript.Run(ctx, s.client, []string{s.key(d.ID)}, commitArgs(d)...).Slice()
+	answer, err := s.pipe.Run(ctx, commitScript, []string{s.key(d.ID)}, commitArgs(d)...)
 	if err != nil {
 		return session.Result{}, fault("commit", err)
 	}
+	reply, _ := answer.([]any)
 	res, ok := parseResult(reply)
 	if !ok {
-		return session.Result{}, fault("commit", fmt.Errorf("unexpected reply %v", reply))
+		return session.Result{}, fault("commit", fmt.Errorf("unexpected reply %v", answer))
 	}
 	return res, nil
 }

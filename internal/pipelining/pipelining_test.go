@@ -1,4 +1,4 @@
-package scripts_test
+package pipelining_test
 
 import (
 	"bytes"
@@ -12,8 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/herdless/herdless/internal/pipelining"
 	"github.com/herdless/herdless/internal/redistest"
-	"github.com/herdless/herdless/internal/scripts"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -33,7 +33,7 @@ const slack = 500 * time.Millisecond
 func TestEachGetsItsOwnAnswer(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
 		prefix := redistest.Prefix(t)
-		r := scripts.New(rdb)
+		r := pipelining.New(rdb, false)
 		const goroutines, times = 64, 50
 		var wg sync.WaitGroup
 		for g := range goroutines {
@@ -64,7 +64,7 @@ func TestManyGoTogether(t *testing.T) {
 	proxy.SetLatency(2 * time.Millisecond)
 	rdb := redis.NewClient(&redis.Options{Addr: proxy.Addr(), ContextTimeoutEnabled: true, PoolSize: 100})
 	defer rdb.Close()
-	r, key := scripts.New(rdb), redistest.Prefix(t)+"k"
+	r, key := pipelining.New(rdb, false), redistest.Prefix(t)+"k"
 	_, err := r.Run(t.Context(), echo, []string{key}, "")
 	require.NoError(t, err)
 	proxy.Reset()
@@ -86,7 +86,7 @@ func TestManyGoTogether(t *testing.T) {
 // not know the scripts.
 func TestScriptsThatTheServerDoesNotKnow(t *testing.T) {
 	rdb := redistest.NewStandalone(t).Client(t)
-	r := scripts.New(rdb)
+	r := pipelining.New(rdb, false)
 	var wg sync.WaitGroup
 	var ran atomic.Int64
 	for i := range 200 {
@@ -109,7 +109,7 @@ func TestDeadlinesHoldWhileRedisHangs(t *testing.T) {
 			server := redistest.NewStandalone(t)
 			rdb := redis.NewClient(&redis.Options{Addr: server.Addr(), ContextTimeoutEnabled: obeys, ReadTimeout: 2 * time.Second, MaxRetries: -1})
 			before := goleak.IgnoreCurrent()
-			r := scripts.New(rdb)
+			r := pipelining.New(rdb, false)
 			_, err := r.Run(t.Context(), echo, []string{"k"}, "")
 			require.NoError(t, err)
 			server.Stop(t)
@@ -145,7 +145,7 @@ func TestWhatNobodyWaitsForIsNotSent(t *testing.T) {
 	server := redistest.NewStandalone(t)
 	rdb := redis.NewClient(&redis.Options{Addr: server.Addr(), ReadTimeout: 3 * time.Second, MaxRetries: -1})
 	defer rdb.Close()
-	r := scripts.New(rdb)
+	r := pipelining.New(rdb, false)
 	_, err := r.Run(t.Context(), echo, []string{"k"}, "")
 	require.NoError(t, err)
 	server.Stop(t)
@@ -200,7 +200,7 @@ func TestAConnectionThatHangsHoldsUpItsOwn(t *testing.T) {
 		return &hangingConn{Conn: c, goOn: goOn, hangs: hangs}, err
 	}})
 	defer rdb.Close()
-	r, key := scripts.New(rdb), redistest.Prefix(t)+"k"
+	r, key := pipelining.New(rdb, false), redistest.Prefix(t)+"k"
 	_, err := r.Run(t.Context(), echo, []string{key}, "")
 	require.NoError(t, err)
 	run := func(arg string) <-chan struct{} {
@@ -240,7 +240,7 @@ func TestConnectionsThatHangDoNotAddUp(t *testing.T) {
 	}})
 	defer rdb.Close()
 	before := goleak.IgnoreCurrent()
-	r, key := scripts.New(rdb), redistest.Prefix(t)+"k"
+	r, key := pipelining.New(rdb, false), redistest.Prefix(t)+"k"
 	run := func(arg string, limit time.Duration) error {
 		ctx, cancel := context.WithTimeout(t.Context(), limit)
 		defer cancel()
@@ -266,7 +266,7 @@ func TestConnectionsThatHangDoNotAddUp(t *testing.T) {
 }
 
 func TestAContextThatHasEnded(t *testing.T) {
-	r := scripts.New(redistest.Standalone(t).Client(t))
+	r := pipelining.New(redistest.Standalone(t).Client(t), false)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, err := r.Run(ctx, echo, []string{"k"}, "")
