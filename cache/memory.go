@@ -117,7 +117,9 @@ func (s *MemoryStore) Get(ctx context.Context, key string) (Entry, bool, error) 
 	if err := ended(ctx); err != nil {
 		return Entry{}, false, err
 	}
-	e, ok := s.Peek(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e, ok := s.get(key)
 	return e, ok, nil
 }
 
@@ -135,26 +137,41 @@ func (s *MemoryStore) GetMany(ctx context.Context, keys []string) ([]Entry, erro
 	return entries, nil
 }
 
-// Peek implements Store.
+// Peek implements Store. It takes no lock, so that readers do not hold up one
+// another: an entry does not change, and whether a purge has reached it is asked
+// after it was found.
 func (s *MemoryStore) Peek(key string) (Entry, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.get(key)
+	e, ok := s.entries.GetIfPresent(key)
+	if !ok {
+		return Entry{}, false
+	}
+	return s.now(key, e)
 }
 
+// get is Peek, and removes what has become of no use.
 func (s *MemoryStore) get(key string) (Entry, bool) {
 	e, ok := s.entries.GetIfPresent(key)
 	if !ok {
 		return Entry{}, false
 	}
-	found := e.Entry
-	found.Age = time.Since(e.stored)
-	found.TTL -= found.Age
-	verdict := s.purged.Verdict(key, e.tags, e.epoch)
-	if verdict == purges.Gone || found.TTL+found.StaleFor <= 0 {
+	found, ok := s.now(key, e)
+	if !ok {
 		s.entries.Invalidate(key)
+	}
+	return found, ok
+}
+
+// now returns the entry as it is now, unless its time is over or a purge has
+// reached it.
+func (s *MemoryStore) now(key string, e *memoryEntry) (Entry, bool) {
+	age := time.Since(e.stored)
+	verdict := s.purged.Verdict(key, e.tags, e.epoch)
+	if verdict == purges.Gone || e.TTL-age+e.StaleFor <= 0 {
 		return Entry{}, false
 	}
+	found := e.Entry
+	found.Age = age
+	found.TTL -= age
 	if e.soft || verdict == purges.Stale {
 		found = staled(found)
 	}

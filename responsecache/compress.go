@@ -113,13 +113,6 @@ func (e *encoder) abandon() {
 	}
 }
 
-// forms are the body of a stored response in codings in which it was asked for, as
-// long as the response stays in this process.
-type forms struct {
-	mu       sync.Mutex
-	byCoding map[string][]byte
-}
-
 // get returns the body in a coding.
 func (f *forms) get(coding string, body []byte) ([]byte, error) {
 	f.mu.Lock()

@@ -25,33 +25,44 @@ const (
 // Handler caches the responses of next.
 func (rt *Route) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		x := &exchange{route: rt, cache: rt.cache, engine: rt.cache.engine, next: next, w: w, r: r, came: time.Now()}
-		if isUnsafe(r.Method) {
-			x.invalidate(r.Context())
-			return
-		}
-		x.serve(r.Context())
+		a := asked{route: rt, cache: rt.cache, r: r}
+		a.serve(r.Context(), w, next)
 	})
 }
 
-// exchange is one request on its way through the cache.
-type exchange struct {
-	route  *Route
-	cache  *Cache
-	engine *cache.Engine
-	next   http.Handler
-	w      http.ResponseWriter
-	r      *http.Request
+// asked is a request, and what it asks for. Most requests need no more, and are
+// answered without any of it on the heap: see asked.hit.
+type asked struct {
+	route *Route
+	cache *Cache
+	r     *http.Request
 
+	came     time.Time // when the request did
 	wants    wants
 	name     pageName
 	rule     rule   // of No-Vary-Search, under which the page was looked for
 	page     string // key of the page
 	personal bool   // for all that is known, the response is for the sender only
-	served   bool   // the handler ran and answered the client
+	spot     spot   // where to look
+}
+
+// spot is a key under which a response may be found.
+type spot struct {
+	key    string
+	reason string    // why the request goes to the handler if there is none
+	index  varyIndex // that has led to it, or none
+}
+
+// exchange is a request on its way through the cache.
+type exchange struct {
+	asked
+	engine *cache.Engine
+	next   http.Handler
+	w      http.ResponseWriter
+
+	served bool // the handler ran and answered the client
 	// background: there is no client.
 	background bool
-	came       time.Time // when the request did
 
 	copied *http.Request // for a refresh in the background
 
@@ -62,42 +73,90 @@ type exchange struct {
 	tags []string // that the handler has added
 }
 
-// leading is the context key of the exchange that computes a page.
-type leading struct{}
+// inside is what a request is made in the course of: a refresh that has not come to
+// its route yet, and the exchange that computes a page by this handler.
+type inside struct {
+	refresh *refresh
+	leading *exchange
+}
 
-func (x *exchange) serve(ctx context.Context) {
-	x.wants = parseWants(x.r.Header)
-	if why := x.whyBypass(); why != "" {
-		x.forward(why)
+// insideKey is the context key of an *inside.
+type insideKey struct{}
+
+func insideOf(ctx context.Context) inside {
+	if in, ok := ctx.Value(insideKey{}).(*inside); ok {
+		return *in
+	}
+	return inside{}
+}
+
+func (in inside) context(ctx context.Context) context.Context {
+	return context.WithValue(ctx, insideKey{}, &in)
+}
+
+// exchange returns the exchange of a request that is not answered at once.
+func (a *asked) exchange(w http.ResponseWriter, next http.Handler) *exchange {
+	x := &exchange{asked: *a, engine: a.cache.engine, next: next, w: w}
+	if x.came.IsZero() {
+		x.came = time.Now()
+	}
+	return x
+}
+
+func (a *asked) serve(ctx context.Context, w http.ResponseWriter, next http.Handler) {
+	if isUnsafe(a.r.Method) {
+		a.exchange(w, next).invalidate(ctx)
 		return
 	}
-	x.name = nameOf(x.r, x.route.policy.Key)
-	if again, ok := ctx.Value(refreshing{}).(*refresh); ok && again.engine == x.engine && again.name == x.name {
-		again.handle(x)
+	if a.wants = parseWants(a.r.Header); a.wants != nothing {
+		a.came = time.Now() // else it is not asked for, on a hit
+	}
+	if why := a.whyBypass(); why != "" {
+		a.exchange(w, next).forward(why)
 		return
 	}
-	x.page = x.name.key()
-	if outer, ok := ctx.Value(leading{}).(*exchange); ok && outer.engine == x.engine && outer.name == x.name {
+	a.name = nameOf(a.r, a.route.policy.Key)
+	in := insideOf(ctx)
+	if again := in.refresh; again != nil && again.engine == a.cache.engine && again.name == a.name {
+		again.handle(a.exchange(w, next))
+		return
+	}
+	if outer := in.leading; outer != nil && outer.engine == a.cache.engine && outer.name == a.name {
 		// The same Cache computes the same page around this handler, and
 		// would wait for itself. The inner policy is the more special one.
-		outer.route = x.route
-		x.next.ServeHTTP(x.w, x.r)
+		outer.route = a.route
+		next.ServeHTTP(w, a.r)
 		return
 	}
-	x.findRule(ctx)
-	x.personal = x.isPersonal()
-	if _, known := x.cache.personal.get(x.page); x.r.Method == http.MethodHead || len(x.r.Header["Range"]) > 0 ||
-		x.wants.onlyIfCached || x.personal && known {
+	a.page = a.name.key()
+	a.findRule(ctx)
+	a.personal = a.isPersonal()
+	a.spot = spot{key: a.page, reason: "uri-miss"}
+	if a.hit(ctx, w) {
+		return
+	}
+	x := a.exchange(w, next)
+	if a.r.Method == http.MethodHead || len(a.r.Header["Range"]) > 0 || a.wants.onlyIfCached || a.isPersonalPage() {
 		x.fromStoreOnly(ctx)
 		return
 	}
 	x.fromStoreOrHandler(ctx)
 }
 
+// isPersonalPage reports that a response to such a request was not for sharing a
+// moment ago.
+func (a *asked) isPersonalPage() bool {
+	if !a.personal {
+		return false
+	}
+	_, known := a.cache.personal.get(a.page)
+	return known
+}
+
 // forward lets the handler answer, and stores nothing.
 func (x *exchange) forward(why string) {
 	w := respwriter.New(x.w, func(int) bool {
-		x.takeOff(x.w.Header())
+		x.cache.takeOff(x.w.Header())
 		x.addStatus(status{fwd: why})
 		return true
 	})
@@ -109,9 +168,9 @@ func (x *exchange) forward(why string) {
 // storing: the response to a HEAD has no body, that to a Range is a part, and that
 // to a request with credentials is often for its sender only.
 func (x *exchange) fromStoreOnly(ctx context.Context) {
-	key, reason := x.page, "uri-miss"
-	var index varyIndex
+	reason := x.spot.reason
 	for range 3 { // an alias, the page, its variant
+		key := x.spot.key
 		entry, ok, err := x.engine.Get(ctx, key)
 		if err != nil || !ok {
 			break
@@ -121,8 +180,8 @@ func (x *exchange) fromStoreOnly(ctx context.Context) {
 			break
 		}
 		if f.response == nil {
-			key, reason = x.follow(f)
-			index = f.index
+			x.follow(f)
+			reason = x.spot.reason
 			continue
 		}
 		s := f.response
@@ -143,7 +202,7 @@ func (x *exchange) fromStoreOnly(ctx context.Context) {
 			return
 		}
 		if x.r.Method == http.MethodHead && !x.personal && !x.wants.onlyIfCached {
-			x.forwardHead(ctx, key, index, reason)
+			x.forwardHead(ctx, key, x.spot.index, reason)
 			return
 		}
 		break
@@ -157,26 +216,43 @@ func (x *exchange) fromStoreOnly(ctx context.Context) {
 	}
 }
 
-// follow returns the key that an alias or an index leads to.
-func (x *exchange) follow(f *found) (key, reason string) {
+// follow goes to the spot that an alias or an index leads to.
+func (a *asked) follow(f *found) {
 	if f.isAlias() {
-		x.take(f.alias.rule)
-		return x.page, "uri-miss"
+		a.take(f.alias.rule)
+		a.spot = spot{key: a.page, reason: "uri-miss"}
+		return
 	}
-	return variantKey(x.page, f.index, x.selects(f.index)), "vary-miss"
+	a.spot = spot{key: a.variant(f.index), reason: "vary-miss", index: f.index}
 }
 
-func (x *exchange) selects(index varyIndex) string {
-	return index.selects(x.r.Header, x.cache.profile == Conformance)
+// variant is the key of the variant of the page that the request selects.
+func (a *asked) variant(index varyIndex) string {
+	var buf [256]byte
+	raw, ok := index.known.fields(buf[:0], a.r.Header)
+	if ok {
+		if key, ok := index.known.get(raw, a.page); ok {
+			return key
+		}
+	}
+	key := variantKey(a.page, index, a.selects(index))
+	if ok {
+		index.known.set(raw, a.page, key)
+	}
+	return key
+}
+
+func (a *asked) selects(index varyIndex) string {
+	return index.selects(a.r.Header, a.cache.profile == Conformance)
 }
 
 // fromStoreOrHandler answers from the store, or by the handler, or by what the
 // handler answers another one who asked for the same.
 func (x *exchange) fromStoreOrHandler(ctx context.Context) {
-	key, reason := x.page, "uri-miss"
-	var index varyIndex
+	reason := x.spot.reason
 	collapsed := false
 	for range 4 { // an alias, the page, its variant, and one more
+		key, index := x.spot.key, x.spot.index
 		res, err := x.engine.Fetch(ctx, cache.Fetch{
 			Key:     key,
 			Lane:    x.wants.lane(),
@@ -213,8 +289,8 @@ func (x *exchange) fromStoreOrHandler(ctx context.Context) {
 			return
 		}
 		if f.response == nil {
-			key, reason = x.follow(f)
-			index = f.index
+			x.follow(f)
+			reason = x.spot.reason
 			continue
 		}
 		st := hit(f.response.left(res.Entry))

@@ -13,7 +13,7 @@ func NewStored(status int, public bool, h http.Header, body []byte) *Stored {
 }
 
 func (s *Stored) Parts() (int, bool, http.Header, []byte) {
-	return s.status, s.public, s.header, s.body
+	return s.status, s.public, s.headers(), s.body
 }
 func (s *Stored) Encode() []byte                  { return s.encode() }
 func (f *Found) Response() *Stored                { return f.response }

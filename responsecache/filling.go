@@ -69,7 +69,7 @@ func (x *exchange) load(key string, index varyIndex, reason string) cache.Load {
 }
 
 func (f *filling) run() cache.Entry {
-	f.validating = f.old != nil && (f.old.header.Get("Etag") != "" || f.old.header.Get("Last-Modified") != "") && f.hold()
+	f.validating = f.old != nil && f.old.hasValidator() && f.hold()
 	defer f.x.letGo()
 	for {
 		rec := f.handle()
@@ -83,6 +83,11 @@ func (f *filling) run() cache.Entry {
 		}
 		f.validating = false // it speaks of another response: ask again, for all of it
 	}
+}
+
+func (s *stored) hasValidator() bool {
+	h := s.headers()
+	return h.Get("Etag") != "" || h.Get("Last-Modified") != ""
 }
 
 // hold opens the body of the old response, if it is a long one, before the handler is
@@ -140,7 +145,7 @@ func (f *filling) handle() (rec *recorder) {
 // this client has of it.
 func (f *filling) request() *http.Request {
 	x := f.x
-	r := x.r.WithContext(context.WithValue(f.ctx, leading{}, x))
+	r := x.r.WithContext(inside{refresh: insideOf(f.ctx).refresh, leading: x}.context(f.ctx))
 	r.Header = r.Header.Clone()
 	for _, name := range []string{"If-None-Match", "If-Modified-Since", "If-Range", "Range"} {
 		r.Header.Del(name)
@@ -149,10 +154,11 @@ func (f *filling) request() *http.Request {
 		r.Header.Del("Accept-Encoding")
 	}
 	if f.validating {
-		if etag := f.old.header.Get("Etag"); etag != "" {
+		old := f.old.headers()
+		if etag := old.Get("Etag"); etag != "" {
 			r.Header.Set("If-None-Match", etag)
 		}
-		if modified := f.old.header.Get("Last-Modified"); modified != "" {
+		if modified := old.Get("Last-Modified"); modified != "" {
 			r.Header.Set("If-Modified-Since", modified)
 		}
 	}
@@ -397,11 +403,12 @@ var errReplaced = errors.New("responsecache: the page was purged or replaced mea
 
 // isMatchedBy reports whether a 304 with the header h is about s (RFC 9111 §4.3.4).
 func (s *stored) isMatchedBy(h http.Header) bool {
+	old := s.headers()
 	if etag := h.Get("Etag"); etag != "" {
-		return weak(etag) == weak(s.header.Get("Etag"))
+		return weak(etag) == weak(old.Get("Etag"))
 	}
 	modified := h.Get("Last-Modified")
-	return modified == "" || modified == s.header.Get("Last-Modified") || s.header.Get("Etag") != ""
+	return modified == "" || modified == old.Get("Last-Modified") || old.Get("Etag") != ""
 }
 
 func weak(etag string) string {
@@ -436,8 +443,9 @@ func (f *filling) updated(rec *recorder) *stored {
 		rec.header.Set("Date", rec.came.UTC().Format(http.TimeFormat))
 		rec.own["Date"] = rec.header["Date"]
 	}
+	old := f.old.headers()
 	resp := &response{
-		status: f.old.status, header: merge(f.old.header, rec.header), own: merge(f.old.header, rec.own),
+		status: f.old.status, header: merge(old, rec.header), own: merge(old, rec.own),
 		took: rec.came.Sub(rec.asked), came: rec.came,
 	}
 	rec.verdict = f.x.judge(resp)
@@ -509,7 +517,7 @@ func (f *filling) backoff() cache.Entry {
 	s.stale, s.failing, s.age = true, true, f.old.age+old.Age
 	s.late = (late + time.Millisecond - 1).Truncate(time.Millisecond) // as it is stored, and never less
 	return cache.Entry{
-		Kind: cache.Value, Data: s.encode(), Body: f.old.stream, TTL: ttl, StaleFor: kept - ttl, Tags: f.x.tagsOf(f.old.header),
+		Kind: cache.Value, Data: s.encode(), Body: f.old.stream, TTL: ttl, StaleFor: kept - ttl, Tags: f.x.tagsOf(f.old.headers()),
 	}
 }
 

@@ -34,7 +34,7 @@ func (x *exchange) forwardHead(ctx context.Context, key string, index varyIndex,
 				h := x.w.Header()
 				rec.status, rec.came, rec.header = code, time.Now(), canonical(h)
 				rec.own = difference(rec.header, rec.outer)
-				x.takeOff(h)
+				x.cache.takeOff(h)
 				x.addStatus(status{fwd: reason})
 				return true
 			})

@@ -32,7 +32,7 @@ func (x *exchange) invalidate(ctx context.Context) {
 			}
 			rec.begin(code, canonical(h))
 		}
-		x.takeOff(h)
+		x.cache.takeOff(h)
 		x.addStatus(status{fwd: "method"})
 		return true
 	})

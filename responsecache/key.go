@@ -16,9 +16,21 @@ import (
 // pageName is what names a page, whoever asks for it (RFC 9111 §2). Method override
 // fields, X-Forwarded-Host and the like have no part in it.
 type pageName struct {
-	scheme, host, path, query string
-	rewritten                 string // what middleware has made of it
-	extra                     string // of Policy.Key, with a "+" in front
+	pathName
+	query string
+}
+
+// pathName names the pages of one path that differ in their queries.
+type pathName struct {
+	scheme, host, path string
+	rewritten          string // what middleware has made of path and query
+	extra              string // of Policy.Key, with a "+" in front
+}
+
+// kept returns the name for keeping, without the rest of the request that its parts
+// are parts of.
+func (n pathName) kept() pathName {
+	return pathName{n.scheme, strings.Clone(n.host), strings.Clone(n.path), strings.Clone(n.rewritten), strings.Clone(n.extra)}
 }
 
 // nameOf returns the name of the page that is asked for.
@@ -30,14 +42,20 @@ func nameOf(r *http.Request, extra func(*http.Request) string) pageName {
 	if r.TLS != nil {
 		scheme = "https"
 	}
-	name := nameOfURL(scheme, r.Host, r.URL)
-	target, err := url.ParseRequestURI(r.RequestURI)
-	if err == nil { // else it is not from a server
-		asked := nameOfURL(scheme, r.Host, target)
-		if asked != name && (asked.query != name.query || !strings.HasSuffix(asked.path, name.path)) {
-			asked.rewritten = joinParts(name.path, name.query)
+	var name pageName
+	if isPlain(r) {
+		path, query := r.RequestURI[:len(r.URL.Path)], r.RequestURI[len(r.URL.Path):]
+		name = pageName{pathName{scheme: scheme, host: hostKey(scheme, r.Host), path: path}, query}
+	} else {
+		name = nameOfURL(scheme, r.Host, r.URL)
+		target, err := url.ParseRequestURI(r.RequestURI)
+		if err == nil { // else it is not from a server
+			asked := nameOfURL(scheme, r.Host, target)
+			if asked != name && (asked.query != name.query || !strings.HasSuffix(asked.path, name.path)) {
+				asked.rewritten = joinParts(name.path, name.query)
+			}
+			name = asked
 		}
-		name = asked
 	}
 	if extra != nil {
 		name.extra = "+" + extra(r)
@@ -45,8 +63,36 @@ func nameOf(r *http.Request, extra func(*http.Request) string) pageName {
 	return name
 }
 
+// isPlain reports a request whose target is its URL's path as it is, with the query
+// after it: nobody has changed the URL, and there is nothing to decode or encode.
+func isPlain(r *http.Request) bool {
+	u, target := r.URL, r.RequestURI
+	if u.RawPath != "" || u.Path == "" || u.Path[0] != '/' || !strings.HasPrefix(target, u.Path) {
+		return false
+	}
+	for i := range len(u.Path) {
+		if !plainBytes[u.Path[i]] {
+			return false
+		}
+	}
+	query := target[len(u.Path):]
+	if query == "" {
+		return u.RawQuery == "" && !u.ForceQuery
+	}
+	return query[0] == '?' && query[1:] == u.RawQuery && u.ForceQuery == (u.RawQuery == "")
+}
+
+// plainBytes are those that stand for themselves in every path (RFC 3986 §2.3), and
+// the slash.
+var plainBytes = func() (plain [256]bool) {
+	for _, c := range []byte("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~/") {
+		plain[c] = true
+	}
+	return plain
+}()
+
 func nameOfURL(scheme, host string, u *url.URL) pageName {
-	name := pageName{scheme: scheme, host: hostKey(scheme, host), path: u.EscapedPath()}
+	name := pageName{pathName: pathName{scheme: scheme, host: hostKey(scheme, host), path: u.EscapedPath()}}
 	if u.RawQuery != "" || u.ForceQuery {
 		name.query = "?" + u.RawQuery
 	}
@@ -90,8 +136,8 @@ func digest(parts ...string) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// short is what a key looks like in Cache-Status.
-func short(key string) string { return strconv.FormatUint(xxhash.Sum64String(key), 16) }
+// short is what stands for a key in Cache-Status, in hexadecimal digits.
+func short(key string) uint64 { return xxhash.Sum64String(key) }
 
 // maxKey is the length up to which a key is what it stands for, and else a digest.
 const maxKey = 1 << 10
@@ -107,18 +153,22 @@ func bounded(key string) string {
 // joinParts joins parts that are each preceded by their length, so that no two
 // different lists can become the same.
 func joinParts(parts ...string) string {
-	size := 0
+	var buf [256]byte
+	b := buf[:0]
 	for _, part := range parts {
-		size += len(part) + 5
-	}
-	b := make([]byte, 0, size)
-	for _, part := range parts {
-		b = strconv.AppendInt(b, int64(len(part)), 10)
-		b = append(b, ':')
-		b = append(b, part...)
-		b = append(b, ',')
+		b = appendPart(b, part)
 	}
 	return string(b)
+}
+
+func appendPart(b []byte, part string) []byte {
+	if n := len(part); n < 10 {
+		b = append(b, byte('0'+n), ':')
+	} else {
+		b = append(strconv.AppendInt(b, int64(n), 10), ':')
+	}
+	b = append(b, part...)
+	return append(b, ',')
 }
 
 // parsePage reads an absolute URL as a client would request it.

@@ -2,6 +2,7 @@ package responsecache
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/herdless/herdless/internal/ttlmap"
@@ -9,28 +10,33 @@ import (
 
 // memory is what a process remembers for a while of some pages, to save itself
 // work. It is bounded: what has no room is forgotten. The zero value is ready.
-type memory[V any] struct {
-	mu      sync.Mutex
-	entries *ttlmap.Map[string, V]
+type memory[K comparable, V any] struct {
+	used    atomic.Bool
+	mu      sync.RWMutex
+	entries *ttlmap.Map[K, V]
 }
 
 const memorySize = 10_000
 
-func (m *memory[V]) get(key string) (value V, ok bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.entries == nil {
+// any reports whether anything was ever remembered.
+func (m *memory[K, V]) any() bool { return m.used.Load() }
+
+func (m *memory[K, V]) get(key K) (value V, ok bool) {
+	if !m.any() {
 		return value, false
 	}
+	m.mu.RLock()
+	defer m.mu.RUnlock()
 	value, _, ok = m.entries.Get(key)
 	return value, ok
 }
 
-func (m *memory[V]) set(key string, value V, ttl time.Duration) {
+func (m *memory[K, V]) set(key K, value V, ttl time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.entries == nil {
-		m.entries = ttlmap.New[string, V]()
+		m.entries = ttlmap.New[K, V]()
+		m.used.Store(true)
 	}
 	if m.entries.Len() >= memorySize {
 		return

@@ -142,7 +142,7 @@ func (rec *recorder) pass(h http.Header) {
 		st.detail = v.why
 	}
 	before := canonical(h)
-	x.takeOff(h)
+	x.cache.takeOff(h)
 	code := rec.negotiate(h)
 	x.addStatus(st)
 	rec.w.WriteHeader(code)

@@ -11,9 +11,6 @@ import (
 	"github.com/herdless/herdless/cache"
 )
 
-// refreshing is the context key of a request by which a page is made anew.
-type refreshing struct{}
-
 // refresh is the making of a page in the background, on its way to the route's
 // handler.
 type refresh struct {
@@ -68,8 +65,8 @@ func (x *exchange) refresher(key string, index varyIndex) cache.Load {
 			}
 		}()
 		again := &exchange{
-			route: x.route, cache: x.cache, engine: x.engine, next: x.next, w: &nowhere{header: http.Header{}},
-			wants: parseWants(nil), name: x.name, rule: x.rule, page: x.page,
+			asked:  asked{route: x.route, cache: x.cache, wants: parseWants(nil), name: x.name, rule: x.rule, page: x.page},
+			engine: x.engine, next: x.next, w: &nowhere{header: http.Header{}},
 			background: true,
 		}
 		r := x.copied.WithContext(ctx)
@@ -85,7 +82,7 @@ func (x *exchange) refresher(key string, index varyIndex) cache.Load {
 			return again.load(key, index, "stale")(at.r.Context(), l)
 		}}
 		defer func() { _, _ = job.outcome() }() // if it panics, too
-		x.cache.refresh.ServeHTTP(again.w, r.WithContext(context.WithValue(ctx, refreshing{}, job)))
+		x.cache.refresh.ServeHTTP(again.w, r.WithContext(inside{refresh: job, leading: insideOf(ctx).leading}.context(ctx)))
 		if entry, err = job.outcome(); errors.Is(err, errNotReached) {
 			x.cache.logger.WarnContext(ctx, err.Error(), "path", r.URL.Path)
 		}

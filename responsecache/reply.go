@@ -20,9 +20,13 @@ import (
 // reply answers with a stored response. It returns false, and has sent nothing, if
 // its body is not to be had.
 func (x *exchange) reply(s *stored, e cache.Entry, st status) bool {
+	if s.isShort() && x.wantsAll() {
+		x.replyAll(x.w, s, e, st)
+		return true
+	}
 	h := http.Header{}
-	for name, values := range s.header {
-		h[name] = values
+	for name, values := range s.headers() {
+		h[name] = slices.Clone(values) // who gets them may change them
 	}
 	var ranges []fields.Range
 	satisfiable, ranged := true, false // see ParseRange
@@ -70,7 +74,7 @@ func (x *exchange) reply(s *stored, e cache.Entry, st status) bool {
 			out[name] = values
 		}
 	}
-	x.takeOff(out)
+	x.cache.takeOff(out)
 	out["Age"] = []string{seconds(s.age + e.Age)}
 	x.addStatus(st)
 	x.send(s, code, coding, ranges, body)
@@ -263,7 +267,7 @@ func (x *exchange) readAlong(l *live, reason string) (done, over bool) {
 	}
 	defer r.leave()
 	h := x.w.Header()
-	for name, values := range s.header {
+	for name, values := range s.headers() {
 		plain, adds := strings.CutPrefix(name, added)
 		switch {
 		case plain == "Vary":
@@ -271,10 +275,10 @@ func (x *exchange) readAlong(l *live, reason string) (done, over bool) {
 		case adds:
 			h[plain] = append(slices.Clip(h[plain]), values...)
 		default:
-			h[plain] = values
+			h[plain] = slices.Clone(values) // others read along, too
 		}
 	}
-	x.takeOff(h)
+	x.cache.takeOff(h)
 	if s.age > 0 {
 		h["Age"] = []string{seconds(s.age)}
 	}

@@ -14,31 +14,36 @@ import (
 // isUnsafe reports a method that may change something (RFC 9110 §9.2.1), known
 // or not.
 func isUnsafe(method string) bool {
-	return !slices.Contains([]string{http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, "QUERY", "PROPFIND", "REPORT", "SEARCH"}, method)
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, "QUERY", "PROPFIND", "REPORT", "SEARCH":
+		return false
+	}
+	return true
 }
 
 // whyBypass returns the reason for which the cache stays out of a request, as
 // the fwd parameter of Cache-Status names it (RFC 9211 §2.2), or "".
-func (x *exchange) whyBypass() string {
-	r := x.r
+func (a *asked) whyBypass() string {
+	r := a.r
 	switch {
-	case !x.route.policy.caches(r.Method):
+	case !a.route.policy.caches(r.Method):
 		return "method"
 	case r.ContentLength != 0: // the handler may look at the body, which no key names
 		return "bypass"
-	case r.Header.Get("Upgrade") != "":
+	case has(r.Header, "Upgrade"), has(r.Header, "If-Match"), has(r.Header, "If-Unmodified-Since"):
 		return "bypass"
 	case r.URL.Opaque != "": // as in "GET http:x HTTP/1.1"
 		return "bypass"
-	case x.wants.noStore:
+	case a.wants.noStore:
 		return "request"
 	}
-	for _, field := range []string{"If-Match", "If-Unmodified-Since"} {
-		if r.Header.Get(field) != "" {
-			return "bypass"
-		}
-	}
 	return ""
+}
+
+// has reports a field that is not empty, given by its canonical name.
+func has(h http.Header, name string) bool {
+	values := h[name]
+	return len(values) > 0 && values[0] != ""
 }
 
 // hasCredentials reports a request whose response may be for its sender only.
@@ -50,26 +55,26 @@ func hasCertificate(r *http.Request) bool { return r.TLS != nil && len(r.TLS.Pee
 
 // isPersonal reports a request whose response, for all that is known, is for its
 // sender only.
-func (x *exchange) isPersonal() bool {
-	if x.route.policy.Public {
+func (a *asked) isPersonal() bool {
+	if a.route.policy.Public {
 		return false
 	}
-	if x.cache.profile == Conformance {
-		return len(x.r.Header["Authorization"]) > 0 || hasCertificate(x.r)
+	if a.cache.profile == Conformance {
+		return len(a.r.Header["Authorization"]) > 0 || hasCertificate(a.r)
 	}
-	return hasCredentials(x.r)
+	return hasCredentials(a.r)
 }
 
 // shares reports whether the sender of the request may get a response that was
 // made for another request.
-func (x *exchange) shares(s *stored) bool {
+func (a *asked) shares(s *stored) bool {
 	switch {
 	case s.public:
 		return true
-	case hasCertificate(x.r), x.cache.profile == Safe && len(x.r.Header["Cookie"]) > 0:
+	case hasCertificate(a.r), a.cache.profile == Safe && len(a.r.Header["Cookie"]) > 0:
 		return false
 	}
-	return s.authOK || len(x.r.Header["Authorization"]) == 0
+	return s.authOK || len(a.r.Header["Authorization"]) == 0
 }
 
 // wants is what the Cache-Control of a request says (RFC 9111 §5.2.1).
@@ -84,8 +89,11 @@ const (
 	unbounded = time.Duration(math.MaxInt64)
 )
 
+// nothing is what most requests want in particular.
+var nothing = wants{maxAge: absent, minFresh: absent, maxStale: absent}
+
 func parseWants(h http.Header) wants {
-	w := wants{maxAge: absent, minFresh: absent, maxStale: absent}
+	w := nothing
 	values := h["Cache-Control"]
 	if len(values) == 0 {
 		// RFC 9111 §5.4.
@@ -94,15 +102,19 @@ func parseWants(h http.Header) wants {
 	}
 	cc := fields.ParseCacheControl(values)
 	w.noCache, w.noStore, w.onlyIfCached = cc.Has("no-cache"), cc.Has("no-store"), cc.Has("only-if-cached")
-	for name, d := range map[string]*time.Duration{"max-age": &w.maxAge, "min-fresh": &w.minFresh, "max-stale": &w.maxStale} {
-		if value, ok := cc.Seconds(name); ok {
-			*d = value
-		}
-	}
+	w.maxAge, w.minFresh, w.maxStale = stated(cc, "max-age"), stated(cc, "min-fresh"), stated(cc, "max-stale")
 	if w.maxStale == 0 && isBare(values, "max-stale") {
 		w.maxStale = unbounded
 	}
 	return w
+}
+
+// stated returns the seconds of a directive, or absent.
+func stated(cc fields.Directives, name string) time.Duration {
+	if d, ok := cc.Seconds(name); ok {
+		return d
+	}
+	return absent
 }
 
 // isBare reports a directive without an argument.
@@ -121,13 +133,13 @@ func (w *wants) lane() string {
 }
 
 // fit says what to do with a stored response (RFC 9111 §4).
-func (x *exchange) fit(s *stored, e cache.Entry) cache.Verdict {
-	w := &x.wants
+func (a *asked) fit(s *stored, e cache.Entry) cache.Verdict {
+	w := &a.wants
 	switch {
 	case s.validate:
 		return cache.FallBack
 	case w.noCache:
-		return x.anew(s, e)
+		return a.anew(s, e)
 	case s.failing && e.TTL > 0 && w.maxAge == absent && w.minFresh == absent:
 		return cache.Use
 	}
@@ -137,7 +149,7 @@ func (x *exchange) fit(s *stored, e cache.Entry) cache.Verdict {
 		if young && left >= w.minFresh {
 			return cache.Use
 		}
-		return x.anew(s, e)
+		return a.anew(s, e)
 	}
 	stale := -left
 	switch {
@@ -164,25 +176,25 @@ func (s *stored) left(e cache.Entry) time.Duration {
 // made since it came will do, by a handler that others have asked. That another
 // version is found tells nothing: this process may have known an older one. Nor does it
 // that the entry was stored since: its client had it before.
-func (x *exchange) anew(s *stored, e cache.Entry) cache.Verdict {
+func (a *asked) anew(s *stored, e cache.Entry) cache.Verdict {
 	// By so much an age can be too small: the time that storing and reading take.
 	const inexact = 100 * time.Millisecond
-	if s.left(e) > 0 && s.age+e.Age+inexact < time.Since(x.came) {
+	if s.left(e) > 0 && s.age+e.Age+inexact < time.Since(a.came) {
 		return cache.Use
 	}
 	return cache.FallBack
 }
 
 // canFallBack reports whether a stale response will do if the handler fails.
-func (x *exchange) canFallBack(s *stored, e cache.Entry) bool {
-	return !x.wants.noCache && x.outlivesFailure(s, e)
+func (a *asked) canFallBack(s *stored, e cache.Entry) bool {
+	return !a.wants.noCache && a.outlivesFailure(s, e)
 }
 
 // outlivesFailure is canFallBack for a request that wants nothing in particular.
-func (x *exchange) outlivesFailure(s *stored, e cache.Entry) bool {
+func (a *asked) outlivesFailure(s *stored, e cache.Entry) bool {
 	stale := max(0, -s.left(e))
 	if s.strict || s.validate {
 		return false
 	}
-	return stale <= s.sie && s.sie > 0 || x.cache.profile == Conformance
+	return stale <= s.sie && s.sie > 0 || a.cache.profile == Conformance
 }

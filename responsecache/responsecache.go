@@ -23,10 +23,10 @@ type Cache struct {
 	maxBody  int
 	refresh  http.Handler // nil: the wrapped handler
 	logger   *slog.Logger
-	keyed    atomic.Bool      // a route has a Policy.Key
-	ruled    atomic.Bool      // a response had a No-Vary-Search rule
-	rules    memory[rule]     // of No-Vary-Search, by path
-	personal memory[struct{}] // pages whose responses to requests with credentials are not for sharing
+	keyed    atomic.Bool              // a route has a Policy.Key
+	ruled    atomic.Bool              // a response had a No-Vary-Search rule
+	rules    memory[pathName, rule]   // of No-Vary-Search
+	personal memory[string, struct{}] // keys of pages whose responses to requests with credentials are not for sharing
 }
 
 // Options are the options of a Cache. The zero value of a field means its

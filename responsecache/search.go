@@ -32,17 +32,22 @@ func (r rule) canonical(query string) string {
 
 // findRule looks for the page under the rule that its path is known to have. Only
 // those with a query cost the store a question, and not each time.
-func (x *exchange) findRule(ctx context.Context) {
-	key := x.name.ruleKey()
-	r, known := x.cache.rules.get(key)
+func (a *asked) findRule(ctx context.Context) {
+	if a.name.query == "" && !a.cache.rules.any() {
+		return
+	}
+	path := a.name.pathName
+	r, known := a.cache.rules.get(path)
 	if !known {
-		if x.name.query == "" {
+		if a.name.query == "" {
 			return
 		}
-		r = x.cache.storedRule(ctx, key)
-		x.cache.rules.set(key, r, ruleMemory)
+		r = a.cache.storedRule(ctx, a.name.ruleKey())
+		a.cache.rules.set(path.kept(), r, ruleMemory)
 	}
-	x.rule, x.page = r, x.name.pageUnder(r)
+	if r.text != "" {
+		a.rule, a.page = r, a.name.keyUnder(r)
+	}
 }
 
 // storedRule returns the rule that is stored for a path, or none.
@@ -57,17 +62,17 @@ func (c *Cache) storedRule(ctx context.Context, key string) rule {
 }
 
 // take makes the rule that an alias leads to the one of the exchange.
-func (x *exchange) take(text string) {
-	x.rule = rule{text: text}
-	x.cache.rules.set(x.name.ruleKey(), x.rule, ruleMemory)
-	x.page = x.name.pageUnder(x.rule)
+func (a *asked) take(text string) {
+	a.rule = rule{text: text}
+	a.cache.rules.set(a.name.kept(), a.rule, ruleMemory)
+	a.page = a.name.pageUnder(a.rule)
 }
 
 // learn stores the rule of a response for its path, and returns what leads to it
 // from the key that is being filled.
 func (f *filling) learn(ttl time.Duration) cache.Entry {
 	key := f.x.name.ruleKey()
-	f.x.cache.rules.set(key, f.rule, ruleMemory)
+	f.x.cache.rules.set(f.x.name.kept(), f.rule, ruleMemory)
 	if f.rule.text == "" {
 		// The path has no rule any more.
 		_ = f.x.engine.Purge(f.ctx, key) // else it is asked for in vain for a while

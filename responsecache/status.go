@@ -22,10 +22,18 @@ type status struct {
 
 func hit(ttl time.Duration) status { return status{hit: true, ttl: ttl, hasTTL: true} }
 
+const cacheStatus = "Cache-Status"
+
 // addStatus adds this cache's member to the response's Cache-Status field.
 func (x *exchange) addStatus(st status) {
-	b := make([]byte, 0, 96)
-	b = append(b, x.cache.name...)
+	h := x.w.Header()
+	h[cacheStatus] = append(h[cacheStatus], x.member(st))
+}
+
+// member returns this cache's member of Cache-Status.
+func (a *asked) member(st status) string {
+	var buf [128]byte
+	b := append(buf[:0], a.cache.name...)
 	if st.hit {
 		b = append(b, "; hit"...)
 	}
@@ -44,14 +52,13 @@ func (x *exchange) addStatus(st status) {
 	if st.collapsed {
 		b = append(b, "; collapsed"...)
 	}
-	if x.page != "" {
-		b = append(append(append(b, `; key="`...), short(x.page)...), '"')
+	if a.page != "" {
+		b = append(strconv.AppendUint(append(b, `; key="`...), short(a.page), 16), '"')
 	}
 	if st.detail != "" {
 		b = append(append(b, "; detail="...), st.detail...)
 	}
-	h := x.w.Header()
-	h["Cache-Status"] = append(h["Cache-Status"], string(b))
+	return string(b)
 }
 
 func seconds(d time.Duration) string { return strconv.FormatInt(int64(d/time.Second), 10) }
@@ -68,11 +75,15 @@ func bareItem(s string) string {
 }
 
 // takeOff removes what is for this cache alone from a response on its way out.
-func (x *exchange) takeOff(h http.Header) {
+func (c *Cache) takeOff(h http.Header) {
 	for name := range h {
-		switch http.CanonicalHeaderKey(name) {
-		case x.cache.targets[0], surrogateKey, cacheTag:
+		if c.isOwn(http.CanonicalHeaderKey(name)) {
 			delete(h, name)
 		}
 	}
+}
+
+// isOwn reports a field that is for this cache alone, given by its canonical name.
+func (c *Cache) isOwn(name string) bool {
+	return name == c.targets[0] || name == surrogateKey || name == cacheTag
 }

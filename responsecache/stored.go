@@ -5,9 +5,12 @@ import (
 	"math"
 	"net/http"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/herdless/herdless/cache"
+	"github.com/herdless/herdless/responsecache/internal/fields"
 )
 
 // stored is a response as the store keeps it. It is read-only once it is there:
@@ -24,14 +27,45 @@ type stored struct {
 	late     time.Duration
 	age      time.Duration // when it was stored
 	swr, sie time.Duration // how stale it may be
-	header   http.Header
-	body     []byte
+	// header is that of a response that has been made; of one that was read from the
+	// store there are fields. See headers.
+	header http.Header
+	fields []field
+	values int      // how many the fields have, all together
+	vary   []string // the lines of the Vary field, for a response that has none yet
+	body   []byte
 	// length is that of the body, here or in the store under bodyKey.
-	length int64
-	stream cache.Body
-	key    string // under which it was found
+	length   int64
+	sizeText string // and in digits
+	stream   cache.Body
+	key      string // under which it was found
 
-	forms *forms // of the body, in other codings
+	forms *forms // in which it has been sent
+}
+
+// field is a field of a response that was read from the store. Nobody may change the
+// values: all who have the response share them.
+type field struct {
+	name   string
+	adds   bool // the values are added to those that the response has: see added
+	values []string
+}
+
+// headers returns the fields as they are stored. It is to be read only.
+func (s *stored) headers() http.Header {
+	if s.fields == nil {
+		return s.header
+	}
+	h := make(http.Header, len(s.fields))
+	for i := range s.fields {
+		f := &s.fields[i]
+		name := f.name
+		if f.adds {
+			name = added + name
+		}
+		h[name] = f.values
+	}
+	return h
 }
 
 // varyIndex stands under a page's key when its responses vary: the fields that
@@ -41,6 +75,7 @@ type stored struct {
 type varyIndex struct {
 	generation string
 	names      []string
+	known      *knownVariants // nil: not kept
 }
 
 // alias stands under a page's key when its response says that it does for other
@@ -75,6 +110,14 @@ func read(key string, e cache.Entry) (*found, bool) {
 		if e.Body.ID != "" {
 			s.length = e.Body.Size
 		}
+		for i := range s.fields {
+			if s.fields[i].name == "Vary" {
+				h := http.Header{}
+				addVary(h, fields.Members(s.fields[i].values))
+				s.vary = h["Vary"]
+			}
+		}
+		s.sizeText = strconv.FormatInt(s.length, 10)
 	}
 	e.Memo.Store(f)
 	return f, ok
@@ -98,8 +141,9 @@ func (s *stored) flags() uint64 {
 }
 
 func (s *stored) encode() []byte {
+	h := s.headers()
 	size := 64 + len(s.body)
-	for name, values := range s.header {
+	for name, values := range h {
 		for _, v := range values {
 			size += len(name) + len(v) + 8
 		}
@@ -110,8 +154,8 @@ func (s *stored) encode() []byte {
 	for _, d := range []time.Duration{s.late, s.age, s.swr, s.sie} {
 		b = binary.AppendUvarint(b, uint64(max(0, d.Milliseconds())))
 	}
-	b = binary.AppendUvarint(b, uint64(len(s.header)))
-	for name, values := range s.header {
+	b = binary.AppendUvarint(b, uint64(len(h)))
+	for name, values := range h {
 		b = appendStrings(b, append([]string{name}, values...))
 	}
 	return append(b, s.body...)
@@ -135,7 +179,7 @@ func decode(b []byte) (*found, bool) {
 		if d.failed || len(s) < 2 || s[0] == "" || len(d.rest) > 0 {
 			return nil, false
 		}
-		return &found{index: varyIndex{generation: s[0], names: s[1:]}}, true
+		return &found{index: varyIndex{generation: s[0], names: s[1:], known: newKnownVariants(s[1:])}}, true
 	case tagAlias:
 		s := d.strings()
 		if d.failed || len(s) != 1 || s[0] == "" || len(d.rest) > 0 {
@@ -155,17 +199,51 @@ func (d *decoder) response() (*stored, bool) {
 	for _, p := range []*time.Duration{&s.late, &s.age, &s.swr, &s.sie} {
 		*p = time.Duration(min(d.uint(), math.MaxInt64/uint64(time.Millisecond))) * time.Millisecond
 	}
-	n := d.uint()
-	s.header = make(http.Header, min(n, 64))
-	for range n {
-		field := d.strings()
-		if d.failed || len(field) == 0 {
-			return nil, false
-		}
-		s.header[field[0]] = field[1:]
+	if !d.fields(s) {
+		return nil, false
 	}
-	s.body = d.rest
-	return s, !d.failed && s.status >= 200 && s.status <= 999
+	s.body = slices.Clip(d.rest)
+	return s, s.status >= 200 && s.status <= 999
+}
+
+// fields reads the fields of a response: a few big pieces of memory, and not one for
+// each name and value.
+func (d *decoder) fields(s *stored) bool {
+	counted := *d
+	n := counted.uint()
+	for range n {
+		size := counted.uint()
+		if size == 0 { // not even a name
+			return false
+		}
+		for range size {
+			counted.skip(counted.uint())
+			if counted.failed {
+				return false
+			}
+		}
+		s.values += int(size) - 1
+	}
+	text := string(d.rest[:len(d.rest)-len(counted.rest)])
+	_ = d.uint()
+	s.fields = make([]field, n)
+	values := make([]string, s.values)
+	next := func() string {
+		size := int(d.uint())
+		at := len(text) - (len(d.rest) - len(counted.rest))
+		d.skip(uint64(size))
+		return text[at : at+size]
+	}
+	for i := range s.fields {
+		size := int(d.uint()) - 1
+		f := &s.fields[i]
+		f.name, f.adds = strings.CutPrefix(next(), added)
+		f.values, values = values[:size:size], values[size:]
+		for j := range f.values {
+			f.values[j] = next()
+		}
+	}
+	return !d.failed
 }
 
 func appendStrings(b []byte, list []string) []byte {
@@ -201,6 +279,14 @@ func (d *decoder) uint() uint64 {
 	}
 	d.rest = d.rest[size:]
 	return n
+}
+
+func (d *decoder) skip(size uint64) {
+	if d.failed || size > uint64(len(d.rest)) {
+		d.failed = true
+		return
+	}
+	d.rest = d.rest[size:]
 }
 
 func (d *decoder) strings() []string {

@@ -20,7 +20,7 @@ const (
 // any other one, and where nothing is stored, it does nothing. It is to be called
 // before the handler has returned, and may be from several goroutines.
 func AddTags(ctx context.Context, tags ...string) {
-	if x, ok := ctx.Value(leading{}).(*exchange); ok {
+	if x := insideOf(ctx).leading; x != nil {
 		x.addTags(tags)
 	}
 }

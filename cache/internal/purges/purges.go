@@ -14,6 +14,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cespare/xxhash/v2"
 )
@@ -111,10 +112,13 @@ type Table struct {
 	// forgets the older half, and with it every entry that is as old.
 	Limit int
 
+	// newest is the epoch of the last of all purges, floor's included. It changes
+	// only while mu is held, and after what it tells of.
+	newest atomic.Uint64
+
 	mu      sync.RWMutex
 	records map[Record]uint64 // to the epoch of the last such purge
 	lengths map[uint32]int    // of prefixes, to the number of their records
-	newest  uint64            // of all records
 	floor   uint64            // entries from before it are gone
 }
 
@@ -143,7 +147,7 @@ func (t *Table) Add(epoch uint64, records ...Record) {
 		if !known && r.scope == byPrefix {
 			t.lengths[r.length]++
 		}
-		t.newest = max(t.newest, epoch)
+		t.newest.Store(max(t.newest.Load(), epoch))
 	}
 	limit := t.Limit
 	if limit == 0 {
@@ -172,7 +176,7 @@ func (t *Table) raise(floor uint64) {
 		return
 	}
 	t.floor = floor
-	t.newest = max(t.newest, floor)
+	t.newest.Store(max(t.newest.Load(), floor))
 	for r, epoch := range t.records {
 		if epoch > floor {
 			continue
@@ -189,13 +193,13 @@ func (t *Table) raise(floor uint64) {
 // Verdict returns what the purges have made of the entry under key that has
 // these tags, given by their hashes, and whose computation began in that epoch.
 func (t *Table) Verdict(key string, tags []uint64, epoch uint64) Verdict {
+	if epoch >= t.newest.Load() { // no purge since: nearly always
+		return Valid
+	}
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	switch {
-	case epoch < t.floor:
+	if epoch < t.floor {
 		return Gone
-	case epoch >= t.newest: // no purge since: nearly always
-		return Valid
 	}
 	v := Valid
 	look := func(r Record) {

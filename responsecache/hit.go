@@ -1,0 +1,198 @@
+package responsecache
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/herdless/herdless/cache"
+)
+
+// hit answers the request with a fresh response that this process has, if it wants
+// all of one and nothing in particular, as most requests do. It reports false, and has sent
+// nothing, if there is more to do; then a.spot says from where on to look.
+//
+// It does what an exchange does with such a request, without what that needs for all
+// others. TestAllocationsOfAHit counts what it allocates.
+func (a *asked) hit(ctx context.Context, w http.ResponseWriter) bool {
+	if a.wants != nothing || !a.wantsAll() {
+		return false
+	}
+	for range 3 { // an alias, the page, its variant
+		var f *found
+		entry, ok := a.cache.engine.Peek(ctx, a.spot.key, func(e cache.Entry) cache.Verdict {
+			var ok bool
+			switch f, ok = read(a.spot.key, e); {
+			case !ok:
+				return cache.Reject
+			case f.response == nil:
+				return cache.Use
+			case !f.response.isShort() || f.response.failing || !a.shares(f.response):
+				return cache.Reject
+			}
+			return a.fit(f.response, e)
+		})
+		switch {
+		case !ok:
+			return false
+		case f.response != nil:
+			a.replyAll(w, f.response, entry, hit(f.response.left(entry)))
+			return true
+		}
+		a.follow(f)
+	}
+	return false
+}
+
+// wantsAll reports a request for a whole response as it is stored: without
+// conditions, ranges or codings.
+func (a *asked) wantsAll() bool {
+	h := a.r.Header
+	return a.r.Method == http.MethodGet && !a.route.policy.Compress &&
+		len(h["If-None-Match"]) == 0 && len(h["If-Modified-Since"]) == 0 && len(h["Range"]) == 0
+}
+
+// isShort reports a response that is as it was read from the store, with its body.
+func (s *stored) isShort() bool {
+	return s.fields != nil && s.stream.ID == "" && bodyAllowed(s.status)
+}
+
+// replyAll answers with all of a short response.
+//
+// The fields are assigned to the header, because their names are in canonical form.
+// Their values are copied into one piece of memory for all: whoever gets the header
+// may change it, and must not change it for others.
+func (a *asked) replyAll(w http.ResponseWriter, s *stored, e cache.Entry, st status) {
+	h := w.Header()
+	if len(h) > 0 {
+		a.cache.takeOff(h) // what others have set
+	}
+	values := make([]string, s.values+len(s.vary)+3)
+	set := func(name string, list []string) {
+		n := copy(values, list)
+		h[name], values = values[:n:n], values[n:]
+	}
+	for i := range s.fields {
+		f := &s.fields[i]
+		switch {
+		case f.name == "Vary" && len(h["Vary"]) == 0:
+			set(f.name, s.vary)
+		case f.name == "Vary": // outer middleware varies on more for this request
+			addVary(h, s.vary)
+		case a.cache.isOwn(f.name):
+		case f.adds:
+			h[f.name] = append(slices.Clip(h[f.name]), f.values...)
+		default:
+			set(f.name, f.values)
+		}
+	}
+	m := s.momentOf(a, e, st)
+	one := func(name, value string) {
+		values[0] = value
+		h[name], values = values[:1:1], values[1:]
+	}
+	one("Age", m.age)
+	if before := h[cacheStatus]; len(before) > 0 {
+		h[cacheStatus] = append(before, m.status)
+	} else {
+		one(cacheStatus, m.status)
+	}
+	one("Content-Length", s.sizeText)
+	w.WriteHeader(s.status)
+	_, _ = w.Write(s.body) // a client that has gone
+}
+
+// moment is what is told of a stored response for a second at most.
+type moment struct {
+	name, page string
+	seconds    [2]int64 // its age, and what is left of its lifetime
+	age        string
+	status     string
+}
+
+// momentOf returns what is told of a response now.
+func (s *stored) momentOf(a *asked, e cache.Entry, st status) *moment {
+	seconds := [2]int64{int64((s.age + e.Age) / time.Second), int64(st.ttl / time.Second)}
+	last := s.forms.moment.Load()
+	if last != nil && st.hit && last.seconds == seconds && last.name == a.cache.name && last.page == a.page {
+		return last
+	}
+	m := &moment{name: a.cache.name, page: a.page, seconds: seconds, age: strconv.FormatInt(seconds[0], 10), status: a.member(st)}
+	if st.hit && e.Memo != nil {
+		s.forms.moment.Store(m)
+	}
+	return m
+}
+
+// knownVariants remembers, of some requests, which variants of a page they have
+// selected, as long as the index stays in this process.
+type knownVariants struct {
+	names []string // of the fields that select, in canonical form
+
+	mu    sync.RWMutex
+	byRaw map[string]knownVariant
+}
+
+type knownVariant struct{ page, key string }
+
+const (
+	maxKnownVariants = 32
+	maxKnownFields   = 512 // bytes
+)
+
+func newKnownVariants(names []string) *knownVariants {
+	k := &knownVariants{names: make([]string, len(names))}
+	for i, name := range names {
+		k.names[i] = http.CanonicalHeaderKey(name)
+	}
+	return k
+}
+
+// fields appends the fields of h that select a variant to b, to the letter. It
+// reports false if they are too long to be remembered.
+func (k *knownVariants) fields(b []byte, h http.Header) ([]byte, bool) {
+	if k == nil {
+		return nil, false
+	}
+	for _, name := range k.names {
+		lines := h[name]
+		b = strconv.AppendInt(b, int64(len(lines)), 10)
+		for _, line := range lines {
+			if len(b)+len(line) > maxKnownFields {
+				return nil, false
+			}
+			b = appendPart(b, line)
+		}
+	}
+	return b, true
+}
+
+// get returns the key of the variant.
+func (k *knownVariants) get(raw []byte, page string) (string, bool) {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	v, ok := k.byRaw[string(raw)]
+	return v.key, ok && v.page == page
+}
+
+func (k *knownVariants) set(raw []byte, page, key string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.byRaw == nil || len(k.byRaw) >= maxKnownVariants {
+		k.byRaw = make(map[string]knownVariant)
+	}
+	k.byRaw[string(raw)] = knownVariant{page, key}
+}
+
+// forms are the forms in which a stored response was sent, as long as it stays in
+// this process: the body in other codings, and what its header tells at the moment.
+type forms struct {
+	moment atomic.Pointer[moment]
+
+	mu       sync.Mutex
+	byCoding map[string][]byte
+}

@@ -1,0 +1,200 @@
+package responsecache_test
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/herdless/herdless/cache"
+	"github.com/herdless/herdless/cache/rediscache"
+	"github.com/herdless/herdless/internal/redistest"
+	"github.com/herdless/herdless/responsecache"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// sink is the writer of a connection that is used again and again.
+type sink struct {
+	header http.Header
+	code   int
+	body   []byte
+}
+
+func (w *sink) Header() http.Header         { return w.header }
+func (w *sink) WriteHeader(code int)        { w.code = code }
+func (w *sink) Write(p []byte) (int, error) { w.body = p; return len(p), nil }
+
+func (w *sink) serve(h http.Handler, r *http.Request) {
+	clear(w.header)
+	w.code, w.body = 0, nil
+	h.ServeHTTP(w, r)
+}
+
+var fourKiB = []byte(strings.Repeat("0123456789abcdef", 256))
+
+// article answers as handlers of pages do.
+func article(w http.ResponseWriter, _ *http.Request) {
+	h := w.Header()
+	h.Set("Content-Type", "text/html; charset=utf-8")
+	h.Set("Cache-Control", "public, max-age=3600")
+	h.Set("Etag", `"v1"`)
+	_, _ = w.Write(fourKiB)
+}
+
+// asks returns a request such as browsers send.
+func asks(target string) *http.Request {
+	r := httptest.NewRequest(http.MethodGet, target, nil)
+	r.Header = http.Header{
+		"Accept":          {"text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"},
+		"Accept-Encoding": {"gzip, deflate, br, zstd"},
+		"Accept-Language": {"en-GB,en;q=0.5"},
+		"Connection":      {"keep-alive"},
+		"User-Agent":      {"Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0"},
+	}
+	return r
+}
+
+// cached returns handler behind a cache on store, and the target, which is cached.
+func cached(t testing.TB, store cache.Store, p responsecache.Policy, handler http.HandlerFunc, target string) http.Handler {
+	t.Helper()
+	c, err := responsecache.New(store, nil)
+	require.NoError(t, err)
+	h := c.With(p).Handler(handler)
+	w := &sink{header: http.Header{}}
+	require.Eventually(t, func() bool {
+		w.serve(h, asks(target))
+		return strings.Contains(w.header.Get("Cache-Status"), "hit")
+	}, 10*time.Second, time.Millisecond)
+	return h
+}
+
+// allocations returns how many there are in each request.
+func allocations(h http.Handler, r *http.Request) float64 {
+	w := &sink{header: http.Header{}}
+	return testing.AllocsPerRun(1000, func() { w.serve(h, r) })
+}
+
+// TestAllocationsOfAHit: what a hit in this process may allocate is counted, because
+// a count does not depend on the machine.
+func TestAllocationsOfAHit(t *testing.T) {
+	varies := func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Vary", "Accept-Language, Accept-Encoding")
+		article(w, r)
+	}
+	rdb := redistest.Standalone(t).Client(t)
+	for _, test := range []struct {
+		name    string
+		store   cache.Store
+		policy  responsecache.Policy
+		handler http.HandlerFunc
+		target  string
+		most    float64
+	}{
+		{name: "memory", store: cache.NewMemoryStore(nil), handler: article, target: "/articles/17", most: 2},
+		{name: "memory, with a query", store: cache.NewMemoryStore(nil), handler: article, target: "/articles?page=2&order=new", most: 2},
+		{name: "memory, Vary", store: cache.NewMemoryStore(nil), handler: varies, target: "/articles/17", most: 2},
+		{name: "memory over Redis", store: rediscache.New(rdb, &rediscache.Options{Prefix: redistest.Prefix(t)}), handler: article, target: "/articles/17", most: 2},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h := cached(t, test.store, test.policy, test.handler, test.target)
+			got := allocations(h, asks(test.target))
+			t.Logf("%v allocations", got)
+			if !raced { // its own are counted, too
+				assert.LessOrEqual(t, got, test.most)
+			}
+		})
+	}
+}
+
+// BenchmarkHit is a hit beside the handler itself.
+func BenchmarkHit(b *testing.B) {
+	rdb := redistest.Standalone(b).Client(b)
+	on := func(store cache.Store) http.Handler {
+		return cached(b, store, responsecache.Policy{}, article, "/articles/17")
+	}
+	for _, bench := range []struct {
+		name    string
+		handler http.Handler
+	}{
+		{"the handler itself", http.HandlerFunc(article)},
+		{"in process", on(cache.NewMemoryStore(nil))},
+		{"in process over Redis", on(rediscache.New(rdb, &rediscache.Options{Prefix: redistest.Prefix(b)}))},
+		{"from Redis", on(rediscache.New(rdb, &rediscache.Options{Prefix: redistest.Prefix(b), TierBytes: -1, CompressAbove: -1}))},
+	} {
+		b.Run(bench.name, func(b *testing.B) {
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				w, r := &sink{header: http.Header{}}, asks("/articles/17")
+				for pb.Next() {
+					w.serve(bench.handler, r)
+				}
+			})
+		})
+	}
+}
+
+// vandal changes all that it gets hold of in the header of a response.
+type vandal struct{ http.ResponseWriter }
+
+func (w vandal) WriteHeader(code int) {
+	w.ResponseWriter.WriteHeader(code)
+	for name, values := range w.Header() {
+		_ = append(values, "more")
+		for i := range values {
+			values[i] = "changed"
+		}
+		delete(w.Header(), name)
+	}
+}
+
+// TestNobodyChangesAStoredResponse: the header that middleware around the cache sees is
+// the response's own, whatever becomes of it.
+func TestNobodyChangesAStoredResponse(t *testing.T) {
+	handler := func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h["Link"] = []string{"</a.css>; rel=preload", "</b.js>; rel=preload"}
+		h.Add("X-Outer", "inner")
+		h.Set("Vary", "Accept-Language")
+		article(w, r)
+	}
+	requests := map[string]func(*http.Request){
+		"plain":       func(*http.Request) {},
+		"HEAD":        func(r *http.Request) { r.Method = http.MethodHead },
+		"range":       func(r *http.Request) { r.Header.Set("Range", "bytes=0-9") },
+		"conditional": func(r *http.Request) { r.Header.Set("If-None-Match", `"v1"`) },
+		"max-age":     func(r *http.Request) { r.Header.Set("Cache-Control", "max-age=1000") },
+	}
+	for _, compress := range []bool{false, true} {
+		h := cached(t, cache.NewMemoryStore(nil), responsecache.Policy{Compress: compress}, handler, "/articles/17")
+		outer := func(h http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("X-Outer", "outer")
+				h.ServeHTTP(w, r)
+			})
+		}
+		breaks := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(vandal{w}, r) })
+		get := func(h http.Handler, change func(*http.Request)) (int, http.Header, string) {
+			r, w := asks("/articles/17"), httptest.NewRecorder()
+			change(r)
+			h.ServeHTTP(w, r)
+			w.Header().Del("Age")
+			if strings.Contains(w.Header().Get("Cache-Status"), "; hit") {
+				w.Header().Set("Cache-Status", "hit") // what it has left changes
+			}
+			return w.Code, w.Header().Clone(), w.Body.String()
+		}
+		for name, change := range requests {
+			code, header, body := get(outer(h), change)
+			require.Equal(t, "hit", header.Get("Cache-Status"), name)
+			for other, broken := range requests {
+				get(outer(breaks), broken)
+				gotCode, gotHeader, gotBody := get(outer(h), change)
+				assert.Equal(t, code, gotCode)
+				assert.Equal(t, header, gotHeader, "%s after %s, compress %v", name, other, compress)
+				assert.Equal(t, body, gotBody)
+			}
+		}
+	}
+}
