@@ -208,15 +208,15 @@ func (e *Engine) do(ctx context.Context, j *job) (Result, error) {
 	asked := e.asked.Add(1)
 	began := time.Now()
 	if j.noWait {
-		return e.lead(ctx, newFlight(j.key), j, nil)
+		return e.lead(ctx, &flight{key: j.key}, j, nil) // that only its leader knows
 	}
-	w := newWait(j)
+	w := &wait{job: j, began: began}
 	defer w.stop()
 	for waited := false; ; {
 		f, leads := e.flights.join(j.lane + j.key)
 		switch {
 		case leads && !j.detached:
-			result, err := e.lead(ctx, f, j, w.patience.C)
+			result, err := e.lead(ctx, f, j, w)
 			if waited && result.Source == Hit {
 				result.Source = Waited
 			}
@@ -261,31 +261,55 @@ func (j *job) together() *job {
 	return &alone
 }
 
-// wait is the patience of one caller.
+// wait is the patience of one caller. It has no timer before there is something to
+// wait for.
 type wait struct {
 	job      *job
+	began    time.Time
 	patience *time.Timer
-	soft     <-chan time.Time // nil: none, or over
-	stop     func()
-	tired    bool // it has waited for long enough, and is to compute for itself
-	shared   bool // it has got what the one who computes has shared before the end
+	soft     *time.Timer // nil: none
+	tired    bool        // it has waited for long enough, and is to compute for itself
+	shared   bool        // it has got what the one who computes has shared before the end
 }
 
-func newWait(j *job) *wait {
-	w := &wait{job: j, patience: time.NewTimer(j.wait)}
-	w.stop = func() { w.patience.Stop() }
-	if j.soft > 0 {
-		soft := time.NewTimer(j.soft)
-		w.soft = soft.C
-		w.stop = func() { w.patience.Stop(); soft.Stop() }
+// over is the channel on which the end of the patience is told. A nil wait has
+// patience for ever.
+func (w *wait) over() <-chan time.Time {
+	if w == nil {
+		return nil
 	}
-	return w
+	if w.patience == nil {
+		w.patience = time.NewTimer(w.job.wait - time.Since(w.began))
+	}
+	return w.patience.C
+}
+
+// softOver is the channel on which it is told that a fallback will do, or nil.
+func (w *wait) softOver() <-chan time.Time {
+	if w.job.soft <= 0 {
+		return nil
+	}
+	if w.soft == nil {
+		w.soft = time.NewTimer(w.job.soft - time.Since(w.began))
+	}
+	return w.soft.C
+}
+
+func (w *wait) stop() {
+	if w.patience != nil {
+		w.patience.Stop()
+	}
+	if w.soft != nil {
+		w.soft.Stop()
+	}
 }
 
 // await waits for the end of f. It returns an error if that is the caller's
 // answer, and a fallback if that is.
 func (w *wait) await(ctx context.Context, e *Engine, f *flight, leads bool) (fallback Entry, ok bool, err error) {
-	for early := f.early; ; {
+	done, early := e.flights.signals(f)
+	patience, soft := w.over(), w.softOver()
+	for {
 		select {
 		case <-early:
 			early = nil
@@ -294,7 +318,7 @@ func (w *wait) await(ctx context.Context, e *Engine, f *flight, leads bool) (fal
 				w.shared = true
 				return entry, true, nil
 			}
-		case <-f.done:
+		case <-done:
 			// Both may have come at once.
 			if entry, ok := e.flights.earlyOf(f); ok && early != nil && !f.shared {
 				w.shared = true
@@ -305,13 +329,12 @@ func (w *wait) await(ctx context.Context, e *Engine, f *flight, leads bool) (fal
 				return fallback, ok, f.found.err
 			}
 			return Entry{}, false, nil
-		case <-w.soft:
-			w.soft = nil
+		case <-soft: // once
 			if fallback, ok = e.flights.fallbackOf(f, e.changes.Load()); ok {
 				e.flights.leave(f, true)
 				return fallback, true, nil
 			}
-		case <-w.patience.C:
+		case <-patience:
 			fallback, ok = e.flights.fallbackOf(f, e.changes.Load())
 			if !ok && leads && e.flights.isLoading(f) {
 				continue // it is this caller's own load, which LoadTimeout bounds
@@ -368,7 +391,7 @@ func (e *Engine) refresh(ctx context.Context, j *job, entry Entry) {
 	}
 	ctx = context.WithoutCancel(ctx)
 	go func() {
-		_, err := e.lead(ctx, newFlight(j.key), &background, nil) // nobody else is on it
+		_, err := e.lead(ctx, &flight{key: j.key}, &background, nil) // nobody else is on it
 		pause := time.Duration(0)
 		if errors.Is(err, ErrHeld) {
 			// Another process is at it. To look again at once is for nothing.

@@ -17,10 +17,10 @@ type flights struct {
 
 // flight is one attempt at one key. Its leader ends it exactly once.
 type flight struct {
-	key  string
-	done chan struct{}
+	key string
 
 	// Guarded by the mutex of flights.
+	done     signal
 	callers  int                // those who wait; a leader that waits for itself is one
 	cancel   context.CancelFunc // of a leader that goes on by itself; else nil
 	kept     bool               // it goes on without callers
@@ -30,11 +30,34 @@ type flight struct {
 	sharing  Entry              // what is to be had already; no Kind: none
 	stands   func() bool        // that it is older than nothing that this process knows of
 
-	early chan struct{} // closed when sharing is there
+	early signal // given when sharing is there
 
 	// Valid after done. Without shared, those who waited start over.
 	shared bool
 	found  finding
+}
+
+// signal is a channel that is closed, if anybody asks for it: most often nobody waits.
+type signal struct {
+	c     chan struct{}
+	given bool
+}
+
+func (s *signal) give() {
+	s.given = true
+	if s.c != nil {
+		close(s.c)
+	}
+}
+
+func (s *signal) wait() <-chan struct{} {
+	if s.c == nil {
+		s.c = make(chan struct{})
+		if s.given {
+			close(s.c)
+		}
+	}
+	return s.c
 }
 
 // finding is what the leader of a flight has found.
@@ -78,15 +101,17 @@ func (fs *flights) join(key string) (f *flight, leads bool) {
 	if fs.byKey == nil {
 		fs.byKey = make(map[string]*flight)
 	}
-	f = newFlight(key)
-	f.callers = 1
+	f = &flight{key: key, callers: 1}
 	fs.byKey[key] = f
 	return f, true
 }
 
-// newFlight returns a flight that only its leader knows.
-func newFlight(key string) *flight {
-	return &flight{key: key, done: make(chan struct{}), early: make(chan struct{})}
+// signals returns the channels that tell of the end of f, and of something that is
+// shared before that.
+func (fs *flights) signals(f *flight) (done, early <-chan struct{}) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	return f.done.wait(), f.early.wait()
 }
 
 // share offers entry to the callers of f before its end, as long as it stands: no
@@ -97,7 +122,7 @@ func (fs *flights) share(f *flight, entry Entry, stands func() bool) {
 	defer fs.mu.Unlock()
 	if f.sharing.Kind == 0 {
 		f.sharing, f.stands = entry, stands
-		close(f.early)
+		f.early.give()
 	}
 }
 
@@ -124,7 +149,7 @@ func (fs *flights) leave(f *flight, keep bool) {
 	f.cancel()
 	if fs.byKey[f.key] == f {
 		delete(fs.byKey, f.key)
-		close(f.done) // nobody is there to notice
+		f.done.give() // nobody is there to notice
 	}
 }
 
@@ -175,7 +200,7 @@ func (fs *flights) end(f *flight, found finding) {
 	delete(fs.byKey, f.key)
 	f.found = found
 	f.shared = found.entry.TTL > 0 || found.hit || found.loaded || found.err != nil
-	close(f.done)
+	f.done.give()
 }
 
 // refreshes are the keys that this process refreshes in the background, or leaves

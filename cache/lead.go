@@ -9,7 +9,7 @@ import (
 // lead gets the entry on behalf of all callers of this process that ask for the
 // key now: from the store, by computing it, or by waiting for another process
 // that does. It ends the flight whatever happens, load's panic included.
-func (e *Engine) lead(ctx context.Context, f *flight, j *job, patience <-chan time.Time) (Result, error) {
+func (e *Engine) lead(ctx context.Context, f *flight, j *job, w *wait) (Result, error) {
 	defer e.flights.end(f, finding{})
 	if j.alone {
 		return e.loadAlone(ctx, f, j)
@@ -72,7 +72,7 @@ func (e *Engine) lead(ctx context.Context, f *flight, j *job, patience <-chan ti
 				short = true
 			case <-leaseEnds.C:
 				short = false
-			case <-patience:
+			case <-w.over():
 				leaseEnds.Stop()
 				return e.loadAlone(ctx, nil, j)
 			case <-ctx.Done():

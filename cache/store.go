@@ -141,24 +141,31 @@ type Entry struct {
 
 // Memo keeps the decoded value of an entry along with it. It is safe for
 // concurrent use. A nil Memo keeps nothing.
-type Memo struct{ value atomic.Value }
+type Memo struct {
+	state atomic.Uint32
+	value any // it does not change once state is memoKept
+}
 
-// memo wraps a value, because an atomic.Value holds one type only.
-type memo struct{ value any }
+// The states of a Memo. It begins with none.
+const (
+	memoTaken = iota + 1 // by the one who is putting a value in
+	memoKept
+)
 
 // Load returns the value that was kept, or nil.
 func (m *Memo) Load() any {
-	if m == nil {
+	if m == nil || m.state.Load() != memoKept {
 		return nil
 	}
-	kept, _ := m.value.Load().(memo)
-	return kept.value
+	return m.value
 }
 
-// Store keeps value, which everybody who loads it shares and nobody may change.
+// Store keeps value, which everybody who loads it shares and nobody may change. The
+// first value stays.
 func (m *Memo) Store(value any) {
-	if m != nil {
-		m.value.Store(memo{value})
+	if m != nil && m.state.CompareAndSwap(0, memoTaken) {
+		m.value = value
+		m.state.Store(memoKept)
 	}
 }
 

@@ -115,15 +115,16 @@ type moment struct {
 }
 
 // momentOf returns what is told of a response now.
-func (s *stored) momentOf(a *asked, e cache.Entry, st status) *moment {
+func (s *stored) momentOf(a *asked, e cache.Entry, st status) moment {
 	seconds := [2]int64{int64((s.age + e.Age) / time.Second), int64(st.ttl / time.Second)}
 	last := s.forms.moment.Load()
 	if last != nil && st.hit && last.seconds == seconds && last.name == a.cache.name && last.page == a.page {
-		return last
+		return *last
 	}
-	m := &moment{name: a.cache.name, page: a.page, seconds: seconds, age: strconv.FormatInt(seconds[0], 10), status: a.member(st)}
-	if st.hit && e.Memo != nil {
-		s.forms.moment.Store(m)
+	m := moment{name: a.cache.name, page: a.page, seconds: seconds, age: strconv.FormatInt(seconds[0], 10), status: a.member(st)}
+	if st.hit && e.Local {
+		kept := m
+		s.forms.moment.Store(&kept)
 	}
 	return m
 }

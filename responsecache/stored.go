@@ -172,8 +172,7 @@ func decode(b []byte) (*found, bool) {
 	d := decoder{rest: b}
 	switch d.byte() {
 	case tagResponse:
-		s, ok := d.response()
-		return &found{response: s}, ok
+		return d.response()
 	case tagIndex:
 		s := d.strings()
 		if d.failed || len(s) < 2 || s[0] == "" || len(d.rest) > 0 {
@@ -190,8 +189,11 @@ func decode(b []byte) (*found, bool) {
 	return nil, false
 }
 
-func (d *decoder) response() (*stored, bool) {
-	s := &stored{status: int(min(d.uint(), 1000)), forms: new(forms)}
+func (d *decoder) response() (*found, bool) {
+	r := new(decoded)
+	s := &r.stored
+	r.response, s.forms = s, &r.forms
+	s.status = int(min(d.uint(), 1000))
 	flags := d.uint()
 	for i, flag := range []*bool{&s.public, &s.authOK, &s.validate, &s.strict, &s.stale, &s.failing} {
 		*flag = flags>>i&1 == 1
@@ -199,17 +201,27 @@ func (d *decoder) response() (*stored, bool) {
 	for _, p := range []*time.Duration{&s.late, &s.age, &s.swr, &s.sie} {
 		*p = time.Duration(min(d.uint(), math.MaxInt64/uint64(time.Millisecond))) * time.Millisecond
 	}
-	if !d.fields(s) {
+	if !d.fields(r) {
 		return nil, false
 	}
 	s.body = slices.Clip(d.rest)
-	return s, s.status >= 200 && s.status <= 999
+	return &r.found, s.status >= 200 && s.status <= 999
+}
+
+// decoded is a response that was read, and what belongs to it, in one piece of memory
+// if it has as few fields as most.
+type decoded struct {
+	found
+	stored stored
+	forms  forms
+	fields [8]field
+	values [8]string
 }
 
 // fields reads the fields of a response: a few big pieces of memory, and not one for
 // each name and value.
-func (d *decoder) fields(s *stored) bool {
-	counted := *d
+func (d *decoder) fields(r *decoded) bool {
+	s, counted := &r.stored, *d
 	n := counted.uint()
 	for range n {
 		size := counted.uint()
@@ -226,8 +238,8 @@ func (d *decoder) fields(s *stored) bool {
 	}
 	text := string(d.rest[:len(d.rest)-len(counted.rest)])
 	_ = d.uint()
-	s.fields = make([]field, n)
-	values := make([]string, s.values)
+	s.fields = slices.Grow(r.fields[:0], int(n))[:n]
+	values := slices.Grow(r.values[:0], s.values)[:s.values]
 	next := func() string {
 		size := int(d.uint())
 		at := len(text) - (len(d.rest) - len(counted.rest))

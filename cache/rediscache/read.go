@@ -19,11 +19,23 @@ func (s *Store) Peek(key string) (cache.Entry, bool) {
 // Get implements cache.Store with one round trip at most, and some more for data
 // that is longer than a chunk.
 func (s *Store) Get(ctx context.Context, key string) (cache.Entry, bool, error) {
-	entries, err := s.GetMany(ctx, []string{key})
-	if err != nil {
-		return cache.Entry{}, false, err
+	if err := ctx.Err(); err != nil {
+		return cache.Entry{}, false, fault(ctx, "get", err)
 	}
-	return entries[0], entries[0].Kind != 0, nil
+	// A stale one may have been replaced since.
+	if e, ok := s.Peek(key); ok && e.TTL > 0 { //nolint:contextcheck // the feed outlives the read that starts it
+		return e, true, nil
+	}
+	asked := make([]question, 1)
+	asked[0].key = key
+	if err := s.read(ctx, asked); err != nil {
+		return cache.Entry{}, false, fault(ctx, "get", err)
+	}
+	e, ok, err := s.judge(ctx, asked[0].finding)
+	if err != nil {
+		return cache.Entry{}, false, fault(ctx, "get", err)
+	}
+	return e, ok, nil
 }
 
 // GetMany implements cache.Store with one round trip at most, and some more for
@@ -35,27 +47,24 @@ func (s *Store) GetMany(ctx context.Context, keys []string) ([]cache.Entry, erro
 	}
 	entries := make([]cache.Entry, len(keys))
 	var missing []int
+	var asked []question
 	for i, key := range keys {
 		// A stale one may have been replaced since.
 		if e, ok := s.Peek(key); ok && e.TTL > 0 { //nolint:contextcheck // the feed outlives the read that starts it
 			entries[i] = e
 		} else {
 			missing = append(missing, i)
+			asked = append(asked, question{finding: finding{key: key}})
 		}
 	}
 	if len(missing) == 0 {
 		return entries, nil
 	}
-	ask := make([]string, len(missing))
-	for i, at := range missing {
-		ask[i] = keys[at]
-	}
-	found, err := s.read(ctx, ask)
-	if err != nil {
+	if err := s.read(ctx, asked); err != nil {
 		return nil, fault(ctx, "get", err)
 	}
-	for i, f := range found {
-		e, ok, err := s.judge(ctx, f)
+	for i := range asked {
+		e, ok, err := s.judge(ctx, asked[i].finding)
 		if err != nil {
 			return nil, fault(ctx, "get", err)
 		}
@@ -76,6 +85,45 @@ type finding struct {
 	sent  time.Time // when it was asked for
 }
 
+// question is what Redis is asked for one key, in one piece of memory with the
+// answer.
+type question struct {
+	finding
+	args [4]any
+	pttl *redis.DurationCmd
+	get  *redis.StringCmd
+	cmds [2]redis.Cmder
+}
+
+// commands returns those that ask. The time left is asked for first. If another
+// entry is stored between the two, this one looks older than it is, never younger.
+func (q *question) commands(ctx context.Context, name string) []redis.Cmder {
+	named := any(name)
+	q.args = [...]any{"pttl", named, "get", named}
+	q.pttl = redis.NewDurationCmd(ctx, time.Millisecond, q.args[:2]...)
+	q.get = redis.NewStringCmd(ctx, q.args[2:]...)
+	q.cmds = [...]redis.Cmder{q.pttl, q.get}
+	return q.cmds[:]
+}
+
+// take takes the answer.
+func (q *question) take() error {
+	b, err := q.get.Bytes()
+	switch {
+	case err == nil:
+	case isNil(err):
+		return nil
+	case isWrongType(err):
+		q.alien = true
+		return nil
+	default:
+		return err
+	}
+	q.bytes = b
+	q.left, err = q.pttl.Result()
+	return err
+}
+
 // noEnd is the time left of a key without a TTL.
 const noEnd = -1
 
@@ -87,61 +135,45 @@ func pttl(ms int64) time.Duration {
 	return time.Duration(ms) * time.Millisecond
 }
 
-// read asks for what is under the keys. Afterwards the purge log is up to date.
-func (s *Store) read(ctx context.Context, keys []string) ([]finding, error) {
-	found := make([]finding, len(keys))
-	left := make([]*redis.DurationCmd, len(keys))
-	value := make([]*redis.StringCmd, len(keys))
-	steps, cmds := []step(nil), []*redis.Cmd(nil)
+// read asks all questions. Afterwards the purge log is up to date.
+func (s *Store) read(ctx context.Context, asked []question) error {
+	var steps []step
+	var cmds []*redis.Cmd
 	if !s.feed.fresh() {
 		steps = []step{s.log.sync()}
 	}
-	for i, key := range keys {
-		found[i].key, found[i].mark = key, s.tier.mark(key)
+	for i := range asked {
+		asked[i].mark = s.tier.mark(asked[i].key)
 	}
 	sent := time.Now()
-	// The time left is asked for first. If another entry is stored between
-	// the two, this one looks older than it is, never younger.
 	err := s.pipe.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for _, st := range steps {
 			cmds = append(cmds, st.script.EvalSha(ctx, p, st.keys, st.args...))
 		}
-		for i, key := range keys {
-			name := s.entryName(key)
-			left[i] = p.PTTL(ctx, name)
-			value[i] = p.Get(ctx, name)
+		for i := range asked {
+			asked[i].sent = sent
+			_ = p.BatchProcess(ctx, asked[i].commands(ctx, s.entryName(asked[i].key))...) // it only queues them
 		}
 		return nil
 	})
 	if pipelining.Left(err) {
-		return nil, err
+		return err
 	}
 	if len(steps) > 0 {
 		answers, err := s.answers(ctx, steps, cmds)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if _, err := s.caughtUp(ctx, answers[0]); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	for i := range found {
-		b, err := value[i].Bytes()
-		switch {
-		case isNil(err):
-			continue
-		case isWrongType(err):
-			found[i].alien = true
-			continue
-		case err != nil:
-			return nil, err
+	for i := range asked {
+		if err := asked[i].take(); err != nil {
+			return err
 		}
-		if err := left[i].Err(); err != nil {
-			return nil, err
-		}
-		found[i].bytes, found[i].left, found[i].sent = b, left[i].Val(), sent
 	}
-	return found, nil
+	return nil
 }
 
 // judge returns the entry that was found, if it is one and no purge has reached

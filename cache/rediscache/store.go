@@ -92,13 +92,23 @@ func (s *Store) names(key string) names {
 	return names{entry: entry, fill: entry + ":fill", write: entry + ":write", channel: entry + ":changed"}
 }
 
-func (s *Store) entryName(key string) string { return s.prefix + "{" + digest(key) + "}" }
+func (s *Store) entryName(key string) string {
+	var buf [128]byte
+	b := append(append(buf[:0], s.prefix...), '{')
+	return string(append(appendDigest(b, key), '}'))
+}
 
 // digest names a key by 128 bits of its SHA-256, so that the names in Redis
 // have one length, whatever the key.
 func digest(key string) string {
-	sum := sha256.Sum256([]byte(key))
-	return hex.EncodeToString(sum[:16])
+	var buf [32]byte
+	return string(appendDigest(buf[:0], key))
+}
+
+func appendDigest(b []byte, key string) []byte {
+	var buf [256]byte
+	sum := sha256.Sum256(append(buf[:0], key...))
+	return hex.AppendEncode(b, sum[:16])
 }
 
 // LeaseName implements cache.Store.

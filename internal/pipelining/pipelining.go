@@ -43,7 +43,8 @@ type Client struct {
 	// obeys says that base obeys the deadlines of contexts.
 	obeys bool
 
-	only    *queue // without a Cluster
+	empty   sync.Pool // pipelines, which are empty when they have been executed
+	only    *queue    // without a Cluster
 	mu      sync.Mutex
 	masters map[string]*queue // of a Cluster, by address
 }
@@ -66,7 +67,7 @@ func New(base redis.Scripter, alone bool) *Client {
 			c.pipeline, c.cluster = b.Pipeline, b
 		}
 	}
-	c.only = &queue{pipeline: c.pipeline}
+	c.only = &queue{client: c}
 	return c
 }
 
@@ -97,7 +98,7 @@ func (c *Client) run(ctx context.Context, script *redis.Script, keys []string, a
 			return script.Run(ctx, c.base, keys, args...).Result()
 		})
 	}
-	made := c.pipeline()
+	made := c.pipe()
 	cmd := script.EvalSha(ctx, made, keys, args...)
 	if err := q.send(ctx, cmd); errors.Is(err, errLeft) {
 		return nil, err
@@ -127,7 +128,7 @@ func (c *Client) pipelined(ctx context.Context, fn func(redis.Pipeliner) error) 
 	if c.pipeline == nil {
 		return c.plainly(ctx, c.only, fn)
 	}
-	made := c.pipeline()
+	made := c.pipe()
 	if err := fn(made); err != nil {
 		return err
 	}
@@ -142,6 +143,7 @@ func (c *Client) pipelined(ctx context.Context, fn func(redis.Pipeliner) error) 
 	switch c.way(ctx, q, size > bigRequest) {
 	case alone:
 		_, err := made.Exec(ctx)
+		c.empty.Put(made)
 		q.comeBack(cmds...)
 		return err
 	case leavable:
@@ -149,6 +151,15 @@ func (c *Client) pipelined(ctx context.Context, fn func(redis.Pipeliner) error) 
 		return err
 	}
 	return q.send(ctx, cmds...)
+}
+
+// pipe returns an empty pipeline. Once it has been executed it belongs into
+// c.empty.
+func (c *Client) pipe() redis.Pipeliner {
+	if p, ok := c.empty.Get().(redis.Pipeliner); ok {
+		return p
+	}
+	return c.pipeline()
 }
 
 // plainly has go-redis do it.
@@ -232,7 +243,7 @@ func (c *Client) toMaster(ctx context.Context, keys ...string) *queue {
 	defer c.mu.Unlock()
 	q := c.masters[addr]
 	if q == nil {
-		q = &queue{pipeline: c.pipeline}
+		q = &queue{client: c}
 		c.masters[addr] = q
 	}
 	return q

@@ -35,7 +35,7 @@ const (
 // queue is what goes to one server. The nil queue is that of commands for several
 // servers, which go by themselves.
 type queue struct {
-	pipeline func() redis.Pipeliner
+	client *Client
 
 	mu       sync.Mutex
 	alone    int
@@ -223,11 +223,12 @@ func (q *queue) take() []*errand {
 
 // sendTogether sends a batch under ctx, which is what latest returns.
 func (q *queue) sendTogether(ctx context.Context, batch []*errand) {
-	pipe := q.pipeline()
+	pipe := q.client.pipe()
 	for _, e := range batch {
 		_ = pipe.BatchProcess(ctx, e.cmds...) // queues them
 	}
 	_, _ = pipe.Exec(ctx) // each command has its own error
+	q.client.empty.Put(pipe)
 	size := 0
 	for _, e := range batch {
 		size += repliesOf(e.cmds)
