@@ -55,9 +55,20 @@ cover: deps ## test coverage of the root module, as coverage/index.html
 	@go tool cover -func=coverage/profile.out | tail -n 1
 	@go tool cover -html=coverage/profile.out -o coverage/index.html
 
+# BENCH is full, quick (some minutes) or smoke (shows that it runs); ONLY is how
+# the names of scenarios begin that are measured anew: ONLY=session, ONLY='page|lock'.
+BENCH ?= full
+ONLY  ?=
+# smoke's figures mean nothing, and are not kept.
+BENCH_DOCS := $(if $(filter smoke,$(BENCH)),,$(CURDIR)/docs)
+
 .PHONY: bench
-bench: deps ## benchmarks; they report, nothing fails by time
-	@cd bench && go test -run '^$$' -bench . -benchmem ./...
+bench: deps ## side by side with other libraries, into docs/benchmarks.md; BENCH=quick is faster, ONLY=session is a part
+	@cd bench && HERDLESS_BENCH=$(BENCH) HERDLESS_BENCH_DOCS=$(BENCH_DOCS) go test -run '^$$' -bench '^BenchmarkPeers$$/^($(ONLY))' -benchtime 1x -timeout 3h .
+
+.PHONY: bench-lock
+bench-lock: deps ## locks alone, in more detail, with prototypes of other designs
+	@cd bench && go test -run '^$$' -bench '^BenchmarkLock' .
 
 .PHONY: soak
 soak: deps ## the tests over and over, for half an hour: SOAK=2h make soak

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/herdless/herdless/bench/internal/report"
 	"github.com/herdless/herdless/internal/redistest"
 	"github.com/redis/go-redis/v9"
 )
@@ -66,11 +67,11 @@ func BenchmarkLockContended(b *testing.B) {
 		holds += len(sum.Holds)
 		locks := float64(len(sum.Holds))
 		waits := each(sum.Holds, func(h Hold) time.Duration { return h.Waited })
-		rate := median(each(results[i], contention.rate))
-		ratio := median(each2(results[i], results[1], func(of, by contention) float64 { return of.rate() / by.rate() }))
+		rate := report.Median(each(results[i], contention.rate))
+		ratio := report.Median(each2(results[i], results[1], func(of, by contention) float64 { return of.rate() / by.rate() }))
 		t.row(c.name, num(rate), num(ratio),
-			ms(median(handOvers)), ms(percentile(handOvers, 99)), ms(percentile(handOvers, 100)),
-			ms(median(waits)), ms(percentile(waits, 99)), ms(sum.LongestWait),
+			ms(report.Median(handOvers)), ms(report.Percentile(handOvers, 99)), ms(report.Percentile(handOvers, 100)),
+			ms(report.Median(waits)), ms(report.Percentile(waits, 99)), ms(sum.LongestWait),
 			num(float64(sum.Tries)/locks), num(sum.sent/locks),
 			num(float64(sum.CPU.Microseconds())/locks), num(float64(sum.redisCPU.Microseconds())/locks))
 		switch i {
@@ -227,14 +228,14 @@ func BenchmarkLockHandOver(b *testing.B) {
 	t := newTable(fmt.Sprintf("from a release in one process to the waiter in another having the lock: %d hand-overs, %d locks at a time, each held for %v to %v", len(took[0]), handOverPairs, shortHold, longHold),
 		"", "ms p50", "p90", "p99", "max")
 	for i, c := range contenders {
-		t.row(c.name, ms(median(took[i])), ms(percentile(took[i], 90)), ms(percentile(took[i], 99)), ms(percentile(took[i], 100)))
+		t.row(c.name, ms(report.Median(took[i])), ms(report.Percentile(took[i], 90)), ms(report.Percentile(took[i], 99)), ms(report.Percentile(took[i], 100)))
 	}
-	p50, p99 := median(took[0]), percentile(took[0], 99)
+	p50, p99 := report.Median(took[0]), report.Percentile(took[0], 99)
 	b.ReportMetric(0, "ns/op") // hides it
 	b.ReportMetric(float64(p50), "p50-ns")
 	b.ReportMetric(float64(p99), "p99-ns")
-	b.ReportMetric(float64(median(took[1])), "redsync-p50-ns")
-	t.end(fmt.Sprintf("Median of herdless ÷ median of redsync: %s", num(float64(p50)/float64(median(took[1])))))
+	b.ReportMetric(float64(report.Median(took[1])), "redsync-p50-ns")
+	t.end(fmt.Sprintf("Median of herdless ÷ median of redsync: %s", num(float64(p50)/float64(report.Median(took[1])))))
 }
 
 // handOver has holder take a lock and release it while waiter waits for it.

@@ -1,7 +1,6 @@
 package bench
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -87,19 +86,6 @@ func (c counts) sent(by contender) (sent, called float64, busy time.Duration) {
 		}
 	}
 	return sent, called, busy
-}
-
-func median[T cmp.Ordered](values []T) T { return percentile(values, 50) }
-
-// percentile returns the smallest value that p percent of the values do not
-// exceed; the zero value if there are none.
-func percentile[T cmp.Ordered](values []T, p int) T {
-	if len(values) == 0 {
-		var none T
-		return none
-	}
-	sorted := slices.Sorted(slices.Values(values))
-	return sorted[max(0, (len(sorted)*p+99)/100-1)]
 }
 
 // table prints rows under a title, columns aligned, to the standard output.

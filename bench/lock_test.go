@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/herdless/herdless/bench/internal/report"
 	"github.com/herdless/herdless/internal/redistest"
 	"github.com/redis/go-redis/v9"
 )
@@ -53,9 +54,9 @@ func uncontended(b *testing.B, goroutines int) {
 	t := newTable(fmt.Sprintf("lock and unlock, uncontended, %d at a time: medians of %d interleaved slices of %v each", goroutines, len(slices[0]), sliceLength),
 		"", "ops/s", "µs/op", "time ÷ redsync's", "allocs/op", "B/op", "commands/op", "…called in scripts", "client CPU µs/op", "Redis CPU µs/op", "…in commands")
 	for i, c := range contenders {
-		per := func(f func(slice) float64) float64 { return median(each(slices[i], f)) }
+		per := func(f func(slice) float64) float64 { return report.Median(each(slices[i], f)) }
 		micros := per(slice.time) / 1e3
-		ratio := median(each2(slices[i], slices[1], func(of, by slice) float64 { return of.time() / by.time() }))
+		ratio := report.Median(each2(slices[i], slices[1], func(of, by slice) float64 { return of.time() / by.time() }))
 		t.row(c.name, num(1e6/micros), num(micros), num(ratio),
 			num(per(func(s slice) float64 { return s.allocs / s.ops })),
 			num(per(func(s slice) float64 { return s.bytes / s.ops })),

@@ -16,14 +16,14 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// addrVar makes this test binary a process of a lock benchmark; it is the
-// address of the Redis server.
+// addrVar makes this test binary a process of a benchmark; it is the address of
+// the Redis server.
 const addrVar = "HERDLESS_BENCH_ADDR"
 
 // patience ends what would otherwise hang.
 const patience = time.Minute
 
-// process is another process that takes locks for a benchmark, as net/rpc on its
+// process is another process that works for a benchmark, as net/rpc on its
 // standard input and output. It ends with its input.
 //
 // All processes are on one machine, so their times, in nanoseconds since 1970,
@@ -74,7 +74,7 @@ func (p pipes) Close() error                   { return errors.Join(p.w.Close(),
 // serveProcess is the main function of a process.
 func serveProcess(addr string) error {
 	s := rpc.NewServer()
-	if err := s.RegisterName("Process", &service{addr: addr, lockers: make(map[string]countedLocker), helds: make(map[string]held)}); err != nil {
+	if err := s.RegisterName("Process", &service{addr: addr, lockers: make(map[string]countedLocker), helds: make(map[string]held), sites: make(map[string]*openSite)}); err != nil {
 		return err
 	}
 	s.ServeConn(pipes{os.Stdin, os.Stdout})
@@ -88,6 +88,7 @@ type service struct {
 	mu      sync.Mutex
 	lockers map[string]countedLocker // one for each contender, with a client of its own
 	helds   map[string]held
+	sites   map[string]*openSite
 }
 
 // countedLocker is a locker and the tries of its client.

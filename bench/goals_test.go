@@ -1,0 +1,5 @@
+package bench
+
+import "github.com/herdless/herdless/bench/internal/report"
+
+var goals []report.Goal

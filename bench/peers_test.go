@@ -1,0 +1,146 @@
+package bench
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/herdless/herdless/bench/internal/report"
+	"github.com/herdless/herdless/internal/redistest"
+)
+
+// scenarios are all there are, in the order of the document.
+func scenarios() []scenario {
+	return slices.Concat(pageScenarios(), sessionScenarios(), limitScenarios(), lockScenarios(), herdScenarios())
+}
+
+// BenchmarkPeers measures every scenario side by side, prints the tables, and
+// writes docs/benchmarks.md with its pictures. `make bench` runs it; a
+// scenario that fails leaves what was written of it before.
+func BenchmarkPeers(b *testing.B) {
+	var measured []report.Scenario
+	var order []string
+	for _, s := range scenarios() {
+		order = append(order, s.id)
+		b.Run(s.id, func(b *testing.B) {
+			began := time.Now()
+			measure := compare
+			if s.measure != nil {
+				measure = s.measure
+			}
+			cases := measure(b, s)
+			b.ReportMetric(0, "ns/op") // hides it
+			b.ReportMetric(time.Since(began).Seconds(), "s")
+			if b.Failed() {
+				return
+			}
+			measured = append(measured, report.Scenario{
+				ID: s.id, Title: s.title, Text: s.text, Headline: s.headline, Mode: theEffort().mode, Measured: began.UTC().Truncate(time.Second), Cases: cases,
+			})
+		})
+	}
+	if len(measured) == 0 {
+		return
+	}
+	dir := os.Getenv("HERDLESS_BENCH_DOCS")
+	if dir == "" {
+		dir = b.TempDir()
+	}
+	if err := write(b, dir, measured, order); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// write puts what was measured into the documents.
+func write(b *testing.B, dir string, measured []report.Scenario, order []string) error {
+	pictures := filepath.Join(dir, "bench")
+	if err := os.MkdirAll(pictures, 0o755); err != nil {
+		return err
+	}
+	results, err := report.Load(filepath.Join(pictures, "results.json"))
+	if err != nil {
+		return err
+	}
+	results.Merge(machine(b), measured, order)
+	if err := results.Save(filepath.Join(pictures, "results.json")); err != nil {
+		return err
+	}
+	for _, s := range results.Scenarios {
+		if err := os.WriteFile(filepath.Join(pictures, s.ID+".svg"), report.SVG(s), 0o644); err != nil {
+			return err
+		}
+	}
+	d := report.Document{
+		Results: results, Verdicts: report.Judge(results, goals), Versions: versions(), LeftOut: leftOut, Notes: notes, Pictures: "bench",
+	}
+	var only []string
+	for _, s := range measured {
+		only = append(only, s.ID)
+	}
+	d.Print(os.Stdout, only)
+	return os.WriteFile(filepath.Join(dir, "benchmarks.md"), d.Markdown(), 0o644)
+}
+
+// machine says where it is measured.
+func machine(tb testing.TB) report.Machine {
+	m := report.Machine{CPU: runtime.GOARCH, OS: runtime.GOOS, Go: runtime.Version(), Cores: runtime.NumCPU()}
+	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		for line := range strings.Lines(string(info)) {
+			if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
+				m.CPU = strings.TrimSpace(value)
+				break
+			}
+		}
+	}
+	if kernel, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
+		m.OS += " " + strings.TrimSpace(string(kernel))
+	}
+	info, err := redistest.Standalone(tb).Client(tb).InfoMap(context.Background(), "server").Result()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	m.Redis = info["Server"]["redis_version"]
+	return m
+}
+
+// compared are the modules whose versions matter to the reader.
+var compared = []string{
+	"github.com/alexedwards/scs/goredisstore", "github.com/alexedwards/scs/v2", "github.com/boj/redistore", "github.com/bsm/redislock",
+	"github.com/chenyahui/gin-cache", "github.com/gin-contrib/sessions", "github.com/gin-gonic/gin", "github.com/go-chi/httprate",
+	"github.com/go-redis/redis/v8", "github.com/go-redis/redis_rate/v10", "github.com/go-redsync/redsync/v4", "github.com/gofiber/fiber/v3",
+	"github.com/gofiber/storage/redis/v3", "github.com/gomodule/redigo", "github.com/gorilla/sessions", "github.com/redis/go-redis/v9",
+	"github.com/redis/rueidis", "github.com/valyala/fasthttp", "github.com/viccon/sturdyc",
+}
+
+// versions are those that this binary was built with.
+func versions() []string {
+	var out []string
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, m := range info.Deps {
+			if slices.Contains(compared, m.Path) {
+				out = append(out, m.Path+" "+m.Version)
+			}
+		}
+	}
+	return out
+}
+
+// leftOut are peers that the module proxy did not have when this was written.
+var leftOut = []string{
+	"`redis/rueidis/rueidisaside` and `redis/rueidis/rueidislock`: the module proxy does not serve them; rueidis itself is there as a floor.",
+	"`rbcervilla/redisstore`: not served either; `gorilla/sessions` has `boj/redistore`.",
+	"`go-chi/httprate-redis`: not served either; `httprate` is there with its counter in the process.",
+}
+
+// notes are what the figures do not say by themselves.
+var notes = []string{
+	"Every library has its defaults, but for what the text of a scenario says, and go-redis's client its default pool. " +
+		"`gin-contrib/sessions` and `boj/redistore` are given as many idle connections as there are goroutines.",
+	"gofiber stands on fasthttp, not net/http: its requests are of another server, and cost less before any library has done anything.",
+}
