@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"runtime/pprof"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -32,6 +33,8 @@ type entrant struct {
 	local bool
 	// free says that they may need it or not.
 	free bool
+	// kib is the length of what a request moves, where it matters.
+	kib float64
 	// most bounds the goroutines it takes part with, 0 for any number.
 	most int
 }
@@ -69,6 +72,8 @@ type scenario struct {
 	headline        string
 	entrants        []entrant
 	loads           []load
+	// apart gives each entrant a Redis server of its own.
+	apart bool
 	// measure, if not nil, is how it is measured in place of compare.
 	measure func(b *testing.B, s scenario) []report.Case
 }
@@ -107,40 +112,64 @@ func compare(b *testing.B, s scenario) []report.Case {
 				taking = append(taking, e)
 			}
 		}
-		cases = append(cases, interleave(b, s.headline, l, taking))
+		cases = append(cases, interleave(b, theEffort(), s, l, taking))
 	}
 	return cases
 }
 
-func interleave(b *testing.B, headline string, l load, entrants []entrant) report.Case {
-	b.Helper()
-	e := theEffort()
-	server := redistest.NewStandalone(b)
-	observer := server.Client(b)
+func interleave(tb testing.TB, e effort, s scenario, l load, entrants []entrant) report.Case {
+	tb.Helper()
+	servers := make([]*redistest.Server, len(entrants))
+	observers := make([]*redis.Client, len(entrants))
 	crews := make([]*crew, len(entrants))
 	for i, en := range entrants {
-		crews[i] = hire(b, en, server.Addr(), l.goroutines)
+		if i > 0 && !s.apart {
+			servers[i], observers[i] = servers[0], observers[0]
+		} else {
+			servers[i] = redistest.NewStandalone(tb)
+			observers[i] = servers[i].Client(tb)
+		}
+		crews[i] = hire(tb, en, servers[i].Addr(), l.goroutines)
 		_, _, err := crews[i].run(e.turn / 2) // opens connections, loads scripts, grows pools
-		crews[i].mustBe(b, err)
+		crews[i].mustBe(tb, err)
 	}
-	samples := make([][]report.Sample, len(entrants))
-	for round := range e.rounds {
-		for i := range entrants {
-			i = (i + round) % len(entrants) // nobody always comes first
-			samples[i] = append(samples[i], crews[i].turn(b, observer, e.turn))
-		}
-	}
-	rows := make([]report.Row, len(entrants))
+	rows := make([]row, len(entrants))
 	for i, en := range entrants {
-		rows[i] = report.NewRow(en.name, en.kind, headline, samples[0], samples[i])
-		crews[i].leave()
+		rows[i] = row{en.name, en.kind}
+	}
+	c := inTurn(l.name, s.headline, e.rounds, rows, func(_, i int) report.Sample { return crews[i].turn(tb, observers[i], e.turn) })
+	for _, crew := range crews {
+		crew.leave()
 	}
 	for i, en := range entrants {
-		for id, v := range countOnTheWire(b, server, en, l.goroutines) {
-			rows[i].Values[id] = v
+		for id, v := range countOnTheWire(tb, servers[i], en, l.goroutines, max(5, 200/l.goroutines)) {
+			c.Rows[i].Values[id] = v
 		}
 	}
-	return report.Case{Name: l.name, Rounds: e.rounds, Rows: rows}
+	return c
+}
+
+// row is what takes a turn.
+type row struct {
+	name string
+	kind report.Kind
+}
+
+// inTurn has the rows of a case take turns, in another order each round, so that
+// nobody always comes first.
+func inTurn(name, headline string, rounds int, rows []row, turn func(round, i int) report.Sample) report.Case {
+	samples := make([][]report.Sample, len(rows))
+	for round := range rounds {
+		for i := range rows {
+			i = (i + round) % len(rows)
+			samples[i] = append(samples[i], turn(round, i))
+		}
+	}
+	c := report.Case{Name: name, Rounds: rounds}
+	for i, r := range rows {
+		c.Rows = append(c.Rows, report.NewRow(r.name, r.kind, headline, samples[0], samples[i]))
+	}
+	return c
 }
 
 // crew is an entrant with its goroutines' work laid out.
@@ -150,20 +179,20 @@ type crew struct {
 	ops []op
 }
 
-func hire(b *testing.B, e entrant, addr string, goroutines int) *crew {
-	b.Helper()
+func hire(tb testing.TB, e entrant, addr string, goroutines int) *crew {
+	tb.Helper()
 	o, err := e.open(addr)
 	if err != nil {
-		b.Fatalf("%s: %v", e.name, err)
+		tb.Fatalf("%s: %v", e.name, err)
 	}
 	c := &crew{entrant: e, opened: o, ops: make([]op, goroutines)}
-	b.Cleanup(c.leave)
+	tb.Cleanup(c.leave)
 	for i := range c.ops {
 		if c.ops[i], err = o.worker(i); err == nil {
 			err = c.ops[i]()
 		}
 		if err != nil {
-			b.Fatalf("%s: %v", e.name, err)
+			tb.Fatalf("%s: %v", e.name, err)
 		}
 	}
 	return c
@@ -184,15 +213,18 @@ func (c *crew) run(length time.Duration) (requests int64, took time.Duration, er
 	var total atomic.Int64
 	errs := make([]error, len(c.ops))
 	start := make(chan struct{})
+	labels := pprof.Labels("entrant", c.name) // go tool pprof -tagfocus=entrant=herdless
 	var wg sync.WaitGroup
 	for i, do := range c.ops {
 		wg.Go(func() {
 			<-start
 			n := int64(0)
-			for !stop.Load() && errs[i] == nil {
-				errs[i] = do()
-				n++
-			}
+			pprof.Do(context.Background(), labels, func(context.Context) {
+				for !stop.Load() && errs[i] == nil {
+					errs[i] = do()
+					n++
+				}
+			})
 			total.Add(n)
 		})
 	}
@@ -206,35 +238,38 @@ func (c *crew) run(length time.Duration) (requests int64, took time.Duration, er
 
 // mustBe ends the benchmark if there was an error, or it was not the work that
 // was meant.
-func (c *crew) mustBe(b *testing.B, err error) {
-	b.Helper()
+func (c *crew) mustBe(tb testing.TB, err error) {
+	tb.Helper()
 	if err == nil && c.check != nil {
 		err = c.check()
 	}
 	if err != nil {
-		b.Fatalf("%s: %v", c.name, err)
+		tb.Fatalf("%s: %v", c.name, err)
 	}
 }
 
 // turn measures a run.
-func (c *crew) turn(b *testing.B, observer *redis.Client, length time.Duration) report.Sample {
-	b.Helper()
+func (c *crew) turn(tb testing.TB, observer *redis.Client, length time.Duration) report.Sample {
+	tb.Helper()
 	runtime.GC() // what the last one left is not on this one's account
-	counted := mustCount(b, observer)
+	counted := mustCount(tb, observer)
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	cpu := cpuTime()
 	n, took, err := c.run(length)
 	cpu = cpuTime() - cpu
 	runtime.ReadMemStats(&after)
-	did := mustCount(b, observer).since(counted)
-	c.mustBe(b, err)
+	did := mustCount(tb, observer).since(counted)
+	c.mustBe(tb, err)
 	ops := float64(n)
 	s := report.Sample{
 		"ops":    ops / took.Seconds(),
 		"cpu":    micros(cpu) / ops,
 		"allocs": float64(after.Mallocs-before.Mallocs) / ops,
 		"bytes":  float64(after.TotalAlloc-before.TotalAlloc) / ops,
+	}
+	if c.kib > 0 {
+		s["perkib"] = s["cpu"] / c.kib
 	}
 	if !c.local {
 		s["rediscpu"] = micros(did.cpu) / ops
@@ -244,12 +279,12 @@ func (c *crew) turn(b *testing.B, observer *redis.Client, length time.Duration) 
 
 func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
 
-// countOnTheWire has an entrant do some requests through a proxy, and returns
-// what went to Redis and back for each.
-func countOnTheWire(b *testing.B, server *redistest.Server, e entrant, goroutines int) report.Sample {
-	b.Helper()
-	proxy := redistest.NewProxy(b, server.Addr())
-	c := hire(b, e, proxy.Addr(), goroutines)
+// countOnTheWire has each goroutine of an entrant do some requests through a
+// proxy, and returns what went to Redis and back for each.
+func countOnTheWire(tb testing.TB, server *redistest.Server, e entrant, goroutines, each int) report.Sample {
+	tb.Helper()
+	proxy := redistest.NewProxy(tb, server.Addr())
+	c := hire(tb, e, proxy.Addr(), goroutines)
 	defer c.leave()
 	do := func(each int) {
 		errs := make([]error, len(c.ops))
@@ -265,16 +300,18 @@ func countOnTheWire(b *testing.B, server *redistest.Server, e entrant, goroutine
 		}
 		wg.Wait()
 		if err := errors.Join(errs...); err != nil {
-			b.Fatalf("%s: %v", e.name, err)
+			tb.Fatalf("%s: %v", e.name, err)
 		}
 	}
 	do(2) // opens all the connections that it takes
-	feed := monitor(b, server.Addr())
+	feed := monitor(tb, server.Addr())
 	proxy.Reset()
-	each := max(5, 200/goroutines)
+	if e.local {
+		each *= 50 // so that what is done now and then does not count
+	}
 	do(each)
 	stats, sent := proxy.Stats(), feed.sent()
-	c.mustBe(b, nil)
+	c.mustBe(tb, nil)
 	n := float64(each * goroutines)
 	s := report.Sample{
 		"commands": float64(sent) / n,
@@ -284,9 +321,9 @@ func countOnTheWire(b *testing.B, server *redistest.Server, e entrant, goroutine
 	}
 	switch {
 	case e.local && s["commands"] > 0.1: // of others, such as looking for messages
-		b.Errorf("%s: %v commands a request, of what should need no Redis", e.name, s["commands"])
+		tb.Errorf("%s: %v commands a request, of what should need no Redis", e.name, s["commands"])
 	case !e.local && !e.free && s["commands"] < 0.5:
-		b.Errorf("%s: %v commands a request: it does not ask Redis", e.name, s["commands"])
+		tb.Errorf("%s: %v commands a request: it does not ask Redis", e.name, s["commands"])
 	}
 	return s
 }
@@ -294,7 +331,7 @@ func countOnTheWire(b *testing.B, server *redistest.Server, e entrant, goroutine
 // watched counts the commands that clients send. Those that scripts call are
 // not among them, nor is what go-redis says on a new connection.
 type watched struct {
-	b    *testing.B
+	tb   testing.TB
 	conn net.Conn
 	addr string
 	seen chan int
@@ -305,22 +342,22 @@ const marker = "herdless-bench-marker"
 
 // monitor begins to count, by MONITOR, which shows each command and where it
 // came from.
-func monitor(b *testing.B, addr string) *watched {
-	b.Helper()
-	conn, err := new(net.Dialer).DialContext(b.Context(), "tcp", addr)
+func monitor(tb testing.TB, addr string) *watched {
+	tb.Helper()
+	conn, err := new(net.Dialer).DialContext(tb.Context(), "tcp", addr)
 	if err != nil {
-		b.Fatal(err)
+		tb.Fatal(err)
 	}
 	if _, err := conn.Write([]byte("MONITOR\r\n")); err != nil {
-		b.Fatal(err)
+		tb.Fatal(err)
 	}
-	w := &watched{b: b, conn: conn, addr: addr, seen: make(chan int, 1)}
+	w := &watched{tb: tb, conn: conn, addr: addr, seen: make(chan int, 1)}
 	began := make(chan struct{})
 	go w.read(began)
 	select {
 	case <-began:
 	case <-time.After(patience):
-		b.Fatal("no answer to MONITOR")
+		tb.Fatal("no answer to MONITOR")
 	}
 	return w
 }
@@ -375,18 +412,18 @@ func fromClient(line string) bool {
 
 // sent returns how many commands came so far, and ends the counting.
 func (w *watched) sent() int {
-	w.b.Helper()
+	w.tb.Helper()
 	rdb := redis.NewClient(&redis.Options{Addr: w.addr})
 	defer rdb.Close()
 	if err := rdb.Echo(context.Background(), marker).Err(); err != nil {
-		w.b.Fatal(err)
+		w.tb.Fatal(err)
 	}
 	defer w.conn.Close()
 	select {
 	case n := <-w.seen:
 		return n
 	case <-time.After(patience):
-		w.b.Fatal("MONITOR has not shown what came before")
+		w.tb.Fatal("MONITOR has not shown what came before")
 		return 0
 	}
 }

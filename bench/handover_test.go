@@ -12,6 +12,8 @@ import (
 // handOverTurn is how long each contender's goroutines take a lock in turn.
 const handOverTurn = 2 * time.Second
 
+var handOverName = fmt.Sprintf("%d goroutines in %d processes", contendGoroutines, contendProcesses)
+
 // handOverCases is BenchmarkLockContended for the report.
 func handOverCases(b *testing.B, s scenario) []report.Case {
 	e := theEffort()
@@ -26,32 +28,24 @@ func handOverCases(b *testing.B, s scenario) []report.Case {
 	for _, c := range contenders {
 		turn(c, handOverTurn/10) // opens connections, loads scripts
 	}
-	samples := make([][]report.Sample, len(contenders))
-	for round := range e.herds {
-		for i := range contenders {
-			i = (i + round) % len(contenders)
-			r := turn(contenders[i], handOverTurn)
-			locks := float64(len(r.Holds))
-			samples[i] = append(samples[i], report.Sample{
-				"ops":      r.rate(),
-				"p50":      millis(report.Median(r.handOvers)),
-				"p99":      millis(report.Percentile(r.handOvers, 99)),
-				"max":      millis(r.LongestWait),
-				"commands": r.sent / locks,
-				"cpu":      micros(r.CPU) / locks,
-				"rediscpu": micros(r.redisCPU) / locks,
-			})
-		}
-	}
-	rows := make([]report.Row, len(contenders))
+	rows := make([]row, len(contenders))
 	for i, c := range contenders {
-		kind := report.Peer
-		if i == 0 {
-			kind = report.Ours
-		}
-		rows[i] = report.NewRow(c.name, kind, s.headline, samples[0], samples[i])
+		rows[i] = row{c.name, report.Peer}
 	}
-	return []report.Case{{Name: fmt.Sprintf("%d goroutines in %d processes", contendGoroutines, contendProcesses), Rounds: e.herds, Rows: rows}}
+	rows[0].kind = report.Ours
+	return []report.Case{inTurn(handOverName, s.headline, e.herds, rows, func(_, i int) report.Sample {
+		r := turn(contenders[i], handOverTurn)
+		locks := float64(len(r.Holds))
+		return report.Sample{
+			"ops":      r.rate(),
+			"p50":      millis(report.Median(r.handOvers)),
+			"p99":      millis(report.Percentile(r.handOvers, 99)),
+			"max":      millis(r.LongestWait),
+			"commands": r.sent / locks,
+			"cpu":      micros(r.CPU) / locks,
+			"rediscpu": micros(r.redisCPU) / locks,
+		}
+	})}
 }
 
 func millis(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

@@ -135,13 +135,20 @@ func redsyncPages(addr string, p *pages, keep policy) (site, func(), error) {
 	})}, func() { _ = rdb.Close() }, nil
 }
 
+// The names of their cases.
+var (
+	stampedeName = fmt.Sprintf("%d × %d clients", herdProcesses, stampedeClients)
+	expiryName   = fmt.Sprintf("%d × %d clients", herdProcesses, expiryClients)
+	steadyName   = fmt.Sprintf("steady, %d × %d clients", herdProcesses, steadyClients)
+)
+
 func herdScenarios() []scenario {
 	return []scenario{{
 		id: "stampede", title: "Stampede on a cold page", headline: "p99",
 		text: fmt.Sprintf("%d clients in each of %d processes ask for the same page of 4 KiB at once, which nobody has. Its handler takes %v. Executions and commands are of all "+
 			"processes together; failed are answers other than 200. redsync has its 32 tries.", stampedeClients, herdProcesses, herdWork),
 		measure: func(b *testing.B, s scenario) []report.Case {
-			return herd(b, s, fmt.Sprintf("%d × %d clients", herdProcesses, stampedeClients), stampede)
+			return herd(b, s, stampedeName, stampede)
 		},
 	}, {
 		id: "expiry", title: "A burst at the expiry of a page that may be served stale", headline: "p99",
@@ -149,8 +156,8 @@ func herdScenarios() []scenario {
 			"stale-while-revalidate, sturdyc early refreshes; the others have nothing like it. \"Steady\" is %d clients in each process that ask every %v, while the page expires three times.",
 			expiryClients, herdProcesses, herdWork, steadyClients, steadyPause),
 		measure: func(b *testing.B, s scenario) []report.Case {
-			return append(herd(b, s, fmt.Sprintf("%d × %d clients", herdProcesses, expiryClients), atExpiry),
-				herd(b, s, fmt.Sprintf("steady, %d × %d clients", herdProcesses, steadyClients), steadily)...)
+			return append(herd(b, s, expiryName, atExpiry),
+				herd(b, s, steadyName, steadily)...)
 		},
 	}}
 }
@@ -160,28 +167,23 @@ func herd(b *testing.B, s scenario, name string, turn func(h *herdTurn) (Burst, 
 	e := theEffort()
 	server := redistest.NewStandalone(b)
 	processes := startProcesses(b, herdProcesses, server.Addr())
-	samples := make([][]report.Sample, len(herdLibraries))
-	for round := range e.herds {
-		for i := range herdLibraries {
-			i = (i + round) % len(herdLibraries)
-			h := &herdTurn{b: b, server: server, processes: processes, order: SiteOrder{
-				Library: herdLibraries[i].name, Path: fmt.Sprintf("/%s-%d-%d", s.id, round, i), Work: herdWork, Length: small,
-			}}
-			got, err := turn(h)
-			if err != nil {
-				b.Fatalf("%s: %v", h.order.Library, err)
-			}
-			if i == 0 && got.Failed > 0 {
-				b.Errorf("herdless: %d of %d failed", got.Failed, len(got.Latencies))
-			}
-			samples[i] = append(samples[i], got.sample(h.commands))
-		}
-	}
-	rows := make([]report.Row, len(herdLibraries))
+	rows := make([]row, len(herdLibraries))
 	for i, lib := range herdLibraries {
-		rows[i] = report.NewRow(lib.name, lib.kind, s.headline, samples[0], samples[i])
+		rows[i] = row{lib.name, lib.kind}
 	}
-	return []report.Case{{Name: name, Rounds: e.herds, Rows: rows}}
+	return []report.Case{inTurn(name, s.headline, e.herds, rows, func(round, i int) report.Sample {
+		h := &herdTurn{b: b, server: server, processes: processes, order: SiteOrder{
+			Library: herdLibraries[i].name, Path: fmt.Sprintf("/%s-%d-%d", s.id, round, i), Work: herdWork, Length: small,
+		}}
+		got, err := turn(h)
+		if err != nil {
+			b.Fatalf("%s: %v", h.order.Library, err)
+		}
+		if i == 0 && got.Failed > 0 {
+			b.Errorf("herdless: %d of %d failed", got.Failed, len(got.Latencies))
+		}
+		return got.sample(h.commands)
+	})}
 }
 
 // herdTurn is a library on a page of its own, in all processes.

@@ -89,6 +89,7 @@ type service struct {
 	lockers map[string]countedLocker // one for each contender, with a client of its own
 	helds   map[string]held
 	sites   map[string]*openSite
+	crew    *crew // of Work
 }
 
 // countedLocker is a locker and the tries of its client.

@@ -37,7 +37,7 @@ var limitLibraries = []limitLibrary{
 		if err != nil {
 			return nil, nil, err
 		}
-		l, err := ratelimit.New(redislimit.New(rdb, nil), ratelimit.PerHour(perHour), func(*http.Request) (string, error) { return "", nil }, nil)
+		l, err := ratelimit.New(redislimit.New(rdb, nil), ratelimit.PerHour(perHour), func(*http.Request) (string, error) { return "", nil }, &ratelimit.Options{Timeout: time.Second}) // by default 50 ms, which a full machine misses
 		if err != nil {
 			return nil, nil, err
 		}

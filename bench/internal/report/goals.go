@@ -11,8 +11,8 @@ type Goal struct {
 	Scenario, Case, Row string
 	// Metric is the figure itself, if there is no Versus.
 	Metric string
-	// Versus is the row that Row's headline is compared with, BestPeer for the
-	// best one of the peers. Row is the first of its case then.
+	// Versus is the row that the headline of the case's first row is compared
+	// with: a name, BestPeer or LastRow.
 	Versus string
 	// Bound is what the figure, or the ratio, must reach, or not exceed with
 	// AtMost.
@@ -22,8 +22,11 @@ type Goal struct {
 	Why string
 }
 
-// BestPeer is the peer with the best headline.
-const BestPeer = "the best peer"
+// What a first row is compared with, besides rows by their names.
+const (
+	BestPeer = "the best peer" // the one with the best headline
+	LastRow  = "the last row"  // of a case whose rows are sizes
+)
 
 // Verdict is what was seen of a goal.
 type Verdict struct {
@@ -72,11 +75,14 @@ func judge(r *Results, g Goal) Verdict {
 		}
 		if row, ok := r.Find(g.Scenario, g.Case, name); ok {
 			v.Seen, v.Measured = row.Values[g.Metric]
+			if g.Metric == "allocs" {
+				v.Seen = math.Round(v.Seen) // what the background adds is not a request's
+			}
 		}
 		return v
 	}
-	for _, row := range c.Rows {
-		if row.Name == g.Versus || g.Versus == BestPeer && row.Kind == Peer {
+	for i, row := range c.Rows {
+		if row.Name == g.Versus || g.Versus == BestPeer && row.Kind == Peer || g.Versus == LastRow && i == len(c.Rows)-1 {
 			if !v.Measured || row.Ratio < v.Seen {
 				v.Seen, v.Measured, v.Against = row.Ratio, true, row.Name
 			}

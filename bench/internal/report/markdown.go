@@ -113,7 +113,7 @@ func (v Verdict) seen() string {
 	switch {
 	case !v.Measured:
 		return "–"
-	case v.Versus == BestPeer:
+	case v.Versus == BestPeer, v.Versus == LastRow:
 		return Num(v.Seen) + "× " + v.Against
 	case v.Versus != "":
 		return Num(v.Seen) + "×"

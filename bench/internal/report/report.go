@@ -42,8 +42,12 @@ var Metrics = []Metric{
 	{ID: "p99", Label: "p99 ms", Less: true},
 	{ID: "max", Label: "longest ms", Less: true},
 	{ID: "wake99", Label: "p99 after the execution, ms", Less: true},
-	{ID: "us", Label: "µs", Less: true},
+	{ID: "slowed", Label: "times as slow beside", Less: true},
+	{ID: "alone", Label: "p50 alone, µs", Less: true},
+	{ID: "beside", Label: "p50 beside, µs", Less: true},
+	{ID: "large", Label: "large ones/s"},
 	{ID: "cpu", Label: "CPU µs", Less: true},
+	{ID: "perkib", Label: "CPU µs per KiB", Less: true},
 	{ID: "rediscpu", Label: "Redis CPU µs", Less: true},
 	{ID: "allocs", Label: "allocs", Less: true},
 	{ID: "bytes", Label: "bytes", Less: true},
@@ -51,7 +55,6 @@ var Metrics = []Metric{
 	{ID: "trips", Label: "round trips", Less: true},
 	{ID: "up", Label: "bytes up", Less: true},
 	{ID: "down", Label: "bytes down", Less: true},
-	{ID: "peak", Label: "peak MiB", Less: true},
 }
 
 func metric(id string) Metric {

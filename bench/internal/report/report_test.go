@@ -123,6 +123,7 @@ func TestGoals(t *testing.T) {
 		{Text: "met figure", Scenario: "some", Case: "1 at a time", Row: "bare", Metric: "ops", Bound: 300},
 		{Text: "no such scenario", Scenario: "other", Case: "1 at a time", Metric: "ops"},
 		{Text: "no such metric", Scenario: "some", Case: "1 at a time", Metric: "trips"},
+		{Text: "last row", Scenario: "some", Case: "1 at a time", Versus: LastRow, Bound: 1.25, AtMost: true},
 	})
 	for i, want := range []struct {
 		measured, met bool
@@ -135,6 +136,7 @@ func TestGoals(t *testing.T) {
 		{true, true, 300, 0, "**met**"},
 		{false, false, 0, 0, "not measured"},
 		{false, false, 0, 0, "not measured"},
+		{true, true, 1, 0, "**met**"},
 	} {
 		v := got[i]
 		if v.Measured != want.measured || v.Met() != want.met || v.Seen != want.seen || math.Abs(v.Short()-want.short) > 1e-9 || v.verdict() != want.verdict {
