@@ -630,7 +630,7 @@ func TestALeaseWhoseTimerIsLate(t *testing.T) {
 			select {
 			case <-lease.Context().Done():
 				require.ErrorIs(t, context.Cause(lease.Context()), lock.ErrLost)
-			case <-time.After(slack):
+			case <-time.After(30 * time.Second): // one that is back is renewed for ever
 				t.Error("the answer to a renewal that came too late has brought the lease back")
 			}
 			require.ErrorIs(t, lease.Release(t.Context()), lock.ErrLost)
