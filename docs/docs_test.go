@@ -305,14 +305,7 @@ func exercise(t *testing.T, rdb *redis.Client) {
 	cookies = nil
 	visit(func(ctx context.Context, s *session.Session) error { return s.Set(ctx, "cart", 2) })
 
-	limits := redislimit.New(rdb, nil)
-	limiter, err := ratelimit.New(limits, ratelimit.PerMinute(2), func(*http.Request) (string, error) { return "client", nil }, &ratelimit.Options{Name: "api"})
-	require.NoError(err)
-	for range 3 {
-		_, err = limiter.Allow(ctx, "client")
-		require.NoError(err)
-	}
-	require.NoError(limits.Reset(ctx, "api:nobody"))
+	exerciseLimits(t, redislimit.New(rdb, nil))
 
 	once := redisidempotency.New(rdb, nil)
 	payment := idempotency.Begin{Lease: time.Minute, TTL: time.Minute}
@@ -331,6 +324,30 @@ func exercise(t *testing.T, rdb *redis.Client) {
 	require.NoError(err)
 	_, err = once.Finish(ctx, "payment", payment.Owner, []byte("paid"), time.Minute)
 	require.NoError(err)
+}
+
+// exerciseLimits goes through every kind of limit.
+func exerciseLimits(t *testing.T, store *redislimit.Store) {
+	ctx := t.Context()
+	require := require.New(t)
+	limiter, err := ratelimit.NewPolicies(store, []ratelimit.Policy{
+		{Name: "api", Limits: []ratelimit.Limit{ratelimit.PerMinute(2), ratelimit.Window(1000, time.Hour)}, Key: ratelimit.Everybody},
+	}, nil)
+	require.NoError(err)
+	for range 3 {
+		_, err = limiter.AtMost(ctx, 2, "client")
+		require.NoError(err)
+	}
+	require.NoError(limiter.Reset(ctx, "nobody"))
+	permit := ratelimit.PermitRequest{Key: "client", Name: "exports", Limit: 2, TTL: time.Minute}
+	for _, id := range []string{"a", "b"} {
+		permit.ID = id
+		_, err = store.Acquire(ctx, permit)
+		require.NoError(err)
+	}
+	_, err = store.Extend(ctx, permit)
+	require.NoError(err)
+	require.NoError(store.Release(ctx, permit))
 }
 
 // record returns the commands, those of scripts included, that the server was

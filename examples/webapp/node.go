@@ -85,12 +85,12 @@ func newNode(c nodeConfig, s *stores, log *slog.Logger) (*node, error) {
 		},
 		Logger: log,
 	})
-	search, err3 := ratelimit.New(s.limits, ratelimit.PerMinute(searchesPerMinute), clients.Key, &ratelimit.Options{
-		Name: "search", Denied: http.HandlerFunc(n.tooFast), Logger: log,
-	})
-	herds, err4 := ratelimit.New(s.limits, ratelimit.PerMinute(herdsPerMinute), clients.Key, &ratelimit.Options{
-		Name: "herd", Denied: http.HandlerFunc(n.tooManyHerds), Logger: log,
-	})
+	search, err3 := ratelimit.NewPolicies(s.limits, []ratelimit.Policy{
+		{Name: "search", Limits: []ratelimit.Limit{ratelimit.PerMinute(searchesPerMinute)}, Key: clients.Key},
+	}, &ratelimit.Options{Denied: http.HandlerFunc(n.tooFast), Logger: log})
+	herds, err4 := ratelimit.NewPolicies(s.limits, []ratelimit.Policy{
+		{Name: "herd", Limits: []ratelimit.Limit{ratelimit.PerMinute(herdsPerMinute)}, Key: clients.Key},
+	}, &ratelimit.Options{Denied: http.HandlerFunc(n.tooManyHerds), Logger: log})
 	if err := errors.Join(err1, err2, err3, err4); err != nil {
 		return nil, err
 	}

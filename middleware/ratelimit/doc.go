@@ -11,6 +11,6 @@
 // processes nor their clocks let anything slip through. See Limit for what is
 // promised.
 //
-// Requests pass, loudly, while the store fails, unless Options.FailClosed is
+// Requests pass, loudly, while the store fails, unless Policy.FailClosed is
 // set. No decision waits longer for it than Options.Timeout.
 package ratelimit

@@ -5,72 +5,95 @@ import (
 	"encoding/json"
 	"net/http"
 	"strconv"
-	"time"
 )
 
-// Handler returns a handler that takes one unit per request and calls next if
-// there was room. Otherwise it answers:
+// Handler returns a handler that asks for the cost of each request and calls next
+// if there was room. Otherwise it answers:
 //
-//   - 429 (Too Many Requests) when the limit is reached, with the time until
-//     there is room in Retry-After, in seconds rounded up (RFC 9110, section
-//     10.2.3), or whatever Options.Denied makes of it;
-//   - 503 (Service Unavailable) when the store fails and Options.FailClosed is set;
+//   - 429 (Too Many Requests) when a limit is reached, with the time until there is
+//     room in Retry-After, in seconds rounded up (RFC 9110, section 10.2.3), or
+//     whatever Options.Denied makes of it. There is no Retry-After if the request costs more
+//     than the limit ever has;
+//   - 503 (Service Unavailable) when the store fails and a policy is FailClosed;
 //   - 400 (Bad Request) when the request has no key. Letting it pass would be a
 //     way around the limit, and one common key a way to lock others out.
+//
+// Responses say in RateLimit-Policy what the limits are, and in RateLimit what is left of
+// them (draft-ietf-httpapi-ratelimit-headers): r is how many units could be taken at
+// once, and t the seconds until there is one more. A limit of a Shadow policy is
+// kept to ourselves.
 //
 // A client that hangs up does not escape: its request is counted all the same.
 func (l *Limiter) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		key, err := l.key(r)
-		if err == nil && key == "" {
-			err = errNoKey
-		}
-		if err != nil {
-			l.keyMissing.log(r.Context(), "ratelimit: requests have no key and are refused",
-				"limiter", l.name, "error", err)
-			answer(w, http.StatusBadRequest, problem{
-				Type:  "about:blank",
-				Title: http.StatusText(http.StatusBadRequest),
-			})
-			return
+		asks := make([]ask, len(l.policies))
+		for i, p := range l.policies {
+			var err error
+			if asks[i], err = p.ask(r); err != nil {
+				l.counters.noKey.Add(1)
+				l.keyGate.log(r.Context(), "ratelimit: requests have no key and are refused", "policy", p.Name, "error", err)
+				answer(w, http.StatusBadRequest, problem{
+					Type:  "about:blank",
+					Title: http.StatusText(http.StatusBadRequest),
+				})
+				return
+			}
+			if l.tier != nil {
+				asks[i].plan = p.planOf(*l.tier)
+			}
 		}
 
 		// Without the cancellation: otherwise a client could close its connection
 		// at once, and the decision would fail, and the handler run uncounted.
-		d, err := l.Allow(context.WithoutCancel(r.Context()), key)
+		result, err := l.decide(context.WithoutCancel(r.Context()), asks, 0)
+		l.setFields(w.Header(), asks, &result)
 		switch {
-		case d.Allowed:
+		case result.Allowed:
 			next.ServeHTTP(w, r)
-		case err != nil:
-			w.Header().Set("Retry-After", "1")
-			answer(w, http.StatusServiceUnavailable, problem{
-				Type:  "about:blank",
-				Title: http.StatusText(http.StatusServiceUnavailable),
-			})
+		case err != nil && len(result.Limits) == 0:
+			answerUnavailable(w)
 		default:
-			w.Header().Set("Retry-After", retryAfter(d))
-			l.denied.ServeHTTP(w, r)
+			setRetryAfter(w.Header(), result.RetryAfter)
+			l.options.Denied.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), resultKey{}, result)))
 		}
 	})
 }
 
-// retryAfter returns the seconds until every check has room, rounded up: a
-// client that comes back then, and no earlier, gets through.
-func retryAfter(d Decision) string {
-	var wait time.Duration
-	for _, s := range d.States {
-		wait = max(wait, s.RetryAfter)
+// ask returns what a request asks for.
+func (p *policy) ask(r *http.Request) (ask, error) {
+	key, err := p.Key(r)
+	if err == nil && key == "" {
+		err = errNoKey
 	}
-	return strconv.FormatInt(int64((wait+time.Second-1)/time.Second), 10)
+	if err != nil {
+		return ask{}, err
+	}
+	a := ask{plan: p.base, key: bounded(key), n: 1}
+	if p.Tier != nil {
+		a.plan = p.planOf(p.Tier(r))
+	}
+	if p.Cost != nil {
+		a.n = max(0, p.Cost(r))
+	}
+	return a, nil
 }
 
 // answerDenied answers with the problem type that draft-ietf-httpapi-ratelimit-headers
 // registers.
-func (l *Limiter) answerDenied(w http.ResponseWriter, _ *http.Request) {
+func answerDenied(w http.ResponseWriter, r *http.Request) {
+	result, _ := FromContext(r.Context())
 	answer(w, http.StatusTooManyRequests, problem{
 		Type:     "https://iana.org/assignments/http-problem-types#quota-exceeded",
 		Title:    "Request cannot be satisfied as assigned quota has been exceeded",
-		Violated: []string{l.name},
+		Violated: result.Violated(),
+	})
+}
+
+func answerUnavailable(w http.ResponseWriter) {
+	w.Header().Set(retryHeader, "1")
+	answer(w, http.StatusServiceUnavailable, problem{
+		Type:  "about:blank",
+		Title: http.StatusText(http.StatusServiceUnavailable),
 	})
 }
 

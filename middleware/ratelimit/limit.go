@@ -3,16 +3,19 @@ package ratelimit
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/herdless/herdless/middleware/ratelimit/internal/gcra"
+	"github.com/herdless/herdless/middleware/ratelimit/internal/window"
 )
 
-// Limit is how much a key may use: Rate units per Period, evenly spread, and
-// Burst at once. What was taken comes back continuously, a unit every
-// Period/Rate, so there is no window at whose edge a client could take twice:
-// in any stretch of time, at most Burst plus Rate for every Period of it are
-// admitted.
+// Limit is how much a key may use: Rate units per Period.
+//
+// By default they are evenly spread, with Burst at once (GCRA). What was taken
+// comes back continuously, a unit every Period/Rate, so there is no window at
+// whose edge a client could take twice: in any stretch of time, at most Burst
+// plus Rate for every Period of it are admitted.
 type Limit struct {
 	// Rate is how many units come back per Period, from 1 to 10^12.
 	Rate int
@@ -21,6 +24,10 @@ type Limit struct {
 	// Burst is how many units can be taken at once by a client that has taken
 	// nothing for a while. Zero means as many as Rate.
 	Burst int
+	// Sliding makes it a sliding-window counter, see [Window]. There is no Burst
+	// then, and Period is a whole number of microseconds; of milliseconds, if
+	// Rate × Period is more than 2^51 microseconds.
+	Sliding bool
 }
 
 // PerSecond is a Limit of n per second, all n at once.
@@ -32,39 +39,59 @@ func PerMinute(n int) Limit { return Limit{Rate: n, Period: time.Minute} }
 // PerHour is a Limit of n per hour, all n at once.
 func PerHour(n int) Limit { return Limit{Rate: n, Period: time.Hour} }
 
-func (l Limit) rule() (gcra.Rule, error) {
-	return gcra.NewRule(l.Rate, l.Period, l.Burst)
+// Window is a Limit of n in a sliding window of the given length. Time is cut
+// into windows on the store's clock; what was taken in the present one counts
+// whole, and what was taken in the one before in proportion to how much of it
+// the last period still covers. After a burst nothing comes back before the
+// window ends, where the default gives back a unit every period/n. What is
+// promised is the same: in any stretch of time, at most n plus n for every period
+// of it.
+func Window(n int, period time.Duration) Limit {
+	return Limit{Rate: n, Period: period, Sliding: true}
 }
 
-// String returns the limit as "100/1m0s" or, if it has a burst, "100/1m0s/20".
+// burst returns how many units can be taken at once.
+func (l Limit) burst() int {
+	if l.Burst == 0 {
+		return l.Rate
+	}
+	return l.Burst
+}
+
+// window returns the time in which as many units come back as can be taken at
+// once.
+func (l Limit) window() time.Duration {
+	if l.Burst == 0 {
+		return l.Period
+	}
+	return time.Duration(float64(l.Period) / float64(l.Rate) * float64(l.Burst))
+}
+
+// validate says what is wrong with the limit.
+func (l Limit) validate() error {
+	if l.Sliding {
+		_, err := window.NewRule(l.Rate, l.Period)
+		if l.Burst != 0 {
+			err = errors.Join(err, errors.New("a sliding window has no burst"))
+		}
+		return err
+	}
+	_, err := gcra.NewRule(l.Rate, l.Period, l.Burst)
+	return err
+}
+
+// String returns the limit as "100/1m0s", with a burst as "100/1m0s/20", and a
+// sliding window as "100/1m0s/window".
 func (l Limit) String() string {
-	s := fmt.Sprintf("%d/%v", l.Rate, l.Period)
+	s := fmt.Sprintf("%d/%s", l.Rate, length(l.Period))
 	if l.Burst != 0 {
 		s += fmt.Sprintf("/%d", l.Burst)
+	}
+	if l.Sliding {
+		s += "/window"
 	}
 	return s
 }
 
-// Validate reports everything that is wrong with the request, for stores: no
-// checks, two checks with one key, a limit that cannot be, a negative N.
-func (r Request) Validate() error {
-	var faults []error
-	if len(r.Checks) == 0 {
-		faults = append(faults, errors.New("ratelimit: a request needs at least one check"))
-	}
-	if r.N < 0 {
-		faults = append(faults, fmt.Errorf("ratelimit: cannot take %d units", r.N))
-	}
-	for i, c := range r.Checks {
-		if _, err := c.Limit.rule(); err != nil {
-			faults = append(faults, fmt.Errorf("ratelimit: limit of key %q: %w", c.Key, err))
-		}
-		for _, other := range r.Checks[:i] {
-			if other.Key == c.Key {
-				faults = append(faults, fmt.Errorf("ratelimit: two checks of one request have the key %q: "+
-					"give each limit keys of its own", c.Key))
-			}
-		}
-	}
-	return errors.Join(faults...)
-}
+// length returns d as names can hold it.
+func length(d time.Duration) string { return strings.ReplaceAll(d.String(), "µ", "u") }

@@ -6,42 +6,39 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"regexp"
 	"time"
 )
-
-// KeyFunc says who is limited: it returns what the requests of one client have
-// in common. What decides about it must not be the client's to choose, or one
-// client is many: a header that anybody can send is no key. Package clientip
-// has the one for addresses.
-//
-// An error and an empty key both say that the request has no key. Keys end up
-// in the store as they are, so they should be short and hold no secret.
-type KeyFunc func(*http.Request) (string, error)
 
 // Options are the optional settings of a Limiter. Nil and the zero value are
 // the defaults.
 type Options struct {
-	// Name separates limiters that share a store: each counts on its own.
-	// Limiters with one name count together, also in different processes, so
-	// they must have the same limit: two limits need two names. It is a part of the keys in the store, and the client reads it
-	// in the answer to a denied request. It may hold letters, digits and any
-	// of "-_./". The default is made from the limit, such as "100/1m0s".
-	Name string
-
-	// FailClosed says what happens while the store fails. By default requests
-	// pass, unlimited, and a line is logged; with FailClosed they are refused
-	// with 503.
-	FailClosed bool
-
 	// Timeout is how long one decision may wait for the store. After it the
-	// store counts as failing. The default is 50 ms.
+	// store counts as failing; after three failures in a row nobody waits, until
+	// the store, which is tried about twice a second, is back. The default is 50 ms.
 	Timeout time.Duration
 
-	// Denied answers the requests that are over the limit. The header field
-	// Retry-After is already set. The default answers 429 with a problem
-	// document (RFC 9457).
+	// Denied answers the requests that are over a limit. The header field
+	// Retry-After is already set, and FromContext has the Result. The default
+	// answers 429 with a problem document (RFC 9457).
 	Denied http.Handler
+
+	// HideFields leaves the fields RateLimit-Policy and RateLimit out of the
+	// answers. Retry-After stays.
+	HideFields bool
+
+	// XRateLimit adds the older fields X-RateLimit-Limit, -Remaining and -Reset
+	// (in seconds from now), of the limit of which the least is left.
+	XRateLimit bool
+
+	// LocalDenial is how long at most a key that was denied is denied without
+	// asking the store again. It matters to who calls Reset, which other processes
+	// do not hear of. The default is until the key can pass; a negative one asks
+	// each time.
+	LocalDenial time.Duration
+
+	// Observe is told what happens, in the goroutine in which it does. It must not
+	// block.
+	Observe func(ctx context.Context, e Event)
 
 	// Logger gets a line when the store fails and when requests have no key, at
 	// most one every ten seconds for each. The default is slog.Default().
@@ -50,107 +47,197 @@ type Options struct {
 
 const defaultTimeout = 50 * time.Millisecond
 
-var validName = regexp.MustCompile(`^[A-Za-z0-9._/-]+$`)
-
-// Limiter applies one Limit to each key. It is safe for concurrent use.
+// Limiter applies one or more policies to each request. It is safe for concurrent
+// use.
 type Limiter struct {
-	store      Store
-	limit      Limit
-	key        KeyFunc
-	name       string
-	failClosed bool
-	timeout    time.Duration
-	denied     http.Handler
-
-	storeFails logGate
-	keyMissing logGate
+	*core
+	tier *string // or nil: none was chosen
 }
 
-// New returns a Limiter that lets each key have limit, counted in store. It
-// reports everything that is wrong with its arguments at once. o may be nil.
+// core is what a Limiter and those that Tier returns share.
+type core struct {
+	store    Store
+	policies []*policy
+	limits   int // how many limits there are at most
+	options  Options
+	guard    *guard
+	denials  *denials
+	leases   *leases // or nil
+	local    *MemoryStore
+	keyGate  logGate
+	counters counters
+}
+
+// New returns a Limiter that lets each key have limit, counted in store. It is
+// NewPolicies with one policy, which is called after the limit, such as "100/1m0s".
+// o may be nil.
 func New(store Store, limit Limit, key KeyFunc, o *Options) (*Limiter, error) {
+	return NewPolicies(store, []Policy{{Name: limit.String(), Limits: []Limit{limit}, Key: key}}, o)
+}
+
+// NewPolicies returns a Limiter under whose policies a request must have room,
+// counted in store: it takes its units under all of them or under none. They are
+// asked in one step; see the store for keys that it cannot reach in one. It reports
+// everything that is wrong with its arguments at once. o may be nil.
+func NewPolicies(store Store, policies []Policy, o *Options) (*Limiter, error) {
 	if o == nil {
 		o = &Options{}
 	}
-	l := &Limiter{
-		store: store, limit: limit, key: key,
-		name: o.Name, failClosed: o.FailClosed, timeout: o.Timeout, denied: o.Denied,
-		storeFails: logGate{logger: o.Logger}, keyMissing: logGate{logger: o.Logger},
-	}
+	c := &core{store: store, options: *o, local: NewMemoryStore(), keyGate: logGate{logger: o.Logger}}
 	var faults []error
 	if store == nil {
 		faults = append(faults, errors.New("ratelimit: no store: give NewMemoryStore() for one process, "+
 			"or redislimit.New(client, nil) for several"))
 	}
-	if _, err := limit.rule(); err != nil {
-		faults = append(faults, fmt.Errorf("ratelimit: limit: %w", err))
+	if len(policies) == 0 {
+		faults = append(faults, errors.New("ratelimit: no policy"))
 	}
-	if key == nil {
-		faults = append(faults, errors.New("ratelimit: no key: say who is limited, "+
-			"for example with clientip.Key for the peer's address"))
+	for i, p := range policies {
+		compiled, err := compile(p)
+		if err != nil {
+			faults = append(faults, err)
+		}
+		for _, other := range policies[:i] {
+			if other.Name == p.Name {
+				faults = append(faults, fmt.Errorf("ratelimit: two policies have the name %q", p.Name))
+			}
+		}
+		if p.Batch > 0 && len(policies) > 1 {
+			faults = append(faults, fmt.Errorf("ratelimit: policy %q: a Batch needs a Limiter of its own", p.Name))
+		}
+		c.policies = append(c.policies, compiled)
+		most := len(compiled.base.limits)
+		for _, pl := range compiled.tiers {
+			most = max(most, len(pl.limits))
+		}
+		c.limits += most
+		if p.Batch > 0 && !p.Shadow {
+			c.leases = newLeases(p.Batch)
+		}
 	}
-	if l.name == "" {
-		l.name = limit.String()
-	} else if !validName.MatchString(l.name) {
-		faults = append(faults, fmt.Errorf("ratelimit: Options.Name is %q, but may hold only letters, digits and any of \"-_./\"", l.name))
-	}
-	if l.timeout < 0 {
-		faults = append(faults, fmt.Errorf("ratelimit: Options.Timeout is %v, but must not be negative", l.timeout))
+	if o.Timeout < 0 {
+		faults = append(faults, fmt.Errorf("ratelimit: Options.Timeout is %v, but must not be negative", o.Timeout))
 	}
 	if err := errors.Join(faults...); err != nil {
 		return nil, err
 	}
-	if l.timeout == 0 {
-		l.timeout = defaultTimeout
+	if c.options.Timeout == 0 {
+		c.options.Timeout = defaultTimeout
 	}
-	if l.denied == nil {
-		l.denied = http.HandlerFunc(l.answerDenied)
+	if c.options.Denied == nil {
+		c.options.Denied = http.HandlerFunc(answerDenied)
 	}
-	return l, nil
+	c.denials = newDenials(c.options.LocalDenial, c.options.Timeout)
+	c.guard = newGuard(c.options.Timeout, o.Logger, &c.counters, c.options.Observe)
+	return &Limiter{core: c}, nil
 }
 
-// Allow is AllowN for one unit.
-func (l *Limiter) Allow(ctx context.Context, key string) (Decision, error) {
-	return l.AllowN(ctx, key, 1)
-}
+// Tier returns the same Limiter, whose Allow and its kin use the limits of that
+// tier. A policy that does not have it uses its own Limits.
+func (l *Limiter) Tier(name string) *Limiter { return &Limiter{core: l.core, tier: &name} }
 
-// AllowN takes n units from what key may use, or says that there is no room for
-// them. Zero takes nothing and shows how things stand.
+// Allow takes a unit of what each key may use, one key for each policy in the order
+// of NewPolicies, or says that there is no room for it.
 //
-// If the store fails, AllowN returns both the error and the Decision that the
-// options ask for: Allowed unless FailClosed is set, with no States. It has
-// logged the error, so a caller that only looks at Allowed does the right
-// thing. If ctx ends first, or if the arguments are wrong (an empty key, a
-// negative n), it returns the error and does not allow.
-func (l *Limiter) AllowN(ctx context.Context, key string, n int) (Decision, error) {
-	if key == "" {
-		return Decision{}, errNoKey
-	}
-	if n < 0 {
-		return Decision{}, fmt.Errorf("ratelimit: cannot take %d units", n)
-	}
-	budget, cancel := context.WithTimeout(ctx, l.timeout)
-	defer cancel()
-	d, err := l.store.Take(budget, Request{
-		Checks: []Check{{Key: l.name + ":" + key, Limit: l.limit}},
-		N:      n,
-	})
-	if err == nil {
-		return d, nil
-	}
-	if ctxErr := ctx.Err(); ctxErr != nil {
-		return Decision{}, fmt.Errorf("ratelimit: %w", errors.Join(ctxErr, err))
-	}
-	if budget.Err() != nil {
-		err = fmt.Errorf("no decision within %v: %w", l.timeout, err)
-	}
-	err = fmt.Errorf("ratelimit: %w", err)
-	if l.failClosed {
-		l.storeFails.log(ctx, "ratelimit: the store fails: requests are refused", "limiter", l.name, "error", err)
-	} else {
-		l.storeFails.log(ctx, "ratelimit: the store fails: requests pass UNLIMITED", "limiter", l.name, "error", err)
-	}
-	return Decision{Allowed: !l.failClosed}, err
+// If the store fails, Allow returns both the error and a Result that the policies
+// ask for: allowed unless one is FailClosed or has no room in Local. It has logged
+// the error, so a caller that only looks at Allowed does the right thing. If ctx
+// ends first, or if the arguments are wrong (another number of keys, an empty one), it
+// returns the error and does not allow.
+func (l *Limiter) Allow(ctx context.Context, keys ...string) (Result, error) {
+	return l.AllowN(ctx, 1, keys...)
 }
 
-var errNoKey = errors.New("ratelimit: no key: it is empty")
+// AllowN is Allow for n units, which must not be negative.
+func (l *Limiter) AllowN(ctx context.Context, n int, keys ...string) (Result, error) {
+	return l.take(ctx, n, 0, keys)
+}
+
+// AtMost takes as many units as there is room for, up to n, which must be positive.
+// Result.Taken says how many; with none it is not Allowed. The fraction of a unit
+// that is there besides stays and counts later. It is for who can do a part of his
+// work: how many messages may be sent now.
+func (l *Limiter) AtMost(ctx context.Context, n int, keys ...string) (Result, error) {
+	if n < 1 || n > MaxExtra {
+		return Result{}, fmt.Errorf("ratelimit: cannot take at most %d units: it must be from 1 to 2^30", n)
+	}
+	return l.take(ctx, 1, n-1, keys)
+}
+
+// Peek takes nothing and shows how things stand in the store.
+func (l *Limiter) Peek(ctx context.Context, keys ...string) (Result, error) {
+	return l.take(ctx, 0, 0, keys)
+}
+
+func (l *Limiter) take(ctx context.Context, n, extra int, keys []string) (Result, error) {
+	if n < 0 {
+		return Result{}, fmt.Errorf("ratelimit: cannot take %d units", n)
+	}
+	asks, err := l.asks(n, keys)
+	if err != nil {
+		return Result{}, err
+	}
+	return l.decide(ctx, asks, extra)
+}
+
+func (l *Limiter) asks(n int, keys []string) ([]ask, error) {
+	if len(keys) != len(l.policies) {
+		return nil, fmt.Errorf("ratelimit: %d keys for %d policies", len(keys), len(l.policies))
+	}
+	asks := make([]ask, len(keys))
+	for i, key := range keys {
+		if key == "" {
+			return nil, errNoKey
+		}
+		p := l.policies[i]
+		asks[i] = ask{plan: p.base, key: bounded(key), n: n}
+		if l.tier != nil {
+			asks[i].plan = p.planOf(*l.tier)
+		}
+	}
+	return asks, nil
+}
+
+// Reset forgets what was taken of the keys, one for each policy in the order of
+// NewPolicies; an empty one is left as it is. Other processes may go on denying
+// them for a while, see Options.LocalDenial. It is not held up by the circuit
+// breaker.
+func (l *Limiter) Reset(ctx context.Context, keys ...string) error {
+	if len(keys) != len(l.policies) {
+		return fmt.Errorf("ratelimit: %d keys for %d policies", len(keys), len(l.policies))
+	}
+	var faults []error
+	for i, key := range keys {
+		if key == "" {
+			continue
+		}
+		key = bounded(key)
+		plans := []*plan{l.policies[i].base}
+		for _, pl := range l.policies[i].tiers {
+			plans = append(plans, pl)
+		}
+		names := make(map[string]bool)
+		for _, pl := range plans {
+			for _, limit := range pl.limits {
+				names[limit.name] = true
+			}
+		}
+		list := make([]string, 0, len(names))
+		for name := range names {
+			list = append(list, name)
+		}
+		if err := l.store.Reset(ctx, key, list...); err != nil {
+			faults = append(faults, fmt.Errorf("ratelimit: %w", err))
+		}
+		for _, pl := range plans {
+			l.denials.forget(pl, key)
+			if l.leases != nil {
+				l.leases.forget(leaseKey{pl, key})
+			}
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// Stats returns what the Limiter has counted since it was made.
+func (l *Limiter) Stats() Stats { return l.counters.stats() }

@@ -2,6 +2,7 @@ package ratelimit_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,6 +38,16 @@ func newLimiter(t *testing.T, store ratelimit.Store, limit ratelimit.Limit, o *r
 	return l
 }
 
+// newPolicy returns a Limiter with one policy, whose Key is byHeader and whose name
+// is "api".
+func newPolicy(t *testing.T, store ratelimit.Store, p ratelimit.Policy, o *ratelimit.Options) *ratelimit.Limiter {
+	t.Helper()
+	p.Name, p.Key = cmp.Or(p.Name, "api"), byHeader
+	l, err := ratelimit.NewPolicies(store, []ratelimit.Policy{p}, o)
+	require.NoError(t, err)
+	return l
+}
+
 func get(h http.Handler, key string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest("GET", "/", nil)
 	r.Header.Set("X-Key", key)
@@ -46,15 +57,34 @@ func get(h http.Handler, key string) *httptest.ResponseRecorder {
 }
 
 func TestNewReportsAllFaultsAtOnce(t *testing.T) {
-	l, err := ratelimit.New(nil, ratelimit.Limit{Rate: -1}, nil, &ratelimit.Options{Name: "a:b", Timeout: -1})
+	negative := ratelimit.PerSecond(-5)
+	l, err := ratelimit.NewPolicies(nil, []ratelimit.Policy{
+		{Name: "a:b", Limits: []ratelimit.Limit{{Rate: -1}}},
+		{Name: "none", FailClosed: true, Local: &negative, Tier: func(*http.Request) string { return "" }},
+		{Name: "twice", Limits: []ratelimit.Limit{ratelimit.PerSecond(1), ratelimit.PerSecond(2)}, Key: byHeader},
+		{Name: "twice", Limits: []ratelimit.Limit{ratelimit.PerHour(100)}, Key: byHeader, Batch: 100},
+		{Name: "window", Limits: []ratelimit.Limit{ratelimit.Window(1_000_000_000, 24*365*time.Hour)}, Key: byHeader},
+		{Name: "tier", Limits: []ratelimit.Limit{ratelimit.PerHour(1)}, Key: byHeader, Tiers: map[string][]ratelimit.Limit{"gold": nil}},
+	}, &ratelimit.Options{Timeout: -1})
 	require.Error(t, err)
 	assert.Nil(t, l)
-	for _, want := range []string{"no store", "rate is -1", "period is 0s", "no key", `Options.Name is "a:b"`, "Options.Timeout is -1ns"} {
+	for _, want := range []string{
+		"no store", "rate is -1", "period is 0s", "no key", `policy "a:b": a name holds only`, "Options.Timeout is -1ns", "no limit",
+		"Local: the rate is -5", "Tier and Tiers need each other", "FailClosed and Local exclude each other", "two limits have the period 1s",
+		`two policies have the name "twice"`, "Batch of 100 needs", "Batch needs a Limiter of its own", "cannot be counted exactly", `tier "gold" has no limit`,
+	} {
 		assert.ErrorContains(t, err, want)
 	}
 	for line := range strings.Lines(err.Error()) {
 		t.Log(strings.TrimSpace(line))
 	}
+
+	_, err = ratelimit.New(ratelimit.NewMemoryStore(), ratelimit.PerHour(1), nil, nil)
+	assert.ErrorContains(t, err, "no key")
+	_, err = ratelimit.New(ratelimit.NewMemoryStore(), ratelimit.PerHour(1), ratelimit.Join(byHeader, nil), nil)
+	assert.ErrorContains(t, err, "no key")
+	_, err = ratelimit.NewPolicies(ratelimit.NewMemoryStore(), nil, nil)
+	assert.ErrorContains(t, err, "no policy")
 }
 
 func TestLimits(t *testing.T) {
@@ -68,7 +98,7 @@ func TestHandlerDenies(t *testing.T) {
 	for range 7 {
 		w := get(h, "a")
 		assert.Equal(t, http.StatusNoContent, w.Code)
-		assert.Empty(t, w.Header())
+		assert.Empty(t, w.Header().Get("Retry-After"))
 	}
 	w := get(h, "a")
 	assert.Equal(t, http.StatusTooManyRequests, w.Code)
@@ -124,8 +154,8 @@ func TestOwnDeniedHandler(t *testing.T) {
 
 func TestARequestWithoutAKeyIsRefused(t *testing.T) {
 	log := &bytes.Buffer{}
-	h := newLimiter(t, ratelimit.NewMemoryStore(), ratelimit.PerHour(100), &ratelimit.Options{
-		Name: "api", Logger: slog.New(slog.NewTextHandler(log, nil)),
+	h := newPolicy(t, ratelimit.NewMemoryStore(), ratelimit.Policy{Limits: []ratelimit.Limit{ratelimit.PerHour(100)}}, &ratelimit.Options{
+		Logger: slog.New(slog.NewTextHandler(log, nil)),
 	}).Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("it got through") }))
 
 	w := get(h, "")
@@ -138,7 +168,7 @@ func TestARequestWithoutAKeyIsRefused(t *testing.T) {
 	assert.Equal(t, http.StatusBadRequest, w.Code)
 	assert.NotContains(t, w.Body.String(), "secret", "the client need not know why")
 	assert.Equal(t, 1, strings.Count(log.String(), "\n"), "both within ten seconds: %s", log)
-	assert.Contains(t, log.String(), "limiter=api")
+	assert.Contains(t, log.String(), "policy=api")
 }
 
 // brokenStore fails, or hangs until its context is done.
@@ -156,22 +186,25 @@ func (s *brokenStore) Take(ctx context.Context, _ ratelimit.Request) (ratelimit.
 	return ratelimit.Decision{}, errors.New("broken")
 }
 
-func (s *brokenStore) Reset(context.Context, string) error { return errors.New("broken") }
+func (s *brokenStore) Reset(context.Context, string, ...string) error { return errors.New("broken") }
 
 func TestTheStoreFails(t *testing.T) {
+	perHour := []ratelimit.Limit{ratelimit.PerHour(1)}
 	tests := []struct {
 		name    string
 		store   *brokenStore
-		options ratelimit.Options
+		policy  ratelimit.Policy
+		timeout time.Duration
 		status  int
 		took    time.Duration
 	}{
-		{"broken, open", &brokenStore{}, ratelimit.Options{}, http.StatusNoContent, 0},
-		{"broken, closed", &brokenStore{}, ratelimit.Options{FailClosed: true}, http.StatusServiceUnavailable, 0},
-		{"hanging, open", &brokenStore{hang: true}, ratelimit.Options{}, http.StatusNoContent, 50 * time.Millisecond},
+		{"broken, open", &brokenStore{}, ratelimit.Policy{}, 0, http.StatusNoContent, 0},
+		{"broken, closed", &brokenStore{}, ratelimit.Policy{FailClosed: true}, 0, http.StatusServiceUnavailable, 0},
+		{"hanging, open", &brokenStore{hang: true}, ratelimit.Policy{}, 0, http.StatusNoContent, 50 * time.Millisecond},
 		{
 			"hanging, closed, own timeout", &brokenStore{hang: true},
-			ratelimit.Options{FailClosed: true, Timeout: time.Second},
+			ratelimit.Policy{FailClosed: true},
+			time.Second,
 			http.StatusServiceUnavailable, time.Second,
 		},
 	}
@@ -179,8 +212,11 @@ func TestTheStoreFails(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				log := &bytes.Buffer{}
-				tt.options.Logger = slog.New(slog.NewTextHandler(log, nil))
-				h := newLimiter(t, tt.store, ratelimit.PerHour(1), &tt.options).Handler(ok)
+				tt.policy.Limits = perHour
+				l := newPolicy(t, tt.store, tt.policy, &ratelimit.Options{
+					Timeout: tt.timeout, Logger: slog.New(slog.NewTextHandler(log, nil)),
+				})
+				h := l.Handler(ok)
 				begin := time.Now()
 				w := get(h, "a")
 				assert.Equal(t, tt.status, w.Code)
@@ -189,61 +225,140 @@ func TestTheStoreFails(t *testing.T) {
 					assert.Equal(t, "1", w.Header().Get("Retry-After"))
 					assert.Equal(t, "application/problem+json", w.Header().Get("Content-Type"))
 				}
+				assert.Empty(t, w.Header().Get("RateLimit"), "nothing is known")
 
 				// Loudly, but not a line per request: at once, then one every ten
 				// seconds that counts the others.
 				assert.Equal(t, 1, strings.Count(log.String(), "\n"), log)
 				for time.Since(begin) < 25*time.Second {
 					get(h, "a")
-					time.Sleep(time.Second - tt.took)
+					time.Sleep(time.Second)
 				}
 				assert.Equal(t, 3, strings.Count(log.String(), "\n"), log)
 				assert.Contains(t, log.String(), "level=ERROR")
-				assert.Contains(t, log.String(), "more_since_last_line=9")
+				assert.Regexp(t, "more_since_last_line=[1-9]", log.String())
+				stats := l.Stats()
+				assert.True(t, stats.BreakerOpen)
+				assert.Positive(t, stats.FailedOpen+stats.FailedClosed)
 			})
 		})
 	}
 }
 
+// After three failures nobody waits. The store is tried about twice a second.
+func TestTheCircuitBreaker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &brokenStore{hang: true}
+		changed := make(chan bool, 10)
+		l := newPolicy(t, store, ratelimit.Policy{Limits: []ratelimit.Limit{ratelimit.PerHour(1)}}, &ratelimit.Options{
+			Logger: slog.New(slog.DiscardHandler),
+			Observe: func(_ context.Context, e ratelimit.Event) {
+				if e.Kind == ratelimit.BreakerChanged {
+					changed <- e.Open
+				}
+			},
+		})
+		begin, waited := time.Now(), 0
+		for time.Since(begin) < 10*time.Second {
+			before := time.Now()
+			result, err := l.Allow(t.Context(), "a")
+			assert.Error(t, err)
+			assert.True(t, result.Allowed)
+			if time.Since(before) > 0 {
+				assert.Equal(t, 50*time.Millisecond, time.Since(before))
+				waited++
+			}
+			time.Sleep(time.Millisecond)
+		}
+		assert.Equal(t, 3, waited)
+		synctest.Wait()
+		assert.InDelta(t, 10/0.45, store.calls, 5)
+		assert.True(t, <-changed)
+		assert.Empty(t, changed)
+		assert.EqualValues(t, store.calls, l.Stats().StoreErrors)
+	})
+}
+
+// While the store fails each process limits by itself, if the policy says so.
+func TestALocalLimitWhileTheStoreFails(t *testing.T) {
+	local := ratelimit.PerHour(2)
+	l := newPolicy(t, &brokenStore{}, ratelimit.Policy{Limits: []ratelimit.Limit{ratelimit.PerHour(100)}, Local: &local}, &ratelimit.Options{
+		Logger: slog.New(slog.DiscardHandler),
+	})
+	h := l.Handler(ok)
+	for _, want := range []int{http.StatusNoContent, http.StatusNoContent, http.StatusTooManyRequests} {
+		assert.Equal(t, want, get(h, "a").Code)
+	}
+	assert.Equal(t, "1800", get(h, "a").Header().Get("Retry-After"))
+	assert.Equal(t, http.StatusNoContent, get(h, "b").Code)
+	stats := l.Stats()
+	assert.EqualValues(t, 3, stats.LocalAdmitted)
+	assert.EqualValues(t, 2, stats.LocalDenied)
+	assert.Zero(t, stats.FailedOpen)
+}
+
 func TestAllow(t *testing.T) {
-	store := ratelimit.NewMemoryStore()
-	l := newLimiter(t, store, ratelimit.PerHour(10), nil)
+	l := newLimiter(t, ratelimit.NewMemoryStore(), ratelimit.PerHour(10), nil)
+	result, err := l.AllowN(t.Context(), 7, "a")
+	require.NoError(t, err)
+	assert.True(t, result.Allowed)
+	assert.Equal(t, 7, result.Taken)
+	result, err = l.AllowN(t.Context(), 4, "a")
+	require.NoError(t, err)
+	assert.False(t, result.Allowed)
+	assert.Zero(t, result.Taken)
+	assert.Equal(t, 3, result.Limits[0].Remaining)
+	assert.Equal(t, []string{"10/1h0m0s"}, result.Violated())
+	result, err = l.AllowN(t.Context(), 11, "a")
+	require.NoError(t, err)
+	assert.Negative(t, result.RetryAfter)
+	result, err = l.Peek(t.Context(), "a")
+	require.NoError(t, err)
+	assert.True(t, result.Allowed)
+	assert.Equal(t, 3, result.Limits[0].Remaining)
+	result, err = l.Allow(t.Context(), "a")
+	require.NoError(t, err)
+	assert.Equal(t, 2, result.Limits[0].Remaining)
 
-	d, err := l.AllowN(t.Context(), "a", 7)
+	result, err = l.AtMost(t.Context(), 5, "a")
 	require.NoError(t, err)
-	assert.True(t, d.Allowed)
-	d, err = l.AllowN(t.Context(), "a", 4)
+	assert.True(t, result.Allowed)
+	assert.Equal(t, 2, result.Taken)
+	result, err = l.AtMost(t.Context(), 5, "a")
 	require.NoError(t, err)
-	assert.False(t, d.Allowed)
-	assert.Equal(t, 3, d.States[0].Remaining)
-	d, err = l.AllowN(t.Context(), "a", 11)
-	require.NoError(t, err)
-	assert.Negative(t, d.States[0].RetryAfter)
-	d, err = l.AllowN(t.Context(), "a", 0)
-	require.NoError(t, err)
-	assert.True(t, d.Allowed)
-	d, err = l.Allow(t.Context(), "a")
-	require.NoError(t, err)
-	assert.Equal(t, 2, d.States[0].Remaining)
+	assert.False(t, result.Allowed)
+	assert.Zero(t, result.Taken)
 
-	for _, arg := range []struct {
-		key string
-		n   int
-	}{{"", 1}, {"a", -1}} {
-		d, err := l.AllowN(t.Context(), arg.key, arg.n)
-		assert.Error(t, err, arg)
-		assert.False(t, d.Allowed, arg)
+	require.NoError(t, l.Reset(t.Context(), "a"))
+	result, err = l.AtMost(t.Context(), 50, "a")
+	require.NoError(t, err)
+	assert.Equal(t, 10, result.Taken)
+
+	for name, call := range map[string]func() (ratelimit.Result, error){
+		"an empty key":  func() (ratelimit.Result, error) { return l.Allow(t.Context(), "") },
+		"no key":        func() (ratelimit.Result, error) { return l.Allow(t.Context()) },
+		"two keys":      func() (ratelimit.Result, error) { return l.Allow(t.Context(), "a", "b") },
+		"a negative n":  func() (ratelimit.Result, error) { return l.AllowN(t.Context(), -1, "a") },
+		"at most none":  func() (ratelimit.Result, error) { return l.AtMost(t.Context(), 0, "a") },
+		"reset no keys": func() (ratelimit.Result, error) { return ratelimit.Result{}, l.Reset(t.Context()) },
+	} {
+		result, err := call()
+		assert.Error(t, err, name)
+		assert.False(t, result.Allowed, name)
 	}
 }
 
 func TestAllowWhenTheStoreFails(t *testing.T) {
 	quiet := slog.New(slog.DiscardHandler)
 	for _, failClosed := range []bool{false, true} {
-		l := newLimiter(t, &brokenStore{}, ratelimit.PerHour(1), &ratelimit.Options{FailClosed: failClosed, Logger: quiet})
-		d, err := l.Allow(t.Context(), "a")
+		l := newPolicy(t, &brokenStore{}, ratelimit.Policy{
+			Limits: []ratelimit.Limit{ratelimit.PerHour(1)}, FailClosed: failClosed,
+		}, &ratelimit.Options{Logger: quiet})
+		result, err := l.Allow(t.Context(), "a")
 		assert.ErrorContains(t, err, "broken")
-		assert.Equal(t, !failClosed, d.Allowed)
-		assert.Empty(t, d.States)
+		assert.Equal(t, !failClosed, result.Allowed)
+		assert.Empty(t, result.Limits)
+		assert.ErrorContains(t, l.Reset(t.Context(), "a"), "broken")
 	}
 }
 
@@ -256,10 +371,13 @@ func TestAllowWithAContextThatIsDone(t *testing.T) {
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	d, err := l.Allow(ctx, "a")
-	assert.ErrorIs(t, err, context.Canceled)
-	assert.False(t, d.Allowed)
+	for range 5 {
+		result, err := l.Allow(ctx, "a")
+		assert.ErrorIs(t, err, context.Canceled)
+		assert.False(t, result.Allowed)
+	}
 	assert.Empty(t, log.String())
+	assert.False(t, l.Stats().BreakerOpen)
 }
 
 // A client that hangs up at once is counted like every other.
@@ -279,25 +397,28 @@ func TestAClientThatHangsUpIsCounted(t *testing.T) {
 func TestLimitersThatShareAStore(t *testing.T) {
 	store := ratelimit.NewMemoryStore()
 	one := newLimiter(t, store, ratelimit.PerHour(1), nil)
-	tests := []struct {
-		name  string
-		limit ratelimit.Limit
-		opts  *ratelimit.Options
-		share bool
-	}{
-		{"the same limit", ratelimit.PerHour(1), nil, true},
-		{"another limit", ratelimit.PerMinute(1), nil, false},
-		{"another burst", ratelimit.Limit{Rate: 1, Period: time.Hour, Burst: 2}, nil, false},
-		{"another name", ratelimit.PerHour(1), &ratelimit.Options{Name: "login"}, false},
-	}
-	d, err := one.Allow(t.Context(), "a")
+	result, err := one.Allow(t.Context(), "a")
 	require.NoError(t, err)
-	require.True(t, d.Allowed)
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			d, err := newLimiter(t, store, tt.limit, tt.opts).Allow(t.Context(), "a")
+	require.True(t, result.Allowed)
+	for name, other := range map[string]struct {
+		limiter *ratelimit.Limiter
+		share   bool
+	}{
+		"the same limit": {newLimiter(t, store, ratelimit.PerHour(1), nil), true},
+		"another limit":  {newLimiter(t, store, ratelimit.PerMinute(1), nil), false},
+		"another burst":  {newLimiter(t, store, ratelimit.Limit{Rate: 1, Period: time.Hour, Burst: 2}, nil), false},
+		"a window":       {newLimiter(t, store, ratelimit.Window(1, time.Hour), nil), false},
+		"another name": {newPolicy(t, store, ratelimit.Policy{
+			Name: "login", Limits: []ratelimit.Limit{ratelimit.PerHour(1)},
+		}, nil), false},
+		"the same name": {newPolicy(t, store, ratelimit.Policy{
+			Name: "1/1h0m0s", Limits: []ratelimit.Limit{ratelimit.PerHour(1)},
+		}, nil), true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			result, err := other.limiter.Allow(t.Context(), "a")
 			require.NoError(t, err)
-			assert.Equal(t, !tt.share, d.Allowed)
+			assert.Equal(t, !other.share, result.Allowed)
 		})
 	}
 }

@@ -106,9 +106,11 @@ func TestMemoryStoreAgainstAModel(t *testing.T) {
 				"take": func(r *rapid.T) {
 					keys := rapid.SliceOfNDistinct(rapid.IntRange(0, len(modelLimits)-1), 1, 3, rapid.ID).Draw(r, "keys")
 					n := rapid.IntRange(0, 8).Draw(r, "n")
-					req, want := ratelimit.Request{N: n}, true
+					req, want := ratelimit.Request{}, true
+					var fit []bool
 					for _, k := range keys {
-						req.Checks = append(req.Checks, ratelimit.Check{Key: fmt.Sprint(k), Limit: modelLimits[k]})
+						req.Checks = append(req.Checks, ratelimit.Check{Key: fmt.Sprint(k), Name: "limit", Limit: modelLimits[k], N: n})
+						fit = append(fit, m.fits(k, n))
 						want = want && (n == 0 || m.fits(k, n))
 					}
 					d, err := store.Take(t.Context(), req)
@@ -120,7 +122,10 @@ func TestMemoryStoreAgainstAModel(t *testing.T) {
 							m.owed[k].Add(m.owed[k], new(big.Rat).SetInt64(int64(n)))
 							admitted[k] = append(admitted[k], admission{m.now, n})
 						}
+						next := max(0, m.retryAfter(k, m.remaining(k)+1))
 						want := ratelimit.CheckState{
+							Over:       n > 0 && !fit[i],
+							NextAfter:  next,
 							Remaining:  m.remaining(k),
 							RetryAfter: m.retryAfter(k, n),
 							ResetAfter: micros(modelLimits[k], m.owed[k]),
@@ -133,7 +138,7 @@ func TestMemoryStoreAgainstAModel(t *testing.T) {
 				},
 				"reset": func(r *rapid.T) {
 					k := rapid.IntRange(0, len(modelLimits)-1).Draw(r, "key")
-					if err := store.Reset(t.Context(), fmt.Sprint(k)); err != nil {
+					if err := store.Reset(t.Context(), fmt.Sprint(k), "limit"); err != nil {
 						r.Fatal(err)
 					}
 					m.owed[k], admitted[k] = new(big.Rat), nil
@@ -186,7 +191,7 @@ func TestAPatientClientGetsExactlyTheRate(t *testing.T) {
 				admitted := 0
 				for time.Since(begin) < 10*limit.Period {
 					d, err := store.Take(t.Context(), ratelimit.Request{
-						N: 1, Checks: []ratelimit.Check{{Key: "k", Limit: limit}},
+						Checks: []ratelimit.Check{{Key: "k", Name: "limit", Limit: limit, N: 1}},
 					})
 					require.NoError(t, err)
 					if d.Allowed {
@@ -213,7 +218,7 @@ func TestTheMemoryStoreForgetsFullKeys(t *testing.T) {
 		store := ratelimit.NewMemoryStore()
 		for i := range 10_000 {
 			_, err := store.Take(t.Context(), ratelimit.Request{
-				N: 1, Checks: []ratelimit.Check{{Key: fmt.Sprint(i), Limit: ratelimit.PerSecond(1)}},
+				Checks: []ratelimit.Check{{Key: fmt.Sprint(i), Name: "limit", Limit: ratelimit.PerSecond(1), N: 1}},
 			})
 			require.NoError(t, err)
 			time.Sleep(time.Millisecond)

@@ -4,6 +4,7 @@ package ratelimittest
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"time"
 
@@ -12,7 +13,7 @@ import (
 
 // Run tests a Store against the rules of its contract, one subtest each, which
 // quotes its rule when it fails. newStore returns a store that holds nothing;
-// all checks of a request must be possible together in it. The subtests run in
+// checks of different keys must be possible together in it. The subtests run in
 // parallel and take less than a second of waiting.
 func Run(t *testing.T, newStore func(t *testing.T) ratelimit.Store) {
 	for _, r := range rules {
@@ -49,13 +50,28 @@ func (f *fixture) ctx() context.Context {
 
 // check is a Check of key.
 func check(key string, limit ratelimit.Limit) ratelimit.Check {
-	return ratelimit.Check{Key: key, Limit: limit}
+	return ratelimit.Check{Key: key, Name: "limit", Limit: limit}
+}
+
+// of returns the checks, each for n units.
+func of(n int, checks []ratelimit.Check) []ratelimit.Check {
+	list := slices.Clone(checks)
+	for i := range list {
+		list[i].N = n
+	}
+	return list
 }
 
 // take asks for n units under the checks. The answer has a state for each.
 func (f *fixture) take(n int, checks ...ratelimit.Check) ratelimit.Decision {
 	f.Helper()
-	d, err := f.store.Take(f.ctx(), ratelimit.Request{Checks: checks, N: n})
+	return f.takeMore(n, 0, checks...)
+}
+
+// takeMore asks for extra units besides.
+func (f *fixture) takeMore(n, extra int, checks ...ratelimit.Check) ratelimit.Decision {
+	f.Helper()
+	d, err := f.store.Take(f.ctx(), ratelimit.Request{Checks: of(n, checks), Extra: extra})
 	if err != nil {
 		f.Fatalf("Take(%d, %v): %v", n, checks, err)
 	}

@@ -210,7 +210,7 @@ var rules = []rule{
 			f.want(true, 100, check("k", slow))
 			f.want(true, 1, check("other", slow))
 			for _, key := range []string{"k", "new"} {
-				if err := f.store.Reset(f.ctx(), key); err != nil {
+				if err := f.store.Reset(f.ctx(), key, "limit"); err != nil {
 					f.Errorf("Reset(%q): %v", key, err)
 				}
 			}
@@ -232,7 +232,7 @@ var rules = []rule{
 						if i%2 == 0 { // the other order, in which locks would wait for each other
 							checks[0], checks[1] = checks[1], checks[0]
 						}
-						d, err := f.store.Take(f.ctx(), ratelimit.Request{Checks: checks, N: 1})
+						d, err := f.store.Take(f.ctx(), ratelimit.Request{Checks: of(1, checks)})
 						if err != nil {
 							f.Errorf("Take: %v", err)
 						}
@@ -256,14 +256,21 @@ var rules = []rule{
 		test: func(f *fixture) {
 			ok := check("k", slow)
 			for name, req := range map[string]ratelimit.Request{
-				"no checks":       {N: 1},
-				"a negative N":    {N: -1, Checks: []ratelimit.Check{ok}},
-				"one key twice":   {N: 1, Checks: []ratelimit.Check{ok, check("k", ratelimit.PerSecond(1))}},
-				"no limit":        {N: 1, Checks: []ratelimit.Check{ok, {Key: "other"}}},
-				"a negative rate": {N: 1, Checks: []ratelimit.Check{ok, check("other", ratelimit.PerSecond(-1))}},
-				"a burst that takes 1000 years": {N: 1, Checks: []ratelimit.Check{ok, check("other", ratelimit.Limit{
+				"no checks":          {},
+				"a negative N":       {Checks: of(-1, []ratelimit.Check{ok})},
+				"a negative Extra":   {Checks: of(1, []ratelimit.Check{ok}), Extra: -1},
+				"too large an Extra": {Checks: of(1, []ratelimit.Check{ok}), Extra: ratelimit.MaxExtra + 1},
+				"one name twice":     {Checks: of(1, []ratelimit.Check{ok, check("k", ratelimit.PerSecond(1))})},
+				"no name":            {Checks: of(1, []ratelimit.Check{ok, {Key: "k", Limit: slow}})},
+				"a name with braces": {Checks: of(1, []ratelimit.Check{ok, {Key: "k", Name: "{}", Limit: slow}})},
+				"no limit":           {Checks: of(1, []ratelimit.Check{ok, {Key: "other", Name: "limit"}})},
+				"a negative rate":    {Checks: of(1, []ratelimit.Check{ok, check("other", ratelimit.PerSecond(-1))})},
+				"a window with a burst": {Checks: of(1, []ratelimit.Check{ok, check("other", ratelimit.Limit{
+					Rate: 1, Period: time.Second, Burst: 2, Sliding: true,
+				})})},
+				"a burst that takes 1000 years": {Checks: of(1, []ratelimit.Check{ok, check("other", ratelimit.Limit{
 					Rate: 1, Period: 24 * 365 * time.Hour, Burst: 1000,
-				})}},
+				})})},
 			} {
 				if d, err := f.store.Take(f.ctx(), req); err == nil || d.Allowed {
 					f.Errorf("%s: Take = %+v, %v, want an error", name, d, err)
@@ -279,11 +286,11 @@ var rules = []rule{
 			f.want(true, 1, check("k", slow))
 			done, cancel := context.WithCancel(f.Context())
 			cancel()
-			d, err := f.store.Take(done, ratelimit.Request{Checks: []ratelimit.Check{check("k", slow)}, N: 1})
+			d, err := f.store.Take(done, ratelimit.Request{Checks: of(1, []ratelimit.Check{check("k", slow)})})
 			if !errors.Is(err, context.Canceled) || d.Allowed {
 				f.Errorf("Take = %+v, %v, want an error that is context.Canceled", d, err)
 			}
-			if err := f.store.Reset(done, "k"); !errors.Is(err, context.Canceled) {
+			if err := f.store.Reset(done, "k", "limit"); !errors.Is(err, context.Canceled) {
 				f.Errorf("Reset = %v, want an error that is context.Canceled", err)
 			}
 			f.wantRemaining(99, check("k", slow))

@@ -6,12 +6,29 @@
 //
 // # Keys
 //
-// A limit with the key K is kept at "<Prefix>{K}", a string of some 30 bytes
-// that expires when the limit is full again. The braces make K the hash tag of
-// a Redis Cluster: keys spread over its nodes, but a request with several
-// checks needs all of its keys on one node, and there it fails unless the
-// Prefix holds a hash tag of its own, which wins: with "{limits}:" all limits
-// of the store are on one node of the cluster.
+// The limit called N of the key K is kept at "<Prefix>{K}N", a string of some 30
+// bytes that expires when the limit is full again; a sliding window at
+// "<Prefix>{K}N:w", and the permits of a concurrency limit at "<Prefix>{K}N:p". The
+// braces make K the hash tag of a Redis Cluster: all limits of one key are in one
+// slot, and keys spread over the nodes.
+//
+// # Several keys at once on a Cluster
+//
+// A request that has limits for several keys, such as those of a user and one for
+// everybody together, is one script as well, as long as Redis is no Cluster. On
+// a Cluster the keys are in different slots, and no script can see both. There the
+// store asks for the units of one key after the other, in the order of the
+// checks, and when one denies it gives back what it has taken for those before.
+// So nothing is admitted over a limit, and a request that is denied has consumed
+// nothing in the end. But it takes a round trip for each key; what is taken and given
+// back may have denied somebody else in between; and if the process dies in
+// between, or the server of the first key cannot be reached any more, the units
+// stay taken until they come back at the limit's rate. Put the most specific key
+// first: then a user over his own limit does not touch what is everybody's.
+//
+// Where that will not do, give Options.Prefix a hash tag of its own, which wins:
+// with "{limits}:" every limit of the store is in one slot, and a request
+// with any keys is one script again, on one node of the cluster.
 //
 // # What can go wrong
 //
@@ -19,8 +36,9 @@
 // again: a failing connection can cost a client units, but gives it none. A
 // replica that takes over may not have the last charges, and a Redis that evicts
 // keys (any maxmemory-policy but noeviction) forgets limits: each time that gives
-// a client at most one more burst. If a key holds something else, the decision
-// is an error and the key stays as it is.
+// a client at most one more burst, and a concurrency limit as many more holders
+// as it has forgotten. If a key holds something else, the decision is an error that
+// matches ratelimit.ErrForeign, and the key stays as it is.
 //
 // Give the client ContextTimeoutEnabled, as redisconn.Open does. Without it a
 // decision ends in time as well, but each one that Redis does not answer keeps a
@@ -31,40 +49,43 @@ import (
 	"context"
 	_ "embed"
 	"fmt"
+	"strings"
+	"sync/atomic"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/herdless/herdless/internal/scripts"
 	"github.com/herdless/herdless/middleware/ratelimit"
-	"github.com/herdless/herdless/middleware/ratelimit/internal/gcra"
 )
-
-//go:embed take.lua
-var takeSource string
 
 //go:embed reset.lua
 var resetSource string
 
-var (
-	takeScript  = redis.NewScript(takeSource)
-	resetScript = redis.NewScript(resetSource)
-)
+var resetScript = redis.NewScript(resetSource)
 
 // Options are the optional settings of a Store. Nil and the zero value are the
 // defaults.
 type Options struct {
-	// Prefix begins every key in Redis. The default is "herdless:ratelimit:".
+	// Prefix begins every key in Redis. The default is "herdless:ratelimit:". One
+	// with a hash tag, such as "{limits}:", puts all keys into one slot of a Cluster.
 	Prefix string
 }
 
 const defaultPrefix = "herdless:ratelimit:"
 
-// Store is a ratelimit.Store in Redis. It is safe for concurrent use.
+// Store is a ratelimit.Store and a ratelimit.PermitStore in Redis. It is safe for
+// concurrent use.
 type Store struct {
-	client redis.Scripter
+	runner *scripts.Runner
 	prefix string
+	// split says that keys of different tags are in different slots.
+	split atomic.Bool
 }
 
-var _ ratelimit.Store = (*Store)(nil)
+var (
+	_ ratelimit.Store       = (*Store)(nil)
+	_ ratelimit.PermitStore = (*Store)(nil)
+)
 
 // New returns a Store on client, which may be any client of go-redis, or what
 // redisconn.Open returns. o may be nil. It panics if client is nil, which is a
@@ -76,88 +97,78 @@ func New(client redis.Scripter, o *Options) *Store {
 	if o == nil {
 		o = &Options{}
 	}
-	s := &Store{client: client, prefix: o.Prefix}
+	s := &Store{runner: scripts.New(client), prefix: o.Prefix}
 	if s.prefix == "" {
 		s.prefix = defaultPrefix
 	}
 	return s
 }
 
-// Take implements ratelimit.Store.
-func (s *Store) Take(ctx context.Context, req ratelimit.Request) (ratelimit.Decision, error) {
-	if err := req.Validate(); err != nil {
-		return ratelimit.Decision{}, err
-	}
-	rules := make([]gcra.Rule, len(req.Checks))
-	keys := make([]string, len(req.Checks))
-	args := make([]any, 0, 5*len(req.Checks))
-	for i, c := range req.Checks {
-		rule, err := gcra.NewRule(c.Limit.Rate, c.Limit.Period, c.Limit.Burst)
-		if err != nil {
-			return ratelimit.Decision{}, err // cannot be: the request is valid
-		}
-		cost := rule.Cost(req.N)
-		rules[i], keys[i] = rule, s.key(c.Key)
-		args = append(args, cost.Micros, cost.Num, rule.Capacity.Micros, rule.Capacity.Num, rule.Den)
-	}
-
-	reply, err := run(ctx, s.client, takeScript, keys, args...)
-	if err != nil {
-		return ratelimit.Decision{}, explain(err, keys)
-	}
-	if len(reply) != 1+2*len(rules) {
-		return ratelimit.Decision{}, fmt.Errorf("redislimit: Redis answered with %d numbers, not with %d", len(reply), 1+2*len(rules))
-	}
-	d := ratelimit.Decision{Allowed: reply[0] == 1, States: make([]ratelimit.CheckState, len(rules))}
-	for i, rule := range rules {
-		debt := gcra.Span{Micros: reply[1+2*i], Num: reply[2+2*i]}
-		d.States[i] = ratelimit.CheckState{
-			Remaining:  rule.Remaining(debt),
-			RetryAfter: rule.Wait(debt, req.N),
-			ResetAfter: gcra.Ceil(debt),
-		}
-	}
-	return d, nil
-}
-
 // Reset implements ratelimit.Store.
-func (s *Store) Reset(ctx context.Context, key string) error {
-	keys := []string{s.key(key)}
-	if _, err := run(ctx, s.client, resetScript, keys); err != nil {
+func (s *Store) Reset(ctx context.Context, key string, names ...string) error {
+	if len(names) == 0 {
+		return ctx.Err()
+	}
+	keys := make([]string, 0, 2*len(names))
+	for _, name := range names {
+		keys = append(keys, s.key(key, name), s.key(key, name)+slidingSuffix)
+	}
+	if _, err := s.run(ctx, resetScript, keys); err != nil {
 		return explain(err, keys)
 	}
 	return nil
 }
 
-// run runs the script and returns once ctx is done, also with a client that
-// does not look at contexts while it waits for Redis, which is the default of
-// go-redis. What such a client still does then ends with its own timeouts.
-func run(ctx context.Context, client redis.Scripter, script *redis.Script, keys []string, args ...any) ([]int64, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
+// The suffixes of the keys of what is not GCRA. No name of a limit holds a colon.
+const (
+	slidingSuffix = ":w"
+	permitSuffix  = ":p"
+)
+
+// key returns where the limit called name of key is kept. Different pairs have
+// different places, because a name holds no brace.
+func (s *Store) key(key, name string) string {
+	// Redis takes empty braces for no tag at all, and the limits of the key would
+	// be in different slots.
+	if key == "" || key[0] == '}' || key[0] == '\\' {
+		key = `\` + key
 	}
-	done := make(chan *redis.Cmd, 1) // room for an answer that nobody waits for
-	go func() { done <- script.Run(ctx, client, keys, args...) }()
-	select {
-	case cmd := <-done:
-		return cmd.Int64Slice()
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
+	var b strings.Builder
+	b.Grow(len(s.prefix) + len(key) + len(name) + len(slidingSuffix) + 2)
+	b.WriteString(s.prefix)
+	b.WriteByte('{')
+	b.WriteString(key)
+	b.WriteByte('}')
+	b.WriteString(name)
+	return b.String()
 }
 
-func (s *Store) key(key string) string { return s.prefix + "{" + key + "}" }
+// run runs a script whose result is whole numbers.
+func (s *Store) run(ctx context.Context, script *redis.Script, keys []string, args ...any) ([]int64, error) {
+	value, err := s.runner.Run(ctx, script, keys, args...)
+	if err != nil {
+		return nil, err
+	}
+	list, ok := value.([]any)
+	if !ok {
+		return nil, fmt.Errorf("redislimit: Redis answered with a %T, not with numbers", value)
+	}
+	numbers := make([]int64, len(list))
+	for i, v := range list {
+		n, ok := v.(int64)
+		if !ok {
+			return nil, fmt.Errorf("redislimit: Redis answered with a %T among numbers", v)
+		}
+		numbers[i] = n
+	}
+	return numbers, nil
+}
 
 // explain says what can be done about the errors of Redis that have a remedy.
 func explain(err error, keys []string) error {
-	switch {
-	case redis.HasErrorPrefix(err, "CROSSSLOT"):
-		return fmt.Errorf("redislimit: the checks of one request have keys in different slots of the cluster %q: "+
-			"set Options.Prefix to one with a hash tag, such as \"{limits}:\", or make a request for each: %w", keys, err)
-	case redis.HasErrorPrefix(err, "WRONGTYPE"), redis.HasErrorPrefix(err, "HERDLESSVALUE"):
-		return fmt.Errorf("redislimit: one of the keys %q holds something that is not a rate limit, which is left alone: "+
-			"give the store an Options.Prefix of its own: %w", keys, err)
-	default:
-		return fmt.Errorf("redislimit: %w", err)
+	if redis.HasErrorPrefix(err, "WRONGTYPE") || redis.HasErrorPrefix(err, "HERDLESSVALUE") {
+		return fmt.Errorf("redislimit: %w: one of %q, which is left alone; give the store an Options.Prefix of its own: %w",
+			ratelimit.ErrForeign, keys, err)
 	}
+	return fmt.Errorf("redislimit: %w", err)
 }

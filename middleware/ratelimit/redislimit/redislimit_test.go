@@ -21,9 +21,13 @@ import (
 
 // request asks for one unit of each of the keys, 100 an hour each.
 func request(keys ...string) ratelimit.Request {
-	req := ratelimit.Request{N: 1}
+	return requestN(1, keys...)
+}
+
+func requestN(n int, keys ...string) ratelimit.Request {
+	var req ratelimit.Request
 	for _, key := range keys {
-		req.Checks = append(req.Checks, ratelimit.Check{Key: key, Limit: ratelimit.PerHour(100)})
+		req.Checks = append(req.Checks, ratelimit.Check{Key: key, Name: "limit", Limit: ratelimit.PerHour(100), N: n})
 	}
 	return req
 }
@@ -76,26 +80,26 @@ func TestKeysEndWhenTheyAreFull(t *testing.T) {
 		prefix := redistest.Prefix(t)
 		store := redislimit.New(rdb, &redislimit.Options{Prefix: prefix})
 
-		d, err := store.Take(t.Context(), ratelimit.Request{N: 50, Checks: request("slow").Checks})
+		d, err := store.Take(t.Context(), requestN(50, "slow"))
 		require.NoError(t, err)
-		ttl, err := rdb.PTTL(t.Context(), prefix+"{slow}").Result()
+		ttl, err := rdb.PTTL(t.Context(), prefix+"{slow}limit").Result()
 		require.NoError(t, err)
 		reset := d.States[0].ResetAfter // half an hour
 		assert.LessOrEqual(t, ttl, reset+2*time.Millisecond, "a key must not outlive what it says")
 		assert.Greater(t, ttl, reset-30*time.Second, "a key must not go before what it owes is back")
 
-		_, err = store.Take(t.Context(), ratelimit.Request{N: 3, Checks: []ratelimit.Check{
-			{Key: "fast", Limit: ratelimit.PerSecond(1_000_000)},
+		_, err = store.Take(t.Context(), ratelimit.Request{Checks: []ratelimit.Check{
+			{Key: "fast", Name: "limit", Limit: ratelimit.PerSecond(1_000_000), N: 3},
 		}})
 		require.NoError(t, err)
 		assert.Eventually(t, func() bool {
-			n, err := rdb.Exists(t.Context(), prefix+"{fast}").Result()
+			n, err := rdb.Exists(t.Context(), prefix+"{fast}limit").Result()
 			return err == nil && n == 0
 		}, 30*time.Second, time.Millisecond, "3 microseconds of debt")
 
-		_, err = store.Take(t.Context(), ratelimit.Request{Checks: request("asked").Checks})
+		_, err = store.Take(t.Context(), requestN(0, "asked"))
 		require.NoError(t, err)
-		n, err := rdb.Exists(t.Context(), prefix+"{asked}").Result()
+		n, err := rdb.Exists(t.Context(), prefix+"{asked}limit").Result()
 		require.NoError(t, err)
 		assert.Zero(t, n, "asking writes nothing")
 	})
@@ -106,13 +110,13 @@ func TestADecisionIsOneCommand(t *testing.T) {
 		store := redislimit.New(rdb, &redislimit.Options{Prefix: "{" + redistest.Prefix(t) + "}:"})
 		_, err := store.Take(t.Context(), request("a")) // the server knows the script now
 		require.NoError(t, err)
-		require.NoError(t, store.Reset(t.Context(), "a"))
+		require.NoError(t, store.Reset(t.Context(), "a", "limit"))
 
 		seen := &recorder{}
 		rdb.AddHook(seen)
 		_, err = store.Take(t.Context(), request("a", "b", "c"))
 		require.NoError(t, err)
-		require.NoError(t, store.Reset(t.Context(), "a"))
+		require.NoError(t, store.Reset(t.Context(), "a", "limit"))
 		assert.Equal(t, []string{"evalsha", "evalsha"}, seen.commands)
 	})
 }
@@ -135,25 +139,48 @@ func TestDefaultPrefix(t *testing.T) {
 		_, err := redislimit.New(rdb, o).Take(t.Context(), request("api:192.0.2.1"))
 		require.NoError(t, err)
 	}
-	value, err := rdb.Get(t.Context(), "herdless:ratelimit:{api:192.0.2.1}").Result()
+	value, err := rdb.Get(t.Context(), "herdless:ratelimit:{api:192.0.2.1}limit").Result()
 	require.NoError(t, err)
 	assert.Regexp(t, `^[0-9]{16}\+0/1$`, value)
 }
 
-// On a Cluster, several checks need one slot. The error says so and names the
-// remedy; nothing has been charged.
+// On a Cluster the keys of a request may be in different slots. It is all or
+// nothing there, too.
 func TestSeveralSlotsOfACluster(t *testing.T) {
 	rdb := redistest.SharedCluster(t).Client(t)
 	prefix := redistest.Prefix(t)
 	store := redislimit.New(rdb, &redislimit.Options{Prefix: prefix})
-	d, err := store.Take(t.Context(), request("a", "b"))
-	require.Error(t, err)
-	assert.False(t, d.Allowed)
-	assert.ErrorContains(t, err, "Options.Prefix")
-	for _, key := range []string{"a", "b"} {
-		d, err := store.Take(t.Context(), request(key))
+	for range 3 {
+		d, err := store.Take(t.Context(), request("a", "b", "c"))
 		require.NoError(t, err)
-		assert.Equal(t, 99, d.States[0].Remaining)
+		assert.True(t, d.Allowed)
+	}
+	_, err := store.Take(t.Context(), requestN(97, "b"))
+	require.NoError(t, err)
+	for range 3 {
+		d, err := store.Take(t.Context(), request("a", "b", "c"))
+		require.NoError(t, err)
+		assert.False(t, d.Allowed)
+		assert.Equal(t, []bool{false, true, false}, []bool{d.States[0].Over, d.States[1].Over, d.States[2].Over})
+		assert.Equal(t, []int{97, 0, 97}, []int{d.States[0].Remaining, d.States[1].Remaining, d.States[2].Remaining})
+	}
+
+	// With windows, and several limits of a key.
+	mixed := ratelimit.Request{Extra: 50, Checks: []ratelimit.Check{
+		{Key: "a", Name: "hour", Limit: ratelimit.PerHour(100), N: 5},
+		{Key: "d", Name: "window", Limit: ratelimit.Window(20, 1000*time.Hour), N: 5},
+		{Key: "a", Name: "window", Limit: ratelimit.Window(40, 1000*time.Hour), N: 5},
+	}}
+	for _, want := range []struct {
+		allowed bool
+		extra   int
+		left    [3]int
+	}{{true, 15, [3]int{80, 0, 20}}, {false, 0, [3]int{80, 0, 20}}, {false, 0, [3]int{80, 0, 20}}} {
+		d, err := store.Take(t.Context(), mixed)
+		require.NoError(t, err)
+		assert.Equal(t, want.allowed, d.Allowed)
+		assert.Equal(t, want.extra, d.Extra)
+		assert.Equal(t, want.left, [3]int{d.States[0].Remaining, d.States[1].Remaining, d.States[2].Remaining})
 	}
 
 	slots := map[int64]bool{}
@@ -184,7 +211,7 @@ func TestSomethingElseAtTheKey(t *testing.T) {
 			t.Run(name, func(t *testing.T) {
 				prefix := "{" + redistest.Prefix(t) + "}:"
 				store := redislimit.New(rdb, &redislimit.Options{Prefix: prefix})
-				key := prefix + "{odd}"
+				key := prefix + "{odd}limit"
 				require.NoError(t, put(t.Context(), rdb, key))
 				before, err := rdb.Dump(t.Context(), key).Result()
 				require.NoError(t, err)
@@ -197,11 +224,11 @@ func TestSomethingElseAtTheKey(t *testing.T) {
 				after, err := rdb.Dump(t.Context(), key).Result()
 				require.NoError(t, err)
 				assert.Equal(t, before, after, "it is left alone")
-				n, err := rdb.Exists(t.Context(), prefix+"{good}").Result()
+				n, err := rdb.Exists(t.Context(), prefix+"{good}limit").Result()
 				require.NoError(t, err)
 				assert.Zero(t, n, "the other check has been charged")
 
-				require.NoError(t, store.Reset(t.Context(), "odd"))
+				require.NoError(t, store.Reset(t.Context(), "odd", "limit"))
 				d, err = store.Take(t.Context(), request("good", "odd"))
 				require.NoError(t, err, "Reset is the way out")
 				assert.True(t, d.Allowed)
@@ -222,9 +249,9 @@ func TestTheServersClockWentBack(t *testing.T) {
 			"99999999999999999999999999999999999999+1/2",
 			"1+99999999999999999999999999999999999999/7",
 		} {
-			require.NoError(t, rdb.Set(t.Context(), prefix+"{k}", value, time.Hour).Err())
-			d, err := store.Take(t.Context(), ratelimit.Request{N: 1, Checks: []ratelimit.Check{
-				{Key: "k", Limit: ratelimit.PerMinute(7)},
+			require.NoError(t, rdb.Set(t.Context(), prefix+"{k}limit", value, time.Hour).Err())
+			d, err := store.Take(t.Context(), ratelimit.Request{Checks: []ratelimit.Check{
+				{Key: "k", Name: "limit", Limit: ratelimit.PerMinute(7), N: 1},
 			}})
 			require.NoError(t, err)
 			s := d.States[0]

@@ -12,7 +12,9 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/herdless/herdless/internal/redistest"
+	"github.com/herdless/herdless/middleware/ratelimit"
 	"github.com/herdless/herdless/middleware/ratelimit/internal/gcra"
+	"github.com/herdless/herdless/middleware/ratelimit/internal/window"
 	"github.com/herdless/herdless/middleware/ratelimit/redislimit"
 )
 
@@ -22,8 +24,9 @@ import (
 func testScript(t *testing.T) *redis.Script {
 	src := redislimit.TakeSource
 	for old, replacement := range map[string]string{
-		"redis.call('TIME')":            "{ ARGV[#ARGV - 1], ARGV[#ARGV] }",
-		"math.ceil(l.debt / 1000) + 1)": "600000)",
+		"redis.call('TIME')":                                         "{ ARGV[#ARGV - 1], ARGV[#ARGV] }",
+		"math.ceil(l.after / 1000) + 1)":                             "600000)",
+		"math.ceil((2 * l.period - l.elapsed) * l.tick / 1000) + 1)": "600000)",
 	} {
 		require.Equal(t, 1, strings.Count(src, old), "the script has changed, adapt this test")
 		src = strings.Replace(src, old, replacement, 1)
@@ -31,58 +34,156 @@ func testScript(t *testing.T) *redis.Script {
 	return redis.NewScript(src)
 }
 
-// The script calculates in Lua's doubles what package gcra does in integers; to
-// the last fraction of a microsecond, also when the limit of a key changes.
+// scriptRule is a limit of the model: one of the two.
+type scriptRule struct {
+	spread  gcra.Rule
+	sliding window.Rule
+}
+
+func (r scriptRule) slides() bool { return r.sliding.Limit > 0 }
+
+// scriptKey is what the model keeps of a key.
+type scriptKey struct {
+	at     gcra.Span
+	den    int64
+	count  window.Count
+	micros int64 // of the window
+}
+
+// standing is how a check stands in the model.
+type standing struct {
+	rule  scriptRule
+	now   int64
+	debt  gcra.Span
+	count window.Count
+}
+
+func (s *standing) fits(n int) bool {
+	if s.rule.slides() {
+		return s.rule.sliding.Wait(s.count, s.now, n) == 0
+	}
+	return s.rule.spread.Wait(s.debt, n) == 0
+}
+
+func (s *standing) take(n int) {
+	if s.rule.slides() {
+		s.count.Cur += int64(n)
+	} else {
+		s.debt = s.rule.spread.Add(s.debt, s.rule.spread.Cost(n))
+	}
+}
+
+// The script calculates in Lua's doubles what packages gcra and window do in
+// integers; to the last fraction of a microsecond, also when the limit of a key
+// changes.
 func TestTheScriptIsExact(t *testing.T) {
 	rdb, script := redistest.Standalone(t).Client(t), testScript(t)
-	rule := func(rate int, period time.Duration, burst int) gcra.Rule {
+	spread := func(rate int, period time.Duration, burst int) scriptRule {
 		r, err := gcra.NewRule(rate, period, burst)
 		require.NoError(t, err)
-		return r
+		return scriptRule{spread: r}
 	}
-	rules := []gcra.Rule{
-		rule(7, time.Minute, 0),
-		rule(3, time.Second, 5),
-		rule(1_000_000, time.Second, 10),
-		rule(11, 13*time.Nanosecond, 4),
-		rule(1, time.Nanosecond, 1_000_000),
-		rule(999_983, 24*time.Hour, 0),
-		rule(999_999_999_989, 99*365*24*time.Hour+time.Nanosecond, 0),
+	sliding := func(rate int, period time.Duration) scriptRule {
+		r, err := window.NewRule(rate, period)
+		require.NoError(t, err)
+		return scriptRule{sliding: r}
 	}
-	type arrival struct {
-		at  gcra.Span
-		den int64
-	}
+	rules := [][]scriptRule{{
+		spread(7, time.Minute, 0),
+		spread(3, time.Second, 5),
+		spread(1_000_000, time.Second, 10),
+		spread(11, 13*time.Nanosecond, 4),
+		spread(1, time.Nanosecond, 1_000_000),
+		spread(999_983, 24*time.Hour, 0),
+		spread(999_999_999_989, 99*365*24*time.Hour+time.Nanosecond, 0),
+	}, {
+		sliding(7, time.Second),
+		sliding(3, 2*time.Microsecond),
+		sliding(30, 10*time.Second),
+		sliding(1_000_000, 24*time.Hour), // in milliseconds
+		sliding(2_000_000_000, time.Second),
+	}}
 	rapid.Check(t, func(r *rapid.T) {
 		prefix := redistest.Prefix(t)
 		now := int64(1_800_000_000_000_000) + rapid.Int64Range(0, 1<<40).Draw(r, "now")
-		model := map[string]arrival{}
+		model := map[string]scriptKey{}
 		r.Repeat(map[string]func(*rapid.T){
 			"take": func(r *rapid.T) {
 				n := rapid.IntRange(0, 12).Draw(r, "n")
-				names := rapid.SliceOfNDistinct(rapid.IntRange(0, 3), 1, 3, rapid.ID).Draw(r, "keys")
+				steps := redislimit.Steps(rapid.SampledFrom([]int{0, 0, 1, 2, 5, 30}).Draw(r, "extra"))
+				names := rapid.SliceOfNDistinct(rapid.IntRange(0, 7), 1, 3, rapid.ID).Draw(r, "keys")
 				keys := make([]string, len(names))
-				used, debts := make([]gcra.Rule, len(names)), make([]gcra.Span, len(names))
-				var args []any
-				want := []int64{1}
+				standings, over, shadow := make([]standing, len(names)), make([]bool, len(names)), make([]bool, len(names))
+				args := []any{len(steps)}
+				for _, size := range steps {
+					args = append(args, size)
+				}
+				want := []int64{1, 0}
 				for i, name := range names {
 					keys[i] = fmt.Sprint(prefix, name)
-					used[i] = rapid.SampledFrom(rules).Draw(r, "rule")
-					cost := used[i].Cost(n)
-					args = append(args, cost.Micros, cost.Num, used[i].Capacity.Micros, used[i].Capacity.Num, used[i].Den)
-					if tat, ok := model[keys[i]]; ok {
-						debts[i] = used[i].Debt(tat.at, tat.den, now)
+					rule := rapid.SampledFrom(rules[name%2]).Draw(r, "rule") // a key does not change its kind
+					shadow[i] = rapid.IntRange(0, 3).Draw(r, "shadow") == 0
+					s := standing{rule: rule, now: now}
+					held, ok := model[keys[i]]
+					if w := rule.sliding; rule.slides() {
+						args = append(args, "w", btoi(shadow[i]), w.Limit, w.Period, w.Tick, n)
+						for _, size := range steps {
+							args = append(args, size)
+						}
+						if ok && held.micros != w.Period*w.Tick {
+							held.count = window.Count{Window: w.Window(now), Cur: held.count.Prev + held.count.Cur}
+						}
+						s.count = w.At(held.count, now)
+						if !ok {
+							s.count = window.Count{Window: w.Window(now)}
+						}
+					} else {
+						cost := rule.spread.Cost(n)
+						args = append(args, "g", btoi(shadow[i]), rule.spread.Capacity.Micros, rule.spread.Capacity.Num, rule.spread.Den, cost.Micros, cost.Num)
+						for _, size := range steps {
+							cost := rule.spread.Cost(size)
+							args = append(args, cost.Micros, cost.Num)
+						}
+						if ok {
+							s.debt = rule.spread.Debt(held.at, held.den, now)
+						}
 					}
-					if used[i].Wait(debts[i], n) != 0 {
+					standings[i] = s
+					over[i] = !s.fits(n)
+					if over[i] && !shadow[i] {
 						want[0] = 0
 					}
 				}
-				for i, key := range keys {
-					if want[0] == 1 && n > 0 {
-						debts[i] = used[i].Add(debts[i], used[i].Cost(n))
-						model[key] = arrival{used[i].Add(debts[i], gcra.Span{Micros: now}), used[i].Den}
+				takes := func(i, n int) { // if it fits
+					if s := &standings[i]; want[0] == 1 && !over[i] && n > 0 && s.fits(n) {
+						s.take(n)
+						model[keys[i]] = scriptKey{
+							at: s.rule.spread.Add(s.debt, gcra.Span{Micros: now}), den: s.rule.spread.Den,
+							count: s.count, micros: s.rule.sliding.Period * s.rule.sliding.Tick,
+						}
 					}
-					want = append(want, debts[i].Micros, debts[i].Num)
+				}
+				for i := range keys {
+					takes(i, n)
+				}
+				for _, size := range steps {
+					fits := want[0] == 1
+					for i := range keys {
+						fits = fits && (shadow[i] || standings[i].fits(size))
+					}
+					if fits {
+						want[1] += int64(size)
+						for i := range keys {
+							takes(i, size)
+						}
+					}
+				}
+				for i, s := range standings {
+					if s.rule.slides() {
+						want = append(want, int64(btoi(over[i])), s.count.Prev, s.count.Cur, now)
+					} else {
+						want = append(want, int64(btoi(over[i])), s.debt.Micros, s.debt.Num, 0)
+					}
 				}
 				args = append(args, now/1_000_000, now%1_000_000)
 				got, err := script.Run(t.Context(), rdb, keys, args...).Int64Slice()
@@ -97,4 +198,30 @@ func TestTheScriptIsExact(t *testing.T) {
 			},
 		})
 	})
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// Every number up to n is the sum of the steps that fit into it, the largest
+// first.
+func TestSteps(t *testing.T) {
+	for n := range 300 {
+		steps := redislimit.Steps(n)
+		for want := range n + 1 {
+			sum := 0
+			for _, size := range steps {
+				if sum+size <= want {
+					sum += size
+				}
+			}
+			require.Equal(t, want, sum, "of %d in %v", n, steps)
+		}
+	}
+	require.Empty(t, redislimit.Steps(0))
+	require.Len(t, redislimit.Steps(ratelimit.MaxExtra), 31)
 }

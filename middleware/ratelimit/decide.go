@@ -1,0 +1,241 @@
+package ratelimit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+var errNoKey = errors.New("ratelimit: no key: it is empty")
+
+// ask is what is asked of one policy.
+type ask struct {
+	plan *plan
+	key  string
+	n    int
+}
+
+// decide makes a decision: from what the process knows, if that is enough, or else
+// by one step in the store.
+func (c *core) decide(ctx context.Context, asks []ask, extra int) (Result, error) {
+	began := c.denials.now()
+	r := Result{Limits: make([]Standing, 0, c.limits)}
+	for _, a := range asks {
+		for _, l := range a.plan.limits {
+			r.Limits = append(r.Limits, Standing{Policy: a.plan.policy.Name, Name: l.name, Limit: l.Limit, Shadow: l.shadow})
+		}
+	}
+	var own *lease // that this caller refills
+	if c.leases != nil && extra == 0 && asks[0].n > 0 && asks[0].n <= c.leases.batch {
+		l := c.leases.of(leaseKey{asks[0].plan, asks[0].key})
+		for own == nil {
+			if l.take(began, asks[0].n, &r) {
+				c.tell(ctx, asks, &r, began)
+				return r, nil
+			}
+			if c.deniedHere(asks, &r) {
+				c.tell(ctx, asks, &r, began)
+				return r, nil
+			}
+			wait := l.lead()
+			if wait == nil {
+				own = l
+				defer own.led()
+				extra = own.size(began) - asks[0].n
+				break
+			}
+			if err := c.wait(ctx, wait, began); err != nil {
+				return c.failed(ctx, asks, err, began)
+			}
+		}
+		extra = max(0, extra)
+	}
+	var lead *denialKey
+	for own == nil {
+		if c.deniedHere(asks, &r) {
+			c.tell(ctx, asks, &r, began)
+			return r, nil
+		}
+		var wait <-chan struct{}
+		if lead, wait = c.denials.lead(asks); wait == nil {
+			break
+		}
+		if err := c.wait(ctx, wait, began); err != nil {
+			return c.failed(ctx, asks, err, began)
+		}
+	}
+	if lead != nil {
+		defer c.denials.led(*lead)
+	}
+	return c.askStore(ctx, asks, extra, own, r, began)
+}
+
+// wait waits for the end of what another caller asks. It is an error if that has
+// not come within the budget.
+func (c *core) wait(ctx context.Context, ended <-chan struct{}, began time.Duration) error {
+	budget := time.NewTimer(c.left(began))
+	defer budget.Stop()
+	select {
+	case <-ended:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", errLeft, ctx.Err())
+	case <-budget.C:
+		return errBudget
+	}
+}
+
+// left returns what is left of the budget of a decision.
+func (c *core) left(began time.Duration) time.Duration {
+	return c.options.Timeout - (c.denials.now() - began)
+}
+
+// deniedHere reports whether the process knows that the request is denied. A limit
+// in Shadow that has no room is marked, and not asked again.
+func (c *core) deniedHere(asks []ask, r *Result) bool {
+	if c.options.LocalDenial < 0 {
+		return false
+	}
+	now, denied, i := c.denials.now(), false, 0
+	for _, a := range asks {
+		for _, l := range a.plan.limits {
+			s := &r.Limits[i]
+			i++
+			if a.n == 0 || s.Over && s.Shadow {
+				continue
+			}
+			if state, ok := c.denials.look(denialKey{l, a.key}, a.n, now); ok {
+				s.Known, s.CheckState = true, state
+				if !l.shadow {
+					denied = true
+					r.RetryAfter = max(r.RetryAfter, state.RetryAfter)
+				}
+			}
+		}
+	}
+	r.Local = denied
+	return denied
+}
+
+// askStore asks the store for what the process does not know.
+func (c *core) askStore(ctx context.Context, asks []ask, extra int, own *lease, r Result, began time.Duration) (Result, error) {
+	req := Request{Checks: make([]Check, 0, len(r.Limits)), Extra: extra}
+	i := 0
+	for _, a := range asks {
+		for _, l := range a.plan.limits {
+			if !r.Limits[i].Over { // else it is in Shadow, and denied here
+				req.Checks = append(req.Checks, Check{Key: a.key, Name: l.name, Limit: l.Limit, N: a.n, Shadow: l.shadow})
+			}
+			i++
+		}
+	}
+	if len(req.Checks) == 0 {
+		r.Allowed, r.Local, r.Taken = true, true, asks[0].n
+		c.tell(ctx, asks, &r, began)
+		return r, nil
+	}
+
+	var d Decision
+	round := c.denials.round()
+	sent := c.denials.now()
+	err := c.guard.do(ctx, c.left(began), func(ctx context.Context) (err error) {
+		d, err = c.store.Take(ctx, req)
+		return err
+	}, func(ctx context.Context) error {
+		first := req.Checks[0]
+		first.N = 0
+		_, err := c.store.Take(ctx, Request{Checks: []Check{first}})
+		return err
+	})
+	if err != nil {
+		return c.failed(ctx, asks, err, began)
+	}
+	seen := c.denials.now()
+
+	r.Allowed = d.Allowed
+	i, at := 0, 0
+	for _, a := range asks {
+		for _, l := range a.plan.limits {
+			s := &r.Limits[i]
+			i++
+			if s.Over {
+				continue
+			}
+			s.Known, s.CheckState = true, d.States[at]
+			at++
+			if s.Over && !s.Shadow {
+				if s.RetryAfter < 0 {
+					r.RetryAfter = -1
+				} else if r.RetryAfter >= 0 {
+					r.RetryAfter = max(r.RetryAfter, s.RetryAfter)
+				}
+			}
+			if a.n > 0 {
+				c.denials.learn(denialKey{l, a.key}, a.n, s.CheckState, sent, seen, round)
+			}
+		}
+	}
+	if r.Allowed {
+		r.Taken = asks[0].n + d.Extra
+		if own != nil {
+			r.Taken = asks[0].n
+			own.fill(sent, d, &r)
+		}
+	}
+	c.tell(ctx, asks, &r, began)
+	return r, nil
+}
+
+// failed decides without the store, as the policies want it.
+func (c *core) failed(ctx context.Context, asks []ask, err error, began time.Duration) (Result, error) {
+	if errors.Is(err, errLeft) {
+		return Result{}, fmt.Errorf("ratelimit: %w", err)
+	}
+	err = fmt.Errorf("ratelimit: the store fails: %w", err)
+	names, closed := make([]string, len(asks)), false
+	var req Request
+	for i, a := range asks {
+		p := a.plan.policy
+		names[i] = p.Name
+		closed = closed || p.FailClosed && !p.Shadow
+		if p.Local != nil {
+			req.Checks = append(req.Checks, Check{Key: a.key, Name: p.Name, Limit: *p.Local, N: a.n, Shadow: p.Shadow})
+		}
+	}
+	r := Result{Allowed: true, Taken: asks[0].n, Local: true}
+	kind, outcome := FailedOpen, "requests pass UNLIMITED"
+	switch {
+	case closed:
+		r = Result{Local: true}
+		kind, outcome = FailedClosed, "requests are refused"
+		c.counters.failedClosed.Add(1)
+	case len(req.Checks) > 0:
+		outcome = "each process limits by itself"
+		d, localErr := c.local.Take(context.WithoutCancel(ctx), req)
+		if localErr != nil { // cannot be: the limits are valid, and so are the keys
+			return Result{}, errors.Join(err, localErr)
+		}
+		r.Allowed = d.Allowed
+		for i, s := range d.States {
+			check := req.Checks[i]
+			r.Limits = append(r.Limits, Standing{
+				Policy: check.Name, Name: check.Name, Limit: check.Limit, Shadow: check.Shadow, Known: true, CheckState: s,
+			})
+			if s.Over && !check.Shadow {
+				r.RetryAfter = max(r.RetryAfter, s.RetryAfter)
+			}
+		}
+		if r.Allowed {
+			c.counters.localAdmitted.Add(1)
+		} else {
+			r.Taken, kind = 0, Denied
+			c.counters.localDenied.Add(1)
+		}
+	default:
+		c.counters.failedOpen.Add(1)
+	}
+	c.guard.gate.log(ctx, "ratelimit: the store fails: "+outcome, "policies", names, "error", err)
+	c.event(ctx, Event{Kind: kind, Key: asks[0].key, Local: true, Took: c.denials.now() - began, Err: err})
+	return r, err
+}

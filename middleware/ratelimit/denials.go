@@ -1,0 +1,207 @@
+package ratelimit
+
+import (
+	"hash/maphash"
+	"math/bits"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/herdless/herdless/internal/ttlmap"
+)
+
+// denials are the keys that this process knows to have no room, until when: what
+// they ask for meanwhile is denied without asking the store.
+//
+// When the time has come one caller asks, and those that come meanwhile wait for
+// what it hears, which most often denies them again. So a client that does not stop
+// costs the store about one command each time that it could pass.
+type denials struct {
+	longest time.Duration // or zero: no bound
+	grace   time.Duration // for how long a denial is known after its time, for those that wait for it
+	start   time.Time
+	seed    maphash.Seed
+	rounds  atomic.Uint64 // counts forget
+	shards  [shardCount]denialShard
+}
+
+const (
+	shardCount = 32
+	// maxPerShard bounds the memory of a process to some 20 MB, with keys that an
+	// attacker makes up. Beyond it keys are asked for.
+	maxPerShard = 2048
+)
+
+type denialShard struct {
+	mu      sync.Mutex
+	entries *ttlmap.Map[denialKey, *denial]
+	_       [40]byte // a cache line for each
+}
+
+// denialKey is a limit of a key.
+type denialKey struct {
+	limit *namedLimit
+	key   string
+}
+
+// denial says since when and until when a key has no room. Times are since
+// denials.start.
+type denial struct {
+	n     int           // for so many units
+	until time.Duration // certainly: counted from when the store was asked
+	ready time.Duration // and certainly no longer: from when it had answered
+	seen  time.Duration // when it had
+	state CheckState
+	// asking is closed when the caller that asks anew has heard. Nil if none does.
+	asking chan struct{}
+}
+
+func newDenials(longest, timeout time.Duration) *denials {
+	d := &denials{longest: longest, grace: 2*time.Second + timeout, start: time.Now(), seed: maphash.MakeSeed()}
+	for i := range d.shards {
+		d.shards[i].entries = ttlmap.New[denialKey, *denial]()
+	}
+	return d
+}
+
+func (d *denials) now() time.Duration { return time.Since(d.start) }
+
+func (d *denials) shard(k denialKey) *denialShard {
+	return &d.shards[maphash.String(d.seed, k.key)%shardCount]
+}
+
+// round is to be taken before the store is asked, for learn.
+func (d *denials) round() uint64 { return d.rounds.Load() }
+
+// look returns how the limit stands if it is known to have no room for n units.
+func (d *denials) look(k denialKey, n int, now time.Duration) (CheckState, bool) {
+	s := d.shard(k)
+	s.mu.Lock()
+	e, _, ok := s.entries.Get(k)
+	if !ok || now >= e.until || n < e.n {
+		s.mu.Unlock()
+		return CheckState{}, false
+	}
+	state, ready, seen, known := e.state, e.ready, e.seen, e.n
+	s.mu.Unlock()
+	if n > known {
+		// So many more come back at the limit's rate; not so in a window.
+		if k.limit.Sliding || n > k.limit.burst() {
+			return CheckState{}, false
+		}
+		ready += timeOf(k.limit.Limit, n-known)
+	}
+	state.Over = true
+	state.RetryAfter = ready - now
+	state.NextAfter = max(0, state.NextAfter-(now-seen))
+	state.ResetAfter = max(0, state.ResetAfter-(now-seen))
+	return state, true
+}
+
+// timeOf returns how long n units take to come back, rounded up to microseconds.
+func timeOf(l Limit, n int) time.Duration {
+	hi, lo := bits.Mul64(uint64(n), uint64(l.Period))
+	lo, carry := bits.Add64(lo, uint64(l.Rate)-1, 0)
+	ns, _ := bits.Div64(hi+carry, lo, uint64(l.Rate)) // fits: n is not more than the burst
+	return (time.Duration(ns) + time.Microsecond - 1).Truncate(time.Microsecond)
+}
+
+// lead looks for a limit that had no room until a moment ago. If nobody asks
+// about it yet, the caller is to, and to call led afterwards; else he gets the channel that is
+// closed when the one who asks has heard.
+func (d *denials) lead(asks []ask) (*denialKey, <-chan struct{}) {
+	for _, a := range asks {
+		if a.n == 0 {
+			continue
+		}
+		for _, l := range a.plan.limits {
+			k := denialKey{l, a.key}
+			s := d.shard(k)
+			s.mu.Lock()
+			e, _, ok := s.entries.Get(k)
+			if !ok || a.n < e.n {
+				s.mu.Unlock()
+				continue
+			}
+			wait := e.asking
+			if wait == nil {
+				e.asking = make(chan struct{})
+			}
+			s.mu.Unlock()
+			if wait != nil {
+				return nil, wait
+			}
+			return &k, nil
+		}
+	}
+	return nil, nil
+}
+
+// led ends what lead has begun.
+func (d *denials) led(k denialKey) {
+	s := d.shard(k)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e, _, ok := s.entries.Get(k); ok && e.asking != nil {
+		close(e.asking)
+		e.asking = nil
+	}
+}
+
+// learn keeps what the store has said of n units at some time between sent and seen.
+// It does not if something was forgotten since round.
+func (d *denials) learn(k denialKey, n int, state CheckState, sent, seen time.Duration, round uint64) {
+	s := d.shard(k)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e, _, known := s.entries.Get(k)
+	if known && seen < e.until && e.n <= n && (e.n < n || e.until >= sent+state.RetryAfter) {
+		return // what was known says more
+	}
+	if state.RetryAfter <= 0 {
+		if known && seen >= e.until {
+			d.drop(s, k, e)
+		}
+		return
+	}
+	if d.rounds.Load() != round || d.longest < 0 {
+		return
+	}
+	if !known && s.entries.Len() >= maxPerShard {
+		if s.entries.Sweep(); s.entries.Len() >= maxPerShard {
+			return
+		}
+	}
+	if !known {
+		e = &denial{}
+	}
+	e.n, e.state, e.seen = n, state, seen
+	e.until, e.ready = sent+state.RetryAfter, seen+state.RetryAfter
+	if d.longest > 0 {
+		e.until = min(e.until, sent+d.longest)
+	}
+	s.entries.Set(k, e, e.until-seen+d.grace)
+}
+
+// drop removes an entry, and wakes those who wait for it. It is called with the
+// shard locked.
+func (d *denials) drop(s *denialShard, k denialKey, e *denial) {
+	s.entries.Delete(k)
+	if e.asking != nil {
+		close(e.asking)
+	}
+}
+
+// forget drops what is known of a key.
+func (d *denials) forget(pl *plan, key string) {
+	d.rounds.Add(1)
+	for _, l := range pl.limits {
+		k := denialKey{l, key}
+		s := d.shard(k)
+		s.mu.Lock()
+		if e, _, ok := s.entries.Get(k); ok {
+			d.drop(s, k, e)
+		}
+		s.mu.Unlock()
+	}
+}

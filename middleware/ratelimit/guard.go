@@ -1,0 +1,110 @@
+package ratelimit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/sony/gobreaker/v2"
+)
+
+const (
+	// failuresToOpen is how many steps must fail one after the other before
+	// the circuit breaker opens.
+	failuresToOpen = 3
+	// openFor is how long it stays open before the store is tried again. With
+	// the try itself, a limit holds again well within a second of the return of
+	// its store.
+	openFor = 400 * time.Millisecond
+)
+
+var (
+	// errBudget is the cause of the end of a budget. Any other end is the caller's.
+	errBudget = fmt.Errorf("the store has not answered within Options.Timeout: %w", context.DeadlineExceeded)
+	// errLeft marks an error of a step whose caller went away.
+	errLeft = errors.New("the caller went away")
+	errOpen = errors.New("it has failed lately, and is not asked for up to half a second")
+)
+
+// guard stands before a store: each step ends in time, and a store that fails is
+// left alone.
+type guard struct {
+	timeout  time.Duration
+	breaker  *gobreaker.CircuitBreaker[struct{}]
+	counters *counters
+	observe  func(ctx context.Context, e Event)
+	gate     logGate
+}
+
+func newGuard(timeout time.Duration, logger *slog.Logger, c *counters, observe func(context.Context, Event)) *guard {
+	g := &guard{timeout: timeout, counters: c, observe: observe, gate: logGate{logger: logger}}
+	g.breaker = gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
+		Timeout:     openFor,
+		ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= failuresToOpen },
+		// A store that complains about one key is there for the others.
+		IsSuccessful: func(err error) bool { return err == nil || errors.Is(err, ErrForeign) },
+		// A caller that went away says nothing about the store.
+		IsExcluded: func(err error) bool { return errors.Is(err, errLeft) },
+		OnStateChange: func(_ string, from, to gobreaker.State) {
+			if from != gobreaker.StateClosed && to != gobreaker.StateClosed {
+				return
+			}
+			open := to != gobreaker.StateClosed
+			c.open.Store(open)
+			if observe != nil {
+				// Not here, where the breaker is locked: who is told may ask it.
+				go observe(context.Background(), Event{Kind: BreakerChanged, Open: open})
+			}
+		},
+	})
+	return g
+}
+
+// do runs a step of the store within what is left of the budget, unless the circuit
+// breaker is open. An error that matches errLeft is that of ctx. While it is open
+// nobody waits: now and then the store is tried beside, with a step that changes
+// nothing.
+func (g *guard) do(ctx context.Context, left time.Duration, step, try func(ctx context.Context) error) error {
+	switch g.breaker.State() {
+	case gobreaker.StateHalfOpen:
+		// Of several that try at once the breaker admits one.
+		go func() { _ = g.run(context.WithoutCancel(ctx), g.timeout, try) }()
+		return errOpen
+	case gobreaker.StateOpen:
+		return errOpen
+	case gobreaker.StateClosed:
+	}
+	if left <= 0 {
+		return errBudget // spent with waiting: that says nothing about the store
+	}
+	return g.run(ctx, left, step)
+}
+
+func (g *guard) run(ctx context.Context, left time.Duration, step func(ctx context.Context) error) error {
+	_, err := g.breaker.Execute(func() (struct{}, error) {
+		g.counters.asked.Add(1)
+		budget, cancel := context.WithTimeoutCause(ctx, left, errBudget)
+		defer cancel()
+		err := step(budget)
+		switch {
+		case err == nil:
+		case ctx.Err() != nil:
+			err = fmt.Errorf("%w: %w", errLeft, errors.Join(ctx.Err(), err))
+		case budget.Err() != nil:
+			err = fmt.Errorf("no answer within %v: %w", g.timeout, err)
+		}
+		return struct{}{}, err
+	})
+	if errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests) {
+		return errOpen
+	}
+	if err != nil && !errors.Is(err, errLeft) {
+		g.counters.storeErrors.Add(1)
+		if g.observe != nil {
+			g.observe(context.WithoutCancel(ctx), Event{Kind: StoreFailed, Err: err})
+		}
+	}
+	return err
+}

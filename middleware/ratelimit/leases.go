@@ -1,0 +1,145 @@
+package ratelimit
+
+import (
+	"hash/maphash"
+	"sync"
+	"time"
+
+	"github.com/herdless/herdless/internal/ttlmap"
+)
+
+// leases are the units that this process has taken from the store in advance (see
+// Policy.Batch), by key.
+type leases struct {
+	batch  int
+	seed   maphash.Seed
+	shards [shardCount]leaseShard
+}
+
+type leaseShard struct {
+	mu      sync.Mutex
+	entries *ttlmap.Map[leaseKey, *lease]
+	_       [40]byte // a cache line for each
+}
+
+// leaseKey is a key in a tier.
+type leaseKey struct {
+	plan *plan
+	key  string
+}
+
+// idleLease is how long the lease of a key is remembered that nobody asks for.
+const idleLease = 10 * leaseTime
+
+// lease is the units of a key that this process may still use. How many it takes at a time doubles from
+// one, as long as they are used up in time, and shrinks to what was used.
+type lease struct {
+	batch int
+
+	mu     sync.Mutex
+	stock  int
+	until  time.Duration // on the clock of denials
+	next   int           // how many to take next time
+	states []CheckState  // as the store saw it last
+	asking chan struct{} // closed when the caller that refills it has done so; nil if none does
+}
+
+func newLeases(batch int) *leases {
+	l := &leases{batch: batch, seed: maphash.MakeSeed()}
+	for i := range l.shards {
+		l.shards[i].entries = ttlmap.New[leaseKey, *lease]()
+	}
+	return l
+}
+
+// of returns the lease of a key.
+func (l *leases) of(k leaseKey) *lease {
+	s := &l.shards[maphash.String(l.seed, k.key)%shardCount]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e, left, ok := s.entries.Get(k)
+	if !ok {
+		e = &lease{batch: l.batch}
+	}
+	if left < idleLease/2 {
+		s.entries.Set(k, e, idleLease)
+	}
+	return e
+}
+
+// forget drops the lease of a key.
+func (l *leases) forget(k leaseKey) {
+	s := &l.shards[maphash.String(l.seed, k.key)%shardCount]
+	s.mu.Lock()
+	e, _, ok := s.entries.Get(k)
+	s.entries.Delete(k)
+	s.mu.Unlock()
+	if ok {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.stock = 0
+	}
+}
+
+// take uses n units, if there are as many, and says so in r.
+func (l *lease) take(now time.Duration, n int, r *Result) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if now >= l.until || l.stock < n {
+		return false
+	}
+	l.stock -= n
+	r.Allowed, r.Local, r.Taken = true, true, n
+	l.show(r)
+	return true
+}
+
+// show says in r how the limits stand: what is in stock is still there for the
+// clients of this process.
+func (l *lease) show(r *Result) {
+	for i := range r.Limits {
+		s := &r.Limits[i]
+		s.Known, s.CheckState = true, l.states[i]
+		s.Remaining += l.stock
+		s.Over, s.RetryAfter = false, 0
+	}
+}
+
+// lead returns nil if the caller is to refill the lease, and to call led
+// afterwards, or else a channel that is closed when another one has.
+func (l *lease) lead() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.asking == nil {
+		l.asking = make(chan struct{})
+		return nil
+	}
+	return l.asking
+}
+
+func (l *lease) led() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	close(l.asking)
+	l.asking = nil
+}
+
+// size returns how many units to take now.
+func (l *lease) size(now time.Duration) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.stock > 0 && now >= l.until {
+		l.next = max(1, l.next-l.stock) // as many as were used
+	} else {
+		l.next = min(l.batch, max(1, 2*l.next))
+	}
+	return l.next
+}
+
+// fill puts in stock what was taken besides, by a request that was sent then.
+func (l *lease) fill(sent time.Duration, d Decision, r *Result) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.stock, l.until, l.states = d.Extra, sent+leaseTime, d.States
+	l.show(r)
+}
