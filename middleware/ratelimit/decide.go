@@ -19,7 +19,7 @@ type ask struct {
 // decide makes a decision: from what the process knows, if that is enough, or else
 // by one step in the store.
 func (c *core) decide(ctx context.Context, asks []ask, extra int) (Result, error) {
-	began := c.denials.now()
+	began, budget := c.denials.now(), c.options.Timeout
 	r := Result{Limits: make([]Standing, 0, c.limits)}
 	for _, a := range asks {
 		for _, l := range a.plan.limits {
@@ -45,7 +45,7 @@ func (c *core) decide(ctx context.Context, asks []ask, extra int) (Result, error
 				extra = own.size(began) - asks[0].n
 				break
 			}
-			if err := c.wait(ctx, wait, began); err != nil {
+			if err := c.wait(ctx, wait, &budget); err != nil {
 				return c.failed(ctx, asks, err, began)
 			}
 		}
@@ -61,34 +61,31 @@ func (c *core) decide(ctx context.Context, asks []ask, extra int) (Result, error
 		if lead, wait = c.denials.lead(asks); wait == nil {
 			break
 		}
-		if err := c.wait(ctx, wait, began); err != nil {
+		if err := c.wait(ctx, wait, &budget); err != nil {
 			return c.failed(ctx, asks, err, began)
 		}
 	}
 	if lead != nil {
 		defer c.denials.led(*lead)
 	}
-	return c.askStore(ctx, asks, extra, own, r, began)
+	return c.askStore(ctx, asks, extra, own, r, began, budget)
 }
 
-// wait waits for the end of what another caller asks. It is an error if that has
-// not come within the budget.
-func (c *core) wait(ctx context.Context, ended <-chan struct{}, began time.Duration) error {
-	budget := time.NewTimer(c.left(began))
-	defer budget.Stop()
+// wait waits for the end of what another caller asks. It is an error if that does
+// not come within the budget, which it shortens.
+func (c *core) wait(ctx context.Context, ended <-chan struct{}, budget *time.Duration) error {
+	began := c.denials.now()
+	timer := time.NewTimer(*budget)
+	defer timer.Stop()
 	select {
 	case <-ended:
+		*budget -= c.denials.now() - began
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("%w: %w", errLeft, ctx.Err())
-	case <-budget.C:
+	case <-timer.C:
 		return errBudget
 	}
-}
-
-// left returns what is left of the budget of a decision.
-func (c *core) left(began time.Duration) time.Duration {
-	return c.options.Timeout - (c.denials.now() - began)
 }
 
 // deniedHere reports whether the process knows that the request is denied. A limit
@@ -119,7 +116,7 @@ func (c *core) deniedHere(asks []ask, r *Result) bool {
 }
 
 // askStore asks the store for what the process does not know.
-func (c *core) askStore(ctx context.Context, asks []ask, extra int, own *lease, r Result, began time.Duration) (Result, error) {
+func (c *core) askStore(ctx context.Context, asks []ask, extra int, own *lease, r Result, began, budget time.Duration) (Result, error) {
 	req := Request{Checks: make([]Check, 0, len(r.Limits)), Extra: extra}
 	i := 0
 	for _, a := range asks {
@@ -139,7 +136,7 @@ func (c *core) askStore(ctx context.Context, asks []ask, extra int, own *lease, 
 	var d Decision
 	round := c.denials.round()
 	sent := c.denials.now()
-	err := c.guard.do(ctx, c.left(began), func(ctx context.Context) (err error) {
+	err := c.guard.do(ctx, budget, func(ctx context.Context) (err error) {
 		d, err = c.store.Take(ctx, req)
 		return err
 	}, func(ctx context.Context) error {
@@ -172,7 +169,7 @@ func (c *core) askStore(ctx context.Context, asks []ask, extra int, own *lease, 
 				}
 			}
 			if a.n > 0 {
-				c.denials.learn(denialKey{l, a.key}, a.n, s.CheckState, sent, seen, round)
+				c.denials.learn(denialKey{l, a.key}, a.n, s.CheckState, seen, round)
 			}
 		}
 	}

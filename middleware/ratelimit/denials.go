@@ -20,6 +20,7 @@ type denials struct {
 	longest time.Duration // or zero: no bound
 	grace   time.Duration // for how long a denial is known after its time, for those that wait for it
 	start   time.Time
+	clock   func() time.Time // of this process: only differences count
 	seed    maphash.Seed
 	rounds  atomic.Uint64 // counts forget
 	shards  [shardCount]denialShard
@@ -44,27 +45,30 @@ type denialKey struct {
 	key   string
 }
 
-// denial says since when and until when a key has no room. Times are since
-// denials.start.
+// denial says until when a key has no room. Times are since denials.start.
+//
+// Where units come back evenly, what is known of some tells when there is room for any
+// number; in a window it tells of those that were asked for, and until then of more.
 type denial struct {
-	n     int           // for so many units
-	until time.Duration // certainly: counted from when the store was asked
-	ready time.Duration // and certainly no longer: from when it had answered
-	seen  time.Duration // when it had
+	n int // for so many units
+	// until is counted from when the store had answered, so that it is not too early, by
+	// which the store would be asked in vain. It may be late by a round trip.
+	until time.Duration
+	seen  time.Duration // when the store had answered
 	state CheckState
 	// asking is closed when the caller that asks anew has heard. Nil if none does.
 	asking chan struct{}
 }
 
 func newDenials(longest, timeout time.Duration) *denials {
-	d := &denials{longest: longest, grace: 2*time.Second + timeout, start: time.Now(), seed: maphash.MakeSeed()}
+	d := &denials{longest: longest, grace: 2*time.Second + timeout, start: time.Now(), clock: time.Now, seed: maphash.MakeSeed()}
 	for i := range d.shards {
 		d.shards[i].entries = ttlmap.New[denialKey, *denial]()
 	}
 	return d
 }
 
-func (d *denials) now() time.Duration { return time.Since(d.start) }
+func (d *denials) now() time.Duration { return d.clock().Sub(d.start) }
 
 func (d *denials) shard(k denialKey) *denialShard {
 	return &d.shards[maphash.String(d.seed, k.key)%shardCount]
@@ -78,18 +82,20 @@ func (d *denials) look(k denialKey, n int, now time.Duration) (CheckState, bool)
 	s := d.shard(k)
 	s.mu.Lock()
 	e, _, ok := s.entries.Get(k)
-	if !ok || now >= e.until || n < e.n {
+	if !ok || n < e.n {
 		s.mu.Unlock()
 		return CheckState{}, false
 	}
-	state, ready, seen, known := e.state, e.ready, e.seen, e.n
+	state, ready, seen, known := e.state, e.until, e.seen, e.n
 	s.mu.Unlock()
 	if n > known {
-		// So many more come back at the limit's rate; not so in a window.
-		if k.limit.Sliding || n > k.limit.burst() {
+		if k.limit.Sliding || n > k.limit.burst() { // how long, is not known
 			return CheckState{}, false
 		}
 		ready += timeOf(k.limit.Limit, n-known)
+	}
+	if now >= ready || d.longest > 0 && now >= seen+d.longest {
+		return CheckState{}, false
 	}
 	state.Over = true
 	state.RetryAfter = ready - now
@@ -148,18 +154,22 @@ func (d *denials) led(k denialKey) {
 	}
 }
 
-// learn keeps what the store has said of n units at some time between sent and seen.
-// It does not if something was forgotten since round.
-func (d *denials) learn(k denialKey, n int, state CheckState, sent, seen time.Duration, round uint64) {
+// learn keeps what the store has said of n units, when it was seen. It does not if
+// something was forgotten since round.
+func (d *denials) learn(k denialKey, n int, state CheckState, seen time.Duration, round uint64) {
+	wait := state.RetryAfter
+	if wait > 0 && !k.limit.Sliding {
+		n, wait = state.Remaining+1, state.NextAfter
+	}
 	s := d.shard(k)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e, _, known := s.entries.Get(k)
-	if known && seen < e.until && e.n <= n && (e.n < n || e.until >= sent+state.RetryAfter) {
-		return // what was known says more
+	if known && seen < e.until && (wait <= 0 || !k.saysMore(n, seen+wait, e)) {
+		return
 	}
-	if state.RetryAfter <= 0 {
-		if known && seen >= e.until {
+	if wait <= 0 {
+		if known {
 			d.drop(s, k, e)
 		}
 		return
@@ -176,11 +186,17 @@ func (d *denials) learn(k denialKey, n int, state CheckState, sent, seen time.Du
 		e = &denial{}
 	}
 	e.n, e.state, e.seen = n, state, seen
-	e.until, e.ready = sent+state.RetryAfter, seen+state.RetryAfter
-	if d.longest > 0 {
-		e.until = min(e.until, sent+d.longest)
+	e.until = seen + wait
+	s.entries.Set(k, e, max(wait, state.RetryAfter)+d.grace)
+}
+
+// saysMore reports whether it is news, beside e, that there is no room for n units until
+// then. An answer may be older than one that came before it.
+func (k denialKey) saysMore(n int, until time.Duration, e *denial) bool {
+	if k.limit.Sliding {
+		return n < e.n || n == e.n && until > e.until
 	}
-	s.entries.Set(k, e, e.until-seen+d.grace)
+	return until-timeOf(k.limit.Limit, n) > e.until-timeOf(k.limit.Limit, e.n)
 }
 
 // drop removes an entry, and wakes those who wait for it. It is called with the

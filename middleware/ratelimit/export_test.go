@@ -1,8 +1,27 @@
 package ratelimit
 
+import "time"
+
 // Len returns how many keys m holds.
 func Len(m *MemoryStore) int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.keys.Len()
+}
+
+// Skew sets the wall clock of l's process, which has no monotonic one then, wrong by d.
+func Skew(l *Limiter, d time.Duration) {
+	l.denials.clock = func() time.Time { return time.Now().Round(0).Add(d) }
+	l.denials.start = l.denials.clock()
+}
+
+// Denials returns how many denied keys l knows.
+func Denials(l *Limiter) (n int) {
+	for i := range l.denials.shards {
+		s := &l.denials.shards[i]
+		s.mu.Lock()
+		n += s.entries.Len()
+		s.mu.Unlock()
+	}
+	return n
 }

@@ -32,10 +32,7 @@ func (l *Limiter) Handler(next http.Handler) http.Handler {
 			if asks[i], err = p.ask(r); err != nil {
 				l.counters.noKey.Add(1)
 				l.keyGate.log(r.Context(), "ratelimit: requests have no key and are refused", "policy", p.Name, "error", err)
-				answer(w, http.StatusBadRequest, problem{
-					Type:  "about:blank",
-					Title: http.StatusText(http.StatusBadRequest),
-				})
+				answerPlain(w, http.StatusBadRequest)
 				return
 			}
 			if l.tier != nil {
@@ -54,21 +51,18 @@ func (l *Limiter) Handler(next http.Handler) http.Handler {
 			answerUnavailable(w)
 		default:
 			setRetryAfter(w.Header(), result.RetryAfter)
-			l.options.Denied.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), resultKey{}, result)))
+			l.options.Denied.ServeHTTP(w, withResult(r, result))
 		}
 	})
 }
 
 // ask returns what a request asks for.
 func (p *policy) ask(r *http.Request) (ask, error) {
-	key, err := p.Key(r)
-	if err == nil && key == "" {
-		err = errNoKey
-	}
+	key, err := keyOf(p.Key, r)
 	if err != nil {
 		return ask{}, err
 	}
-	a := ask{plan: p.base, key: bounded(key), n: 1}
+	a := ask{plan: p.base, key: key, n: 1}
 	if p.Tier != nil {
 		a.plan = p.planOf(p.Tier(r))
 	}
@@ -91,10 +85,11 @@ func answerDenied(w http.ResponseWriter, r *http.Request) {
 
 func answerUnavailable(w http.ResponseWriter) {
 	w.Header().Set(retryHeader, "1")
-	answer(w, http.StatusServiceUnavailable, problem{
-		Type:  "about:blank",
-		Title: http.StatusText(http.StatusServiceUnavailable),
-	})
+	answerPlain(w, http.StatusServiceUnavailable)
+}
+
+func answerPlain(w http.ResponseWriter, status int) {
+	answer(w, status, problem{Type: "about:blank", Title: http.StatusText(status)})
 }
 
 // problem is a problem document (RFC 9457).

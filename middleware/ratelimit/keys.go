@@ -20,6 +20,18 @@ import (
 // more than 200 bytes is replaced by its SHA-256.
 type KeyFunc func(*http.Request) (string, error)
 
+// keyOf returns the key of r as the store gets it.
+func keyOf(f KeyFunc, r *http.Request) (string, error) {
+	key, err := f(r)
+	if err == nil && key == "" {
+		err = errNoKey
+	}
+	if err != nil {
+		return "", err
+	}
+	return bounded(key), nil
+}
+
 // maxKey is how long a key may be that goes into the store as it is.
 const maxKey = 200
 
@@ -119,12 +131,9 @@ func Join(keys ...KeyFunc) KeyFunc {
 	return func(r *http.Request) (string, error) {
 		var b strings.Builder
 		for i, f := range keys {
-			key, err := f(r)
+			key, err := keyOf(f, r)
 			if err != nil {
 				return "", err
-			}
-			if key == "" {
-				return "", errNoKey
 			}
 			// With its length, so that no two lists of keys look the same.
 			if i < len(keys)-1 {

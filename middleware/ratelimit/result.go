@@ -2,6 +2,7 @@ package ratelimit
 
 import (
 	"context"
+	"net/http"
 	"time"
 )
 
@@ -51,6 +52,10 @@ func (r Result) Violated() []string {
 }
 
 type resultKey struct{}
+
+func withResult(r *http.Request, result Result) *http.Request {
+	return r.WithContext(context.WithValue(r.Context(), resultKey{}, result))
+}
 
 // FromContext returns the Result of a request that was denied, to Options.Denied.
 func FromContext(ctx context.Context) (Result, bool) {

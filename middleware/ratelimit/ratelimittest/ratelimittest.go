@@ -1,5 +1,5 @@
-// Package ratelimittest holds the rules of ratelimit.Store as tests, for every
-// implementation of it.
+// Package ratelimittest holds the rules of ratelimit.Store and ratelimit.PermitStore
+// as tests, for every implementation of them.
 package ratelimittest
 
 import (

@@ -251,6 +251,162 @@ var rules = []rule{
 		},
 	},
 	{
+		name: "extra units",
+		rule: "of Extra as many are taken as every check has room for, down to none, and all that come back are there the next time",
+		test: func(f *fixture) {
+			a, b := check("a", ratelimit.PerHour(10)), check("b", ratelimit.Window(1000, 1000*time.Hour))
+			for _, want := range []struct{ n, extra, taken, left int }{
+				{1, 4, 4, 5}, {0, 2, 2, 3}, {1, 100, 2, 0}, {0, 100, 0, 0},
+			} {
+				d := f.takeMore(want.n, want.extra, a, b)
+				if !d.Allowed || d.Extra != want.taken || d.States[0].Remaining != want.left {
+					f.Errorf("asked for %d units and %d extra: %+v, want %d extra and %d left", want.n, want.extra, d, want.taken, want.left)
+				}
+			}
+			if d := f.takeMore(1, 100, a, b); d.Allowed || d.Extra != 0 {
+				f.Errorf("nothing is left for the one that is asked for: %+v, want it denied, without extra units", d)
+			}
+			f.wantRemaining(990, b)
+		},
+	},
+	{
+		name: "extra units of odd rates",
+		rule: "taking whole units leaves the fraction of one that is there besides, so that nothing is lost however often one asks",
+		test: func(f *fixture) {
+			const rate = 700
+			c := check("k", ratelimit.Limit{Rate: rate, Period: time.Second, Burst: 100})
+			f.want(true, 100, c)
+			emptied, taken := time.Now(), 0 // it was, a moment ago
+			var asked time.Time
+			for asked.Sub(emptied) < time.Second/2 {
+				<-time.After(time.Millisecond)
+				asked = time.Now()
+				if d := f.takeMore(1, 99, c); d.Allowed {
+					taken += 1 + d.Extra
+				}
+				if time.Since(asked) > time.Second/10 { // a burst may have been lost
+					f.Logf("this machine was held up for %v", time.Since(asked))
+					return
+				}
+			}
+			if due := rate * asked.Sub(emptied).Seconds(); float64(taken) < due-rate*clockSlack.Seconds()-1 {
+				f.Errorf("%d units were taken in %v, of %v that were due", taken, asked.Sub(emptied), due)
+			}
+		},
+	},
+	{
+		name: "shadow checks",
+		rule: "a Shadow check denies nothing, says that it is Over, and is charged if it has room and the request is allowed",
+		test: func(f *fixture) {
+			shadow := check("shadow", ratelimit.PerHour(2))
+			shadow.Shadow = true
+			other := check("other", ratelimit.PerHour(3))
+			for i, over := range []bool{false, false, true} {
+				d := f.want(true, 1, shadow, other)
+				if s := d.States[0]; s.Over != over || over != (s.RetryAfter > 0) && i != 1 {
+					f.Errorf("request %d: state = %+v, want over: %v", i+1, s, over)
+				}
+			}
+			f.want(false, 1, check("more", slow), other)
+			f.wantRemaining(0, other)
+			d := f.want(false, 1, ratelimit.Check{Key: "fresh", Name: "limit", Limit: slow, Shadow: true}, other)
+			if s := d.States[0]; s.Over || s.Remaining != 100 {
+				f.Errorf("state of a shadow check of a denied request = %+v, want it not charged", s)
+			}
+			f.want(true, 1, shadow)
+		},
+	},
+	{
+		name: "names",
+		rule: "the limits of one key count each on its own, by their names, and Reset forgets those that it names",
+		test: func(f *fixture) {
+			second := ratelimit.Check{Key: "k", Name: "api/1s", Limit: slow}
+			day := ratelimit.Check{Key: "k", Name: "api/24h0m0s", Limit: ratelimit.PerHour(1000)}
+			f.want(true, 10, second, day)
+			f.want(true, 5, day)
+			f.wantRemaining(90, second)
+			f.wantRemaining(985, day)
+			if err := f.store.Reset(f.ctx(), "k", "api/1s", "none"); err != nil {
+				f.Errorf("Reset: %v", err)
+			}
+			f.wantRemaining(100, second)
+			f.wantRemaining(985, day)
+			if err := f.store.Reset(f.ctx(), "k"); err != nil {
+				f.Errorf("Reset of no names: %v", err)
+			}
+			f.wantRemaining(985, day)
+		},
+	},
+	{
+		name: "a window and no more",
+		rule: "a sliding window has its units at once, and no more, and is no limit of the other kind with the same name",
+		test: func(f *fixture) {
+			w := check("k", ratelimit.Window(10, 1000*time.Hour))
+			f.want(true, 4, w)
+			s := f.want(true, 6, w).States[0]
+			if s.Remaining != 0 || s.RetryAfter <= 0 || s.ResetAfter < s.RetryAfter {
+				f.Errorf("state of a full window = %+v", s)
+			}
+			f.want(false, 1, w)
+			if s := f.want(false, 11, w).States[0]; s.RetryAfter >= 0 {
+				f.Errorf("asked for more than the window has: state = %+v, want a negative RetryAfter", s)
+			}
+			f.wantRemaining(100, check("k", slow))
+			// Under another limit, and of another length, what was taken still counts.
+			f.wantRemaining(10, check("k", ratelimit.Window(20, 1000*time.Hour)))
+			f.wantRemaining(0, check("k", ratelimit.Window(5, 1000*time.Hour)))
+			f.wantRemaining(10, check("k", ratelimit.Window(20, 2000*time.Hour)))
+			if err := f.store.Reset(f.ctx(), "k", "limit"); err != nil {
+				f.Errorf("Reset: %v", err)
+			}
+			f.wantRemaining(10, w)
+		},
+	},
+	{
+		name: "a window's RetryAfter is exact",
+		rule: "a request that comes back to a sliding window after RetryAfter passes, and one that comes a millisecond earlier does not",
+		test: func(f *fixture) {
+			c := check("k", ratelimit.Window(4, 400*time.Millisecond))
+			for f.take(1, c).Allowed {
+			}
+			exactRetry(f, c, 800*time.Millisecond)
+		},
+	},
+	{
+		name: "around a window's edge",
+		rule: "in any stretch of time at most a sliding window's limit + rate × elapsed units are admitted, plus one, and they do come back",
+		test: func(f *fixture) {
+			const limit, period = 20, 200 * time.Millisecond
+			c := check("k", ratelimit.Window(limit, period))
+			var admitted []time.Time // when it was asked for
+			for begin := time.Now(); time.Since(begin) < 3*period; {
+				sent := time.Now()
+				if f.take(1, c).Allowed {
+					admitted = append(admitted, sent)
+				} else {
+					<-time.After(time.Millisecond / 4)
+				}
+			}
+			end := time.Now()
+			for i, from := range admitted {
+				// The last may have been decided at any time until the next was sent.
+				for k, n := i, 1; k < len(admitted); k, n = k+1, n+1 {
+					until := end
+					if k+1 < len(admitted) {
+						until = admitted[k+1]
+					}
+					elapsed := until.Sub(from) + clockSlack
+					if most := limit + limit*elapsed.Seconds()/period.Seconds() + 1; float64(n) > most {
+						f.Fatalf("%d units were admitted within %v, want at most %v", n, elapsed, most)
+					}
+				}
+			}
+			if len(admitted) < 2*limit {
+				f.Errorf("%d units were admitted in three windows of %d", len(admitted), limit)
+			}
+		},
+	},
+	{
 		name: "invalid requests",
 		rule: "a request that makes no sense is an error and takes nothing",
 		test: func(f *fixture) {
@@ -302,18 +458,23 @@ var rules = []rule{
 // within a test.
 const clockSlack = time.Millisecond
 
-// retryAfterIsExact asks without a pause until a spent key lets a unit pass.
-// The store's clock is not ours, but it is known that the first denial was
-// decided between denialSent and denialSeen, so that the key has room at some
-// time between ready and late. An answer seen before ready must deny, a request
-// sent after late must pass.
+// retryAfterIsExact spends a key, and comes back to it.
 func retryAfterIsExact(f *fixture) {
 	c := check("k", ratelimit.Limit{Rate: 5, Period: time.Second, Burst: 2})
 	f.want(true, 2, c)
+	exactRetry(f, c, 200*time.Millisecond)
+}
+
+// exactRetry asks without a pause until a spent key lets a unit pass. The store's
+// clock is not ours, but it is known that the first denial was decided between
+// denialSent and denialSeen, so that the key has room at some time between ready
+// and late. An answer seen before ready must deny, a request sent after late must
+// pass.
+func exactRetry(f *fixture, c ratelimit.Check, longest time.Duration) {
 	denialSent := time.Now()
 	wait := f.want(false, 1, c).States[0].RetryAfter
 	denialSeen := time.Now()
-	f.wantBetween("RetryAfter", wait, 0, 200*time.Millisecond)
+	f.wantBetween("RetryAfter", wait, 0, longest)
 
 	ready, late := denialSent.Add(wait-clockSlack), denialSeen.Add(wait+clockSlack)
 	for asked := 1; ; asked++ {

@@ -35,8 +35,25 @@ func requestN(n int, keys ...string) ratelimit.Request {
 func TestStore(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
 		ratelimittest.Run(t, func(t *testing.T) ratelimit.Store {
-			// The hash tag lets a request have several checks in a Cluster.
+			// The hash tag makes requests with several keys one step on a Cluster, too.
 			return redislimit.New(rdb, &redislimit.Options{Prefix: "{" + redistest.Prefix(t) + "}:"})
+		})
+	})
+}
+
+// Without a hash tag a Cluster takes the units of several keys in turn, and the rules
+// hold all the same.
+func TestStoreInSeveralSlots(t *testing.T) {
+	rdb := redistest.SharedCluster(t).Client(t)
+	ratelimittest.Run(t, func(t *testing.T) ratelimit.Store {
+		return redislimit.New(rdb, &redislimit.Options{Prefix: redistest.Prefix(t)})
+	})
+}
+
+func TestPermitStore(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+		ratelimittest.RunPermits(t, func(t *testing.T) ratelimit.PermitStore {
+			return redislimit.New(rdb, &redislimit.Options{Prefix: redistest.Prefix(t)})
 		})
 	})
 }

@@ -1,0 +1,238 @@
+package ratelimit_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/herdless/herdless/middleware/ratelimit"
+)
+
+func newConcurrency(t *testing.T, store ratelimit.PermitStore, limit int, o *ratelimit.ConcurrencyOptions) *ratelimit.Concurrency {
+	t.Helper()
+	c, err := ratelimit.NewConcurrency(store, "exports", limit, byHeader, o)
+	require.NoError(t, err)
+	return c
+}
+
+func TestNewConcurrencyReportsAllFaultsAtOnce(t *testing.T) {
+	_, err := ratelimit.NewConcurrency(nil, "a:b", 0, nil, &ratelimit.ConcurrencyOptions{Lease: time.Millisecond, Timeout: -1})
+	for _, want := range []string{"no store", "a name holds only", "must be positive", "no key", "Lease is 1ms", "Timeout is -1ns"} {
+		assert.ErrorContains(t, err, want)
+	}
+}
+
+func TestConcurrencyHandler(t *testing.T) {
+	store := ratelimit.NewMemoryStore()
+	c := newConcurrency(t, store, 2, nil)
+	inside, finish := make(chan struct{}), make(chan struct{})
+	h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("X-Wait") != "" {
+			inside <- struct{}{}
+			<-finish
+		}
+		w.WriteHeader(http.StatusNoContent)
+	}))
+	done := make(chan *httptest.ResponseRecorder)
+	for range 2 {
+		go func() {
+			r := httptest.NewRequest("GET", "/", nil)
+			r.Header.Set("X-Key", "a")
+			r.Header.Set("X-Wait", "yes")
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, r)
+			done <- w
+		}()
+		<-inside
+	}
+	w := get(h, "a")
+	assert.Equal(t, http.StatusTooManyRequests, w.Code)
+	assert.Equal(t, "1", w.Header().Get("Retry-After"))
+	assert.Equal(t, `"exports";q=2;qu="concurrent-requests"`, w.Header().Get("RateLimit-Policy"))
+	assert.Equal(t, `"exports";r=0`, w.Header().Get("RateLimit"))
+	assert.Contains(t, w.Body.String(), `"violated-policies":["exports"]`)
+	assert.Equal(t, http.StatusNoContent, get(h, "b").Code, "another key")
+	assert.Equal(t, http.StatusBadRequest, get(h, "").Code)
+
+	var left []string
+	for range 2 {
+		finish <- struct{}{}
+		left = append(left, (<-done).Header().Get("RateLimit"))
+	}
+	assert.ElementsMatch(t, []string{`"exports";r=1`, `"exports";r=0`}, left)
+	assert.Equal(t, http.StatusNoContent, get(h, "a").Code)
+	stats := c.Stats()
+	assert.EqualValues(t, 4, stats.Admitted)
+	assert.EqualValues(t, 1, stats.Denied)
+	assert.EqualValues(t, 1, stats.NoKey)
+
+	panics := c.Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("a handler") }))
+	for range 5 {
+		assert.Panics(t, func() { get(panics, "a") })
+	}
+	assert.Equal(t, http.StatusNoContent, get(h, "a").Code, "a handler that panics keeps no permit")
+}
+
+func TestPermitsAreExtended(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newConcurrency(t, ratelimit.NewMemoryStore(), 1, nil)
+		p, err := c.Acquire(t.Context(), "a")
+		require.NoError(t, err)
+		assert.True(t, p.Held())
+		for range 10 {
+			time.Sleep(7 * time.Second)
+			_, err = c.Acquire(t.Context(), "a")
+			assert.ErrorIs(t, err, ratelimit.ErrNoPermit)
+			assert.NoError(t, p.Context().Err())
+		}
+		p.Release(t.Context())
+		p.Release(t.Context())
+		assert.ErrorIs(t, p.Context().Err(), context.Canceled)
+		p, err = c.Acquire(t.Context(), "a")
+		require.NoError(t, err)
+		p.Release(t.Context())
+		_, err = c.Acquire(t.Context(), "")
+		assert.Error(t, err)
+	})
+}
+
+// brittle is a PermitStore that fails when it is told to.
+type brittle struct {
+	*ratelimit.MemoryStore
+	broken atomic.Bool
+}
+
+func (b *brittle) Acquire(ctx context.Context, p ratelimit.PermitRequest) (ratelimit.PermitState, error) {
+	if b.broken.Load() {
+		return ratelimit.PermitState{}, errors.New("broken")
+	}
+	return b.MemoryStore.Acquire(ctx, p)
+}
+
+func (b *brittle) Extend(ctx context.Context, p ratelimit.PermitRequest) (bool, error) {
+	if b.broken.Load() {
+		return false, errors.New("broken")
+	}
+	return b.MemoryStore.Extend(ctx, p)
+}
+
+// A permit that cannot be extended is lost before somebody else can have it.
+func TestAPermitIsLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &brittle{MemoryStore: ratelimit.NewMemoryStore()}
+		var lost atomic.Int64
+		c := newConcurrency(t, store, 1, &ratelimit.ConcurrencyOptions{
+			Logger: slog.New(slog.DiscardHandler),
+			Observe: func(_ context.Context, e ratelimit.Event) {
+				if e.Kind == ratelimit.PermitLost {
+					lost.Add(1)
+				}
+			},
+		})
+		other := newConcurrency(t, store.MemoryStore, 1, nil)
+		p, err := c.Acquire(t.Context(), "a")
+		require.NoError(t, err)
+		time.Sleep(5 * time.Second) // extended once, at 10/3 s
+		store.broken.Store(true)
+		<-p.Context().Done()
+		assert.ErrorIs(t, context.Cause(p.Context()), ratelimit.ErrPermitLost)
+		_, err = other.Acquire(t.Context(), "a")
+		require.ErrorIs(t, err, ratelimit.ErrNoPermit, "the context ended first")
+		time.Sleep(150 * time.Millisecond)
+		next, err := other.Acquire(t.Context(), "a")
+		require.NoError(t, err)
+		store.broken.Store(false)
+		p.Release(t.Context())
+		_, err = other.Acquire(t.Context(), "a")
+		require.ErrorIs(t, err, ratelimit.ErrNoPermit, "what was lost frees nobody else's")
+		next.Release(t.Context())
+		assert.EqualValues(t, 1, lost.Load())
+		assert.EqualValues(t, 1, c.Stats().PermitsLost)
+	})
+}
+
+func TestAPermitThatWasTakenAwayIsLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newConcurrency(t, forgetful{}, 1, nil)
+		began := time.Now()
+		p, err := c.Acquire(t.Context(), "a")
+		require.NoError(t, err)
+		<-p.Context().Done()
+		assert.ErrorIs(t, context.Cause(p.Context()), ratelimit.ErrPermitLost)
+		assert.Less(t, time.Since(began), 4*time.Second, "at the first renewal")
+		p.Release(t.Context())
+	})
+}
+
+// forgetful loses every permit.
+type forgetful struct{}
+
+func (forgetful) Acquire(context.Context, ratelimit.PermitRequest) (ratelimit.PermitState, error) {
+	return ratelimit.PermitState{Acquired: true, Held: 1}, nil
+}
+
+func (forgetful) Extend(context.Context, ratelimit.PermitRequest) (bool, error) { return false, nil }
+func (forgetful) Release(context.Context, ratelimit.PermitRequest) error        { return nil }
+
+func TestConcurrencyWhenTheStoreFails(t *testing.T) {
+	for _, closed := range []bool{false, true} {
+		store := &brittle{MemoryStore: ratelimit.NewMemoryStore()}
+		store.broken.Store(true)
+		c := newConcurrency(t, store, 1, &ratelimit.ConcurrencyOptions{FailClosed: closed, Logger: slog.New(slog.DiscardHandler)})
+		h := c.Handler(ok)
+		for range 10 {
+			w := get(h, "a")
+			if closed {
+				assert.Equal(t, http.StatusServiceUnavailable, w.Code)
+			} else {
+				assert.Equal(t, http.StatusNoContent, w.Code)
+			}
+			assert.Empty(t, w.Header().Get("RateLimit"))
+		}
+		p, err := c.Acquire(t.Context(), "a")
+		if closed {
+			assert.Error(t, err)
+		} else {
+			require.NoError(t, err)
+			assert.False(t, p.Held())
+			p.Release(t.Context())
+		}
+		stats := c.Stats()
+		assert.EqualValues(t, 11, stats.FailedClosed+stats.FailedOpen)
+		assert.True(t, stats.BreakerOpen)
+		assert.EqualValues(t, 3, stats.StoreErrors)
+	}
+}
+
+func TestConcurrencyInShadow(t *testing.T) {
+	c := newConcurrency(t, ratelimit.NewMemoryStore(), 1, &ratelimit.ConcurrencyOptions{Shadow: true})
+	first, err := c.Acquire(t.Context(), "a")
+	require.NoError(t, err)
+	w := get(c.Handler(ok), "a")
+	assert.Equal(t, http.StatusNoContent, w.Code)
+	assert.Empty(t, w.Header())
+	first.Release(t.Context())
+	assert.EqualValues(t, 1, c.Stats().ShadowDenied)
+	assert.EqualValues(t, 2, c.Stats().Admitted)
+}
+
+func TestAnAcquireThatIsGivenUp(t *testing.T) {
+	c := newConcurrency(t, ratelimit.NewMemoryStore(), 1, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 5 {
+		p, err := c.Acquire(ctx, "a")
+		assert.Nil(t, p)
+		assert.ErrorIs(t, err, context.Canceled)
+	}
+	assert.False(t, c.Stats().BreakerOpen)
+}

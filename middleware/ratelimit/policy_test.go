@@ -1,0 +1,394 @@
+package ratelimit_test
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/herdless/herdless/middleware/ratelimit"
+)
+
+// request returns one with these header fields.
+func request(fields ...string) *http.Request {
+	r := httptest.NewRequest("GET", "/", nil)
+	for i := 0; i < len(fields); i += 2 {
+		r.Header.Set(fields[i], fields[i+1])
+	}
+	return r
+}
+
+func serve(h http.Handler, r *http.Request) *httptest.ResponseRecorder {
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w
+}
+
+// Two policies, one rejects: the other is not consumed.
+func TestSeveralPoliciesAllOrNothing(t *testing.T) {
+	l, err := ratelimit.NewPolicies(ratelimit.NewMemoryStore(), []ratelimit.Policy{
+		{Name: "user", Limits: []ratelimit.Limit{ratelimit.PerHour(3), {Rate: 100, Period: 24 * time.Hour}}, Key: byHeader},
+		{Name: "global", Limits: []ratelimit.Limit{ratelimit.PerHour(5)}, Key: ratelimit.Everybody},
+	}, nil)
+	require.NoError(t, err)
+	h := l.Handler(ok)
+	left := func(keys ...string) (n []int) {
+		result, err := l.Peek(t.Context(), keys...)
+		require.NoError(t, err)
+		for _, s := range result.Limits {
+			n = append(n, s.Remaining)
+		}
+		return n
+	}
+	for range 3 {
+		assert.Equal(t, http.StatusNoContent, get(h, "a").Code)
+	}
+	for range 5 {
+		w := get(h, "a")
+		assert.Equal(t, http.StatusTooManyRequests, w.Code)
+		assert.Equal(t, "1200", w.Header().Get("Retry-After"))
+		assert.Contains(t, w.Body.String(), `"violated-policies":["user/1h0m0s"]`)
+	}
+	assert.Equal(t, []int{0, 97, 2}, left("a", "everybody"))
+	for range 2 {
+		assert.Equal(t, http.StatusNoContent, get(h, "b").Code)
+	}
+	w := get(h, "b")
+	assert.Equal(t, http.StatusTooManyRequests, w.Code)
+	assert.Contains(t, w.Body.String(), `"violated-policies":["global"]`)
+	assert.Equal(t, []int{1, 98, 0}, left("b", "everybody"))
+
+	require.NoError(t, l.Reset(t.Context(), "", "everybody"))
+	assert.Equal(t, []int{1, 98, 5}, left("b", "everybody"))
+	assert.Equal(t, http.StatusNoContent, get(h, "b").Code)
+}
+
+func TestTiersAndCosts(t *testing.T) {
+	l := newPolicy(t, ratelimit.NewMemoryStore(), ratelimit.Policy{
+		Limits: []ratelimit.Limit{ratelimit.PerHour(10)},
+		Tier:   func(r *http.Request) string { return r.Header.Get("X-Tier") },
+		Tiers:  map[string][]ratelimit.Limit{"gold": {ratelimit.PerHour(100)}},
+		Cost: func(r *http.Request) int {
+			n, _ := strconv.Atoi(r.Header.Get("X-Cost"))
+			return n
+		},
+	}, nil)
+	h := l.Handler(ok)
+	for _, step := range []struct {
+		tier, cost string
+		status     int
+		left       string
+	}{
+		{"", "4", 204, `"api";r=6;t=360`},
+		{"unknown", "6", 204, `"api";r=0;t=360`},
+		{"", "1", 429, `"api";r=0;t=360`},
+		{"", "11", 429, `"api";r=0;t=360`},
+		// What was taken counts in another tier as well: an hour of debt.
+		{"gold", "1", 429, `"api";r=0;t=36`},
+		{"", "0", 204, `"api";r=0;t=360`},
+		{"", "-5", 204, `"api";r=0;t=360`},
+	} {
+		w := serve(h, request("X-Key", "a", "X-Tier", step.tier, "X-Cost", step.cost))
+		assert.Equal(t, step.status, w.Code, step)
+		assert.Equal(t, step.left, w.Header().Get("RateLimit"), step)
+		if step.cost == "11" {
+			assert.NotContains(t, w.Header(), "Retry-After", "it never passes")
+		}
+	}
+	w := serve(h, request("X-Key", "b", "X-Tier", "gold", "X-Cost", "40"))
+	assert.Equal(t, `"api";q=100;w=3600`, w.Header().Get("RateLimit-Policy"))
+	assert.Equal(t, `"api";r=60;t=36`, w.Header().Get("RateLimit"))
+
+	result, err := l.Tier("gold").AllowN(t.Context(), 50, "b")
+	require.NoError(t, err)
+	assert.True(t, result.Allowed)
+	result, err = l.AllowN(t.Context(), 5, "b")
+	require.NoError(t, err)
+	assert.False(t, result.Allowed)
+	require.NoError(t, l.Reset(t.Context(), "b"))
+	result, err = l.AllowN(t.Context(), 5, "b")
+	require.NoError(t, err)
+	assert.True(t, result.Allowed)
+}
+
+func TestShadow(t *testing.T) {
+	var events []ratelimit.Event
+	l, err := ratelimit.NewPolicies(ratelimit.NewMemoryStore(), []ratelimit.Policy{
+		{Name: "new", Limits: []ratelimit.Limit{ratelimit.PerHour(2)}, Key: byHeader, Shadow: true, FailClosed: true},
+		{Name: "old", Limits: []ratelimit.Limit{ratelimit.PerHour(5)}, Key: byHeader},
+	}, &ratelimit.Options{Observe: func(_ context.Context, e ratelimit.Event) { events = append(events, e) }})
+	require.NoError(t, err)
+	h := l.Handler(ok)
+	for i := range 7 {
+		w := get(h, "a")
+		assert.Equal(t, i >= 5, w.Code == http.StatusTooManyRequests)
+		assert.NotContains(t, w.Header().Get("RateLimit"), "new")
+		assert.NotContains(t, w.Header().Get("RateLimit-Policy"), "new")
+		assert.NotContains(t, w.Body.String(), "new")
+	}
+	stats := l.Stats()
+	assert.EqualValues(t, 5, stats.Admitted)
+	assert.EqualValues(t, 2, stats.Denied)
+	assert.EqualValues(t, 5, stats.ShadowDenied)
+	kinds := map[ratelimit.EventKind]int{}
+	for _, e := range events {
+		kinds[e.Kind]++
+		assert.Equal(t, "a", e.Key)
+		assert.Equal(t, map[ratelimit.EventKind]string{ratelimit.ShadowDenied: "new", ratelimit.Denied: "old"}[e.Kind], e.Limit)
+	}
+	assert.Equal(t, map[ratelimit.EventKind]int{ratelimit.ShadowDenied: 5, ratelimit.Admitted: 5, ratelimit.Denied: 2}, kinds)
+
+	only := newPolicy(t, ratelimit.NewMemoryStore(), ratelimit.Policy{Limits: []ratelimit.Limit{ratelimit.PerHour(1)}, Shadow: true}, nil)
+	for range 100 {
+		w := get(only.Handler(ok), "a")
+		assert.Equal(t, http.StatusNoContent, w.Code)
+		assert.Empty(t, w.Header())
+	}
+	assert.EqualValues(t, 99, only.Stats().ShadowDenied)
+	assert.EqualValues(t, 1, only.Stats().Asked, "the first says that there is no room for an hour")
+
+	failing := newPolicy(t, &brokenStore{}, ratelimit.Policy{
+		Limits: []ratelimit.Limit{ratelimit.PerHour(1)}, Shadow: true, FailClosed: true,
+	}, &ratelimit.Options{Logger: slog.New(slog.DiscardHandler)})
+	assert.Equal(t, http.StatusNoContent, get(failing.Handler(ok), "a").Code, "it denies nothing, whatever fails")
+}
+
+// counting counts what a store is asked.
+type counting struct {
+	*ratelimit.MemoryStore
+	took  time.Duration
+	calls int
+}
+
+func (c *counting) Take(ctx context.Context, req ratelimit.Request) (ratelimit.Decision, error) {
+	c.calls++
+	time.Sleep(c.took)
+	d, err := c.MemoryStore.Take(ctx, req)
+	time.Sleep(c.took)
+	return d, err
+}
+
+// A denied key is denied without the store, and for no moment longer than it has to
+// be: Retry-After is still the first second that passes.
+func TestADeniedKeyIsDeniedLocally(t *testing.T) {
+	for _, limit := range []ratelimit.Limit{ratelimit.PerMinute(7), ratelimit.Window(7, time.Minute), ratelimit.PerSecond(3)} {
+		t.Run(limit.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := &counting{MemoryStore: ratelimit.NewMemoryStore(), took: time.Millisecond}
+				l := newLimiter(t, store, limit, nil)
+				h := l.Handler(ok)
+				for get(h, "a").Code == http.StatusNoContent {
+				}
+				calls := store.calls
+				for range 3 {
+					seconds, err := strconv.Atoi(get(h, "a").Header().Get("Retry-After"))
+					require.NoError(t, err)
+					for range 10 {
+						assert.Equal(t, http.StatusTooManyRequests, get(h, "a").Code)
+					}
+					assert.Equal(t, calls, store.calls)
+					time.Sleep(time.Duration(seconds-1) * time.Second)
+					if seconds > 1 {
+						assert.Equal(t, http.StatusTooManyRequests, get(h, "a").Code, "a second before")
+					}
+					time.Sleep(time.Second)
+					assert.Equal(t, http.StatusNoContent, get(h, "a").Code, "after %d seconds", seconds)
+					for get(h, "a").Code == http.StatusNoContent {
+					}
+					calls = store.calls
+				}
+				assert.Equal(t, l.Stats().Denied, l.Stats().DeniedLocally, "also what spends a key says when it has room again")
+			})
+		})
+	}
+}
+
+// More units than those that were denied need longer, by a known time; fewer may have
+// room.
+func TestLocalDenialAndUnits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &counting{MemoryStore: ratelimit.NewMemoryStore()}
+		l := newLimiter(t, store, ratelimit.PerMinute(60), nil)
+		allow := func(n int) (bool, time.Duration) {
+			result, err := l.AllowN(t.Context(), n, "a")
+			require.NoError(t, err)
+			return result.Allowed, result.RetryAfter
+		}
+		allow(58)
+		allowed, wait := allow(10)
+		assert.False(t, allowed)
+		assert.Equal(t, 8*time.Second, wait)
+		asked := store.calls
+		allowed, wait = allow(20)
+		assert.False(t, allowed)
+		assert.Equal(t, 18*time.Second, wait)
+		assert.Equal(t, asked, store.calls)
+		allowed, wait = allow(61)
+		assert.False(t, allowed)
+		assert.Negative(t, wait)
+		allowed, _ = allow(2)
+		assert.True(t, allowed)
+		time.Sleep(3 * time.Second)
+		allowed, _ = allow(3)
+		assert.True(t, allowed)
+	})
+}
+
+func TestLocalDenialIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := ratelimit.NewMemoryStore()
+		here := newLimiter(t, store, ratelimit.PerHour(1), &ratelimit.Options{LocalDenial: 10 * time.Second})
+		always := newLimiter(t, store, ratelimit.PerHour(1), nil)
+		never := newLimiter(t, store, ratelimit.PerHour(1), &ratelimit.Options{LocalDenial: -1})
+		allowed := func(l *ratelimit.Limiter) bool {
+			result, err := l.Allow(t.Context(), "a")
+			require.NoError(t, err)
+			return result.Allowed
+		}
+		assert.True(t, allowed(here))
+		for _, l := range []*ratelimit.Limiter{here, always, never} {
+			assert.False(t, allowed(l))
+		}
+		require.NoError(t, store.Reset(t.Context(), "a", "1/1h0m0s")) // as another process does
+		assert.False(t, allowed(here))
+		assert.False(t, allowed(always))
+		assert.True(t, allowed(never))
+		require.NoError(t, store.Reset(t.Context(), "a", "1/1h0m0s"))
+		time.Sleep(11 * time.Second)
+		assert.True(t, allowed(here))
+		assert.False(t, allowed(always))
+		require.NoError(t, always.Reset(t.Context(), "a"))
+		assert.True(t, allowed(always))
+	})
+}
+
+// What an attacker makes up takes a bounded amount of memory, and is limited all the
+// same.
+func TestManyDeniedKeys(t *testing.T) {
+	l := newLimiter(t, ratelimit.NewMemoryStore(), ratelimit.PerHour(1), &ratelimit.Options{Timeout: 10 * time.Second})
+	const keys = 100_000
+	for i := range keys {
+		_, err := l.Allow(t.Context(), strconv.Itoa(i))
+		require.NoError(t, err)
+	}
+	assert.LessOrEqual(t, ratelimit.Denials(l), 1<<16)
+	for i := range keys {
+		result, err := l.Allow(t.Context(), strconv.Itoa(i))
+		require.NoError(t, err)
+		require.False(t, result.Allowed)
+	}
+}
+
+// In any stretch of time no more is admitted than the limit allows, however the units
+// of a batch are used; and a key that is hot costs few round trips.
+func TestBatch(t *testing.T) {
+	for name, limit := range map[string]ratelimit.Limit{
+		"spread": {Rate: 1000, Period: time.Second, Burst: 500}, "window": ratelimit.Window(500, time.Second),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := &counting{MemoryStore: ratelimit.NewMemoryStore()}
+				var limiters []*ratelimit.Limiter
+				for range 2 {
+					limiters = append(limiters, newPolicy(t, store, ratelimit.Policy{Limits: []ratelimit.Limit{limit}, Batch: 50}, nil))
+				}
+				var admitted []time.Duration
+				begin := time.Now()
+				for step := 0; time.Since(begin) < 5*time.Second; step++ {
+					// In bursts, with pauses in which units lie idle.
+					for range 1 + 200*(step%7/6) {
+						result, err := limiters[step%2].Allow(t.Context(), "a")
+						require.NoError(t, err)
+						if result.Allowed {
+							admitted = append(admitted, time.Since(begin))
+						}
+					}
+					time.Sleep(time.Duration(1+step%5*7) * time.Millisecond)
+				}
+				burst := 500
+				for i, from := range admitted {
+					for k := i; k < len(admitted); k += 17 {
+						elapsed := admitted[k] - from
+						most := float64(burst) + float64(limit.Rate)*elapsed.Seconds()/limit.Period.Seconds()
+						require.LessOrEqual(t, float64(k-i+1), most+1e-6, "between %v and %v", from, admitted[k])
+					}
+				}
+				assert.Greater(t, len(admitted), 1000)
+				assert.Less(t, store.calls, len(admitted)/4)
+				t.Logf("%d were admitted, with %d steps of the store", len(admitted), store.calls)
+			})
+		})
+	}
+}
+
+func TestBatchShowsWhatIsLeft(t *testing.T) {
+	l := newPolicy(t, ratelimit.NewMemoryStore(), ratelimit.Policy{Limits: []ratelimit.Limit{ratelimit.PerHour(100)}, Batch: 20}, nil)
+	h := l.Handler(ok)
+	for i := range 99 {
+		w := get(h, "a")
+		assert.Equal(t, http.StatusNoContent, w.Code)
+		assert.Contains(t, w.Header().Get("RateLimit"), `"api";r=`+strconv.Itoa(98-i)+";", i)
+	}
+	w := get(h, "a")
+	assert.Equal(t, http.StatusTooManyRequests, w.Code, "of 100, one comes back within the time that units may lie idle")
+	assert.Equal(t, `"api";q=99;w=3564`, w.Header().Get("RateLimit-Policy"))
+	assert.Less(t, l.Stats().Asked, uint64(20))
+	require.NoError(t, l.Reset(t.Context(), "a"))
+	assert.Equal(t, http.StatusNoContent, get(h, "a").Code)
+}
+
+func TestKeys(t *testing.T) {
+	mux := http.NewServeMux()
+	mux.Handle("GET /items/{id}", ok)
+	user := func(r *http.Request) (string, error) { return r.Header.Get("X-User"), nil }
+	key := func(f ratelimit.KeyFunc, r *http.Request) string {
+		k, err := f(r)
+		if err != nil {
+			return "error"
+		}
+		return k
+	}
+	item := httptest.NewRequest("GET", "/items/5", nil)
+	none := httptest.NewRequest("GET", "/none", nil)
+	assert.Equal(t, "GET /items/{id}", key(ratelimit.ByRouteOf(mux), item))
+	assert.Equal(t, "no route", key(ratelimit.ByRouteOf(mux), none))
+	assert.Equal(t, "error", key(ratelimit.ByRoute, item))
+	inside := ""
+	around := http.NewServeMux()
+	around.HandleFunc("GET /items/{id}", func(_ http.ResponseWriter, r *http.Request) { inside = key(ratelimit.ByRoute, r) })
+	serve(around, item)
+	assert.Equal(t, "GET /items/{id}", inside)
+
+	assert.Equal(t, "error", key(ratelimit.ByHeader("x-api-key"), request()))
+	secret := key(ratelimit.ByHeader("x-api-key"), request("X-API-Key", "secret"))
+	assert.Regexp(t, "^[0-9a-f]{32}$", secret)
+	assert.NotEqual(t, secret, key(ratelimit.ByHeader("x-api-key"), request("X-API-Key", "other")))
+	twice := request("X-API-Key", "secret")
+	twice.Header.Add("X-API-Key", "other")
+	assert.Equal(t, "error", key(ratelimit.ByHeader("x-api-key"), twice))
+
+	byUser := ratelimit.ByUser(user, ratelimit.ByHeader("X-Address"))
+	assert.Equal(t, "user:ada", key(byUser, request("X-User", "ada")))
+	assert.Regexp(t, "^other:[0-9a-f]{32}$", key(byUser, request("X-Address", "192.0.2.1")))
+	assert.Equal(t, "error", key(byUser, request()))
+	assert.Equal(t, "error", key(ratelimit.ByUser(user, nil), request()))
+	assert.Nil(t, ratelimit.ByUser(nil, byHeader))
+
+	a := func(r *http.Request) (string, error) { return r.Header.Get("A"), nil }
+	b := func(r *http.Request) (string, error) { return r.Header.Get("B"), nil }
+	join := ratelimit.Join(a, b)
+	seen := map[string]bool{}
+	for _, pair := range [][2]string{{"a", "b"}, {"a|1:b", "c"}, {"a", "1:b|c"}, {"a|b", "c"}, {"a", "b|c"}, {"1:a|b", "c"}} {
+		k := key(join, request("A", pair[0], "B", pair[1]))
+		assert.False(t, seen[k], "%v has the key %q of another pair", pair, k)
+		seen[k] = true
+	}
+	assert.Equal(t, "error", key(join, request("A", "a")))
+}
