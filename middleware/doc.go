@@ -11,7 +11,8 @@
 //  2. The rate limit (package ratelimit). What it refuses costs nothing further
 //     in. Its key is most often the client's address (package clientip): a
 //     wrong one limits the proxy, or nobody. Only a limit by user must stand
-//     inside the session, which knows the user.
+//     inside the session, which knows the user, and a limit of how much is under
+//     way at a time (ratelimit.Concurrency) close to the handler that it protects.
 //  3. The response cache (package responsecache), around the handlers whose
 //     answers many clients may share. A hit costs nothing further in.
 //  4. The session (package session). It is lazy: a request that never touches

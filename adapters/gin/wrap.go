@@ -21,7 +21,8 @@ import (
 // c.Writer writes to the writer that it passed on. In front of it, both are
 // what they were before, and c.Writer tells the status and size of what was
 // really sent. A middleware that does not call next ends the chain, as c.Abort
-// does. See the package documentation for the limits.
+// does. The request's Pattern is the method and gin's route, such as
+// "GET /items/:id", if one has matched. See the package documentation for the limits.
 func Wrap(mw func(http.Handler) http.Handler) gin.HandlerFunc {
 	if mw == nil {
 		panic("ginadapter: Wrap: the middleware is nil")
@@ -46,7 +47,11 @@ func Wrap(mw func(http.Handler) http.Handler) gin.HandlerFunc {
 		// An end by panic must wait for a running next, too.
 		defer x.close()
 		ctx := reqbound.Mark(context.WithValue(c.Request.Context(), key, x))
-		h.ServeHTTP(&x.bridge, c.Request.WithContext(ctx))
+		r := c.Request.WithContext(ctx)
+		if route := c.FullPath(); route != "" {
+			r.Pattern = r.Method + " " + route // as http.ServeMux names its own
+		}
+		h.ServeHTTP(&x.bridge, r)
 		x.close()
 		x.settle()
 	}

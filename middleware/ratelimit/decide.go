@@ -20,6 +20,7 @@ type ask struct {
 // by one step in the store.
 func (c *core) decide(ctx context.Context, asks []ask, extra int) (Result, error) {
 	began, budget := c.denials.now(), c.options.Timeout
+	now := began
 	r := Result{Limits: make([]Standing, 0, c.limits)}
 	for _, a := range asks {
 		for _, l := range a.plan.limits {
@@ -30,30 +31,31 @@ func (c *core) decide(ctx context.Context, asks []ask, extra int) (Result, error
 	if c.leases != nil && extra == 0 && asks[0].n > 0 && asks[0].n <= c.leases.batch {
 		l := c.leases.of(leaseKey{asks[0].plan, asks[0].key})
 		for own == nil {
-			if l.take(began, asks[0].n, &r) {
+			if l.take(now, asks[0].n, &r) {
 				c.tell(ctx, asks, &r, began)
 				return r, nil
 			}
-			if c.deniedHere(asks, &r) {
+			if c.deniedHere(asks, &r, now) {
 				c.tell(ctx, asks, &r, began)
 				return r, nil
 			}
-			wait := l.lead()
+			wait := l.lead(now, asks[0].n)
 			if wait == nil {
 				own = l
 				defer own.led()
-				extra = own.size(began) - asks[0].n
+				extra = own.size(now) - asks[0].n
 				break
 			}
 			if err := c.wait(ctx, wait, &budget); err != nil {
 				return c.failed(ctx, asks, err, began)
 			}
+			now = c.denials.now()
 		}
 		extra = max(0, extra)
 	}
 	var lead *denialKey
 	for own == nil {
-		if c.deniedHere(asks, &r) {
+		if c.deniedHere(asks, &r, now) {
 			c.tell(ctx, asks, &r, began)
 			return r, nil
 		}
@@ -64,6 +66,7 @@ func (c *core) decide(ctx context.Context, asks []ask, extra int) (Result, error
 		if err := c.wait(ctx, wait, &budget); err != nil {
 			return c.failed(ctx, asks, err, began)
 		}
+		now = c.denials.now()
 	}
 	if lead != nil {
 		defer c.denials.led(*lead)
@@ -90,11 +93,11 @@ func (c *core) wait(ctx context.Context, ended <-chan struct{}, budget *time.Dur
 
 // deniedHere reports whether the process knows that the request is denied. A limit
 // in Shadow that has no room is marked, and not asked again.
-func (c *core) deniedHere(asks []ask, r *Result) bool {
+func (c *core) deniedHere(asks []ask, r *Result, now time.Duration) bool {
 	if c.options.LocalDenial < 0 {
 		return false
 	}
-	now, denied, i := c.denials.now(), false, 0
+	denied, i := false, 0
 	for _, a := range asks {
 		for _, l := range a.plan.limits {
 			s := &r.Limits[i]

@@ -105,16 +105,26 @@ func (l *lease) show(r *Result) {
 	}
 }
 
+// closed is a channel for those who need not wait.
+var closed = func() <-chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
+
 // lead returns nil if the caller is to refill the lease, and to call led
 // afterwards, or else a channel that is closed when another one has.
-func (l *lease) lead() <-chan struct{} {
+func (l *lease) lead(now time.Duration, n int) <-chan struct{} {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.asking == nil {
-		l.asking = make(chan struct{})
-		return nil
+	switch {
+	case l.asking != nil:
+		return l.asking
+	case now < l.until && l.stock >= n: // another one has a moment ago
+		return closed
 	}
-	return l.asking
+	l.asking = make(chan struct{})
+	return nil
 }
 
 func (l *lease) led() {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -75,8 +76,10 @@ func beChild(in io.Reader, out io.Writer) error {
 	jobs := json.NewDecoder(in)
 	for {
 		var j job
-		if err := jobs.Decode(&j); err != nil {
-			return nil // the parent has ended
+		if err := jobs.Decode(&j); errors.Is(err, io.EOF) { // the parent has ended
+			return nil
+		} else if err != nil {
+			return err
 		}
 		if rdb == nil {
 			rdb = j.client()
@@ -271,7 +274,7 @@ func TestASemaphoreWhoseHoldersAreKilled(t *testing.T) {
 	}
 	times := func() int {
 		n, err := rdb.Get(t.Context(), keys[2]).Int()
-		require.True(t, err == nil || err == redis.Nil)
+		require.True(t, err == nil || errors.Is(err, redis.Nil))
 		return n
 	}
 	progress := func(why string) {

@@ -155,6 +155,38 @@ func TestAStoppedRedis(t *testing.T) {
 	}
 }
 
+// A Redis that hangs holds up nobody who wants a permit, or has one.
+func TestAStoppedRedisHasNoPermits(t *testing.T) {
+	server := redistest.NewStandalone(t)
+	rdb := redis.NewClient(&redis.Options{Addr: server.Addr(), ContextTimeoutEnabled: true})
+	defer rdb.Close()
+	c, err := ratelimit.NewConcurrency(redislimit.New(rdb, nil), "exports", 1, clientIP, &ratelimit.ConcurrencyOptions{
+		Logger: slog.New(slog.DiscardHandler),
+	})
+	require.NoError(t, err)
+	h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
+	held, err := c.Acquire(t.Context(), "192.0.2.1")
+	require.NoError(t, err)
+	status, _ := serve(h)
+	require.Equal(t, http.StatusTooManyRequests, status)
+
+	worst := stalls(t)
+	server.Stop(t)
+	slowest := serveFor(t, h, http.StatusNoContent, time.Millisecond, time.Second)
+	t.Logf("the slowest request took %v; target: 60ms; this machine stalls for up to %v", slowest, worst())
+	assert.LessOrEqual(t, slowest, 60*time.Millisecond+worst())
+	assert.Positive(t, c.Stats().FailedOpen)
+	server.Continue(t)
+	went := time.Now()
+	for status = 0; status != http.StatusTooManyRequests && time.Since(went) < 30*time.Second; time.Sleep(time.Millisecond) {
+		status, _ = serve(h)
+	}
+	t.Logf("the limit held again after %v; target: 1s", time.Since(went))
+	assert.LessOrEqual(t, time.Since(went), time.Second+worst())
+	assert.NoError(t, held.Context().Err(), "it was extended in time")
+	held.Release(t.Context())
+}
+
 // A Redis that refuses connections: the first requests take 60 ms at most, those
 // afterwards 5 ms.
 func TestARedisThatIsGone(t *testing.T) {

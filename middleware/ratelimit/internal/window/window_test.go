@@ -26,8 +26,9 @@ func used(r window.Rule, c window.Count, now int64) *big.Rat {
 func TestWindowsAreExact(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		limit := rapid.IntRange(1, 1_000_000).Draw(t, "limit")
-		period := time.Duration(rapid.Int64Range(1, int64(48*time.Hour/time.Millisecond)).Draw(t, "period"))
-		period *= rapid.SampledFrom([]time.Duration{time.Microsecond, time.Millisecond}).Draw(t, "unit")
+		ticks := rapid.Int64Range(1, int64(48*time.Hour/time.Millisecond)).Draw(t, "ticks")
+		tick := rapid.SampledFrom([]int64{1_000, 1_000_000}).Draw(t, "nanoseconds")
+		period := time.Duration(ticks * tick)
 		r, err := window.NewRule(limit, period)
 		if err != nil {
 			require.Greater(t, float64(limit)*float64(period/time.Microsecond), float64(1<<51))
