@@ -16,17 +16,61 @@ type ask struct {
 	n    int
 }
 
+// standings returns a Standing for each limit, of which nothing is known yet.
+func (c *core) standings(asks []ask) []Standing {
+	list := make([]Standing, 0, c.limits)
+	for _, a := range asks {
+		for _, l := range a.plan.limits {
+			list = append(list, Standing{Policy: a.plan.policy.Name, Name: l.name, Limit: l.Limit, Shadow: l.shadow})
+		}
+	}
+	return list
+}
+
+// check returns what the store is asked about a limit.
+func (a ask) check(l *namedLimit) Check {
+	return Check{Key: a.key, Name: l.name, Limit: l.Limit, N: a.n, Shadow: l.shadow}
+}
+
+// peek asks the store how the limits stand.
+func (c *core) peek(ctx context.Context, asks []ask) (Result, error) {
+	r := Result{Allowed: true, Limits: c.standings(asks)}
+	var req Request
+	for _, a := range asks {
+		for _, l := range a.plan.limits {
+			req.Checks = append(req.Checks, a.check(l))
+		}
+	}
+	var d Decision
+	take := func(ctx context.Context) (err error) {
+		d, err = c.store.Take(ctx, req)
+		return err
+	}
+	if err := c.guard.do(ctx, c.options.Timeout, take, c.try(req)); err != nil {
+		return Result{}, fmt.Errorf("ratelimit: %w", err)
+	}
+	for i := range r.Limits {
+		r.Limits[i].Known, r.Limits[i].CheckState = true, d.States[i]
+	}
+	return r, nil
+}
+
+// try returns a step that finds out whether the store works, and takes nothing.
+func (c *core) try(req Request) func(ctx context.Context) error {
+	first := req.Checks[0]
+	first.N = 0
+	return func(ctx context.Context) error {
+		_, err := c.store.Take(ctx, Request{Checks: []Check{first}})
+		return err
+	}
+}
+
 // decide makes a decision: from what the process knows, if that is enough, or else
 // by one step in the store.
 func (c *core) decide(ctx context.Context, asks []ask, extra int) (Result, error) {
 	began, budget := c.denials.now(), c.options.Timeout
 	now := began
-	r := Result{Limits: make([]Standing, 0, c.limits)}
-	for _, a := range asks {
-		for _, l := range a.plan.limits {
-			r.Limits = append(r.Limits, Standing{Policy: a.plan.policy.Name, Name: l.name, Limit: l.Limit, Shadow: l.shadow})
-		}
-	}
+	r := Result{Limits: c.standings(asks)}
 	var own *lease // that this caller refills
 	if c.leases != nil && extra == 0 && asks[0].n > 0 && asks[0].n <= c.leases.batch {
 		l := c.leases.of(leaseKey{asks[0].plan, asks[0].key})
@@ -125,7 +169,7 @@ func (c *core) askStore(ctx context.Context, asks []ask, extra int, own *lease, 
 	for _, a := range asks {
 		for _, l := range a.plan.limits {
 			if !r.Limits[i].Over { // else it is in Shadow, and denied here
-				req.Checks = append(req.Checks, Check{Key: a.key, Name: l.name, Limit: l.Limit, N: a.n, Shadow: l.shadow})
+				req.Checks = append(req.Checks, a.check(l))
 			}
 			i++
 		}
@@ -142,12 +186,7 @@ func (c *core) askStore(ctx context.Context, asks []ask, extra int, own *lease, 
 	err := c.guard.do(ctx, budget, func(ctx context.Context) (err error) {
 		d, err = c.store.Take(ctx, req)
 		return err
-	}, func(ctx context.Context) error {
-		first := req.Checks[0]
-		first.N = 0
-		_, err := c.store.Take(ctx, Request{Checks: []Check{first}})
-		return err
-	})
+	}, c.try(req))
 	if err != nil {
 		return c.failed(ctx, asks, err, began)
 	}

@@ -17,7 +17,7 @@ import (
 // what it hears, which most often denies them again. So a client that does not stop
 // costs the store about one command each time that it could pass.
 type denials struct {
-	longest time.Duration // or zero: no bound
+	longest time.Duration // that a denial holds; negative: none does
 	grace   time.Duration // for how long a denial is known after its time, for those that wait for it
 	start   time.Time
 	clock   func() time.Time // of this process: only differences count
@@ -94,7 +94,7 @@ func (d *denials) look(k denialKey, n int, now time.Duration) (CheckState, bool)
 		}
 		ready += timeOf(k.limit.Limit, n-known)
 	}
-	if now >= ready || d.longest > 0 && now >= seen+d.longest {
+	if now >= min(ready, seen+d.longest) {
 		return CheckState{}, false
 	}
 	state.Over = true
@@ -187,7 +187,7 @@ func (d *denials) learn(k denialKey, n int, state CheckState, seen time.Duration
 	}
 	e.n, e.state, e.seen = n, state, seen
 	e.until = seen + wait
-	s.entries.Set(k, e, max(wait, state.RetryAfter)+d.grace)
+	s.entries.Set(k, e, min(max(wait, state.RetryAfter), d.longest)+d.grace)
 }
 
 // saysMore reports whether it is news, beside e, that there is no room for n units until

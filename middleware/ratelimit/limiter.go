@@ -31,9 +31,8 @@ type Options struct {
 	XRateLimit bool
 
 	// LocalDenial is how long at most a key that was denied is denied without
-	// asking the store again. It matters to who calls Reset, which other processes
-	// do not hear of. The default is until the key can pass; a negative one asks
-	// each time.
+	// asking the store again, if it cannot pass earlier. Other processes do not hear
+	// of a Reset before. The default is a minute; a negative one asks each time.
 	LocalDenial time.Duration
 
 	// Observe is told what happens, in the goroutine in which it does. It must not
@@ -45,7 +44,10 @@ type Options struct {
 	Logger *slog.Logger
 }
 
-const defaultTimeout = 50 * time.Millisecond
+const (
+	defaultTimeout     = 50 * time.Millisecond
+	defaultLocalDenial = time.Minute
+)
 
 // Limiter applies one or more policies to each request. It is safe for concurrent
 // use.
@@ -127,13 +129,16 @@ func NewPolicies(store Store, policies []Policy, o *Options) (*Limiter, error) {
 	if c.options.Denied == nil {
 		c.options.Denied = http.HandlerFunc(answerDenied)
 	}
+	if c.options.LocalDenial == 0 {
+		c.options.LocalDenial = defaultLocalDenial
+	}
 	c.denials = newDenials(c.options.LocalDenial, c.options.Timeout)
 	c.guard = newGuard(c.options.Timeout, o.Logger, &c.counters, c.options.Observe)
 	return &Limiter{core: c}, nil
 }
 
-// Tier returns the same Limiter, whose Allow and its kin use the limits of that
-// tier. A policy that does not have it uses its own Limits.
+// Tier returns the same Limiter with the limits of that tier, also for requests. A
+// policy that does not have it uses its own Limits.
 func (l *Limiter) Tier(name string) *Limiter { return &Limiter{core: l.core, tier: &name} }
 
 // Allow takes a unit of what each key may use, one key for each policy in the order
@@ -164,9 +169,14 @@ func (l *Limiter) AtMost(ctx context.Context, n int, keys ...string) (Result, er
 	return l.take(ctx, 1, n-1, keys)
 }
 
-// Peek takes nothing and shows how things stand in the store.
+// Peek takes nothing and shows how things stand in the store: always Allowed. It
+// counts nowhere, and if the store fails there is only the error.
 func (l *Limiter) Peek(ctx context.Context, keys ...string) (Result, error) {
-	return l.take(ctx, 0, 0, keys)
+	asks, err := l.asks(0, keys)
+	if err != nil {
+		return Result{}, err
+	}
+	return l.peek(ctx, asks)
 }
 
 func (l *Limiter) take(ctx context.Context, n, extra int, keys []string) (Result, error) {

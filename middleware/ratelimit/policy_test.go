@@ -2,6 +2,7 @@ package ratelimit_test
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -182,7 +183,7 @@ func TestADeniedKeyIsDeniedLocally(t *testing.T) {
 		t.Run(limit.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				store := &counting{MemoryStore: ratelimit.NewMemoryStore(), took: time.Millisecond}
-				l := newLimiter(t, store, limit, nil)
+				l := newLimiter(t, store, limit, &ratelimit.Options{LocalDenial: time.Hour})
 				h := l.Handler(ok)
 				for get(h, "a").Code == http.StatusNoContent {
 				}
@@ -263,10 +264,46 @@ func TestLocalDenialIsBounded(t *testing.T) {
 		require.NoError(t, store.Reset(t.Context(), "a", "1/1h0m0s"))
 		time.Sleep(11 * time.Second)
 		assert.True(t, allowed(here))
-		assert.False(t, allowed(always))
+		assert.False(t, allowed(always), "by default for a minute")
 		require.NoError(t, always.Reset(t.Context(), "a"))
 		assert.True(t, allowed(always))
+		assert.False(t, allowed(never))
+		require.NoError(t, store.Reset(t.Context(), "a", "1/1h0m0s"))
+		time.Sleep(50 * time.Second)
+		assert.True(t, allowed(never))
+		time.Sleep(11 * time.Second)
+		assert.False(t, allowed(always), "it has asked, and never was faster")
 	})
+}
+
+// The trouble with one key says nothing about the others: whoever can make it would
+// switch all limits off.
+func TestTroubleWithOneKeyOpensNoCircuitBreaker(t *testing.T) {
+	foreign := &foreignKey{ratelimit.NewMemoryStore()}
+	l := newPolicy(t, foreign, ratelimit.Policy{Limits: []ratelimit.Limit{ratelimit.PerHour(1)}}, &ratelimit.Options{
+		Logger: slog.New(slog.DiscardHandler),
+	})
+	for range 10 {
+		result, err := l.Allow(t.Context(), "foreign")
+		assert.ErrorIs(t, err, ratelimit.ErrForeign)
+		assert.True(t, result.Allowed)
+	}
+	assert.False(t, l.Stats().BreakerOpen)
+	for _, want := range []bool{true, false} {
+		result, err := l.Allow(t.Context(), "a")
+		require.NoError(t, err)
+		assert.Equal(t, want, result.Allowed)
+	}
+}
+
+// foreignKey has something else at the key "foreign".
+type foreignKey struct{ *ratelimit.MemoryStore }
+
+func (s *foreignKey) Take(ctx context.Context, req ratelimit.Request) (ratelimit.Decision, error) {
+	if req.Checks[0].Key == "foreign" {
+		return ratelimit.Decision{}, fmt.Errorf("store: %w", ratelimit.ErrForeign)
+	}
+	return s.MemoryStore.Take(ctx, req)
 }
 
 // What an attacker makes up takes a bounded amount of memory, and is limited all the

@@ -273,20 +273,17 @@ var rules = []rule{
 		name: "extra units of odd rates",
 		rule: "taking whole units leaves the fraction of one that is there besides, so that nothing is lost however often one asks",
 		test: func(f *fixture) {
-			const rate = 700
-			c := check("k", ratelimit.Limit{Rate: rate, Period: time.Second, Burst: 100})
-			f.want(true, 100, c)
+			// The burst takes long to come back, so that none is lost if this machine is held up.
+			const rate, burst = 700, 50_000
+			c := check("k", ratelimit.Limit{Rate: rate, Period: time.Second, Burst: burst})
+			f.want(true, burst, c)
 			emptied, taken := time.Now(), 0 // it was, a moment ago
 			var asked time.Time
 			for asked.Sub(emptied) < time.Second/2 {
 				<-time.After(time.Millisecond)
 				asked = time.Now()
-				if d := f.takeMore(1, 99, c); d.Allowed {
+				if d := f.takeMore(1, burst-1, c); d.Allowed {
 					taken += 1 + d.Extra
-				}
-				if time.Since(asked) > time.Second/10 { // a burst may have been lost
-					f.Logf("this machine was held up for %v", time.Since(asked))
-					return
 				}
 			}
 			if due := rate * asked.Sub(emptied).Seconds(); float64(taken) < due-rate*clockSlack.Seconds()-1 {
@@ -379,7 +376,8 @@ var rules = []rule{
 			const limit, period = 20, 200 * time.Millisecond
 			c := check("k", ratelimit.Window(limit, period))
 			var admitted []time.Time // when it was asked for
-			for begin := time.Now(); time.Since(begin) < 3*period; {
+			begin := time.Now()
+			for time.Since(begin) < 3*period || len(admitted) < 2*limit && time.Since(begin) < slack {
 				sent := time.Now()
 				if f.take(1, c).Allowed {
 					admitted = append(admitted, sent)
@@ -402,7 +400,7 @@ var rules = []rule{
 				}
 			}
 			if len(admitted) < 2*limit {
-				f.Errorf("%d units were admitted in three windows of %d", len(admitted), limit)
+				f.Errorf("%d units were admitted in %v: none come back", len(admitted), time.Since(begin))
 			}
 		},
 	},

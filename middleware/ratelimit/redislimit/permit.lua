@@ -21,7 +21,7 @@ end
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
--- Redis writes numbers of a script with 17 digits, and these have 16.
+-- As strings, because a number would be written with fewer digits than it has.
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now))
 
 local there = redis.call('ZSCORE', KEYS[1], id)

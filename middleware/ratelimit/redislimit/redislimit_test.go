@@ -4,6 +4,9 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -150,6 +153,38 @@ func TestAScriptThatRedisHasForgotten(t *testing.T) {
 	}
 }
 
+// What Retry-After says is when a request passes, to the second.
+func TestRetryAfterOnRedis(t *testing.T) {
+	rdb := redistest.Standalone(t).Client(t)
+	for _, limit := range []ratelimit.Limit{{Rate: 1, Period: 2 * time.Second}, ratelimit.Window(1, time.Second)} {
+		t.Run(limit.String(), func(t *testing.T) {
+			t.Parallel()
+			l, err := ratelimit.New(redislimit.New(rdb, &redislimit.Options{Prefix: redistest.Prefix(t)}), limit,
+				func(*http.Request) (string, error) { return "k", nil }, &ratelimit.Options{Timeout: 10 * time.Second})
+			require.NoError(t, err)
+			h := l.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
+			status, _ := serve(h)
+			require.Equal(t, http.StatusNoContent, status)
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+			told := time.Now()
+			require.Equal(t, http.StatusTooManyRequests, w.Code)
+			seconds, err := strconv.Atoi(w.Header().Get("Retry-After"))
+			require.NoError(t, err)
+			for asked := told; asked.Before(told.Add(time.Duration(seconds-1)*time.Second - 10*time.Millisecond)); {
+				status, _ := serve(h)
+				if asked = time.Now(); asked.Before(told.Add(time.Duration(seconds-1) * time.Second)) {
+					require.Equal(t, http.StatusTooManyRequests, status, "%v after it was told to wait for %d s", asked.Sub(told), seconds)
+				}
+				time.Sleep(5 * time.Millisecond)
+			}
+			time.Sleep(time.Until(told.Add(time.Duration(seconds) * time.Second)))
+			status, _ = serve(h)
+			assert.Equal(t, http.StatusNoContent, status)
+		})
+	}
+}
+
 func TestDefaultPrefix(t *testing.T) {
 	rdb := redistest.NewStandalone(t).Client(t)
 	for _, o := range []*redislimit.Options{nil, {}} {
@@ -234,7 +269,7 @@ func TestSomethingElseAtTheKey(t *testing.T) {
 				require.NoError(t, err)
 
 				d, err := store.Take(t.Context(), request("good", "odd"))
-				require.Error(t, err)
+				require.ErrorIs(t, err, ratelimit.ErrForeign)
 				assert.False(t, d.Allowed)
 				assert.ErrorContains(t, err, "Options.Prefix")
 

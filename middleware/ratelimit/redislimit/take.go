@@ -208,8 +208,8 @@ func (s *Store) takeInTurn(ctx context.Context, req ratelimit.Request) (ratelimi
 			if err := s.giveBack(ctx, t, more, false); err != nil {
 				return ratelimit.Decision{}, err
 			}
-			for i, c := range t.checks {
-				t.taken.States[i].Remaining = min(t.taken.States[i].Remaining+more, c.Limit.Rate)
+			for i := range t.checks {
+				t.taken.States[i].Remaining += more
 			}
 		}
 		for i, at := range t.of {

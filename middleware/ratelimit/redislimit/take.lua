@@ -43,8 +43,9 @@
 -- are only added and compared; whatever is multiplied or divided comes ready in
 -- ARGV. That is why extra units come in steps: of halves, so that taking each that
 -- fits, the largest first, takes as many as fit. The caller sees to it that the
--- largest values fit: an instant plus twice a capacity of 100 years is below 2^53
--- until the year 2055, and den below 2^50. A window's limit × period is below 2^51.
+-- largest values fit: an instant plus a capacity of 100 years is below 2^53 until the
+-- year 2155, twice a capacity always is, and den is below 2^50. A window's limit ×
+-- period is below 2^51, and three such products are added.
 --
 -- Why it must be one atomic step. Two nodes that read, decide and write:
 --   A reads the TAT, room for one; B reads the same TAT, room for one;
