@@ -51,5 +51,7 @@
 //     session.
 //   - The response cache outside of the rate limit, where the limit is meant to
 //     protect more than the handlers: hits are then never counted. Where it is
-//     meant to protect the handlers only, that order is right.
+//     meant to protect the handlers only, that order is right; its fields, which
+//     are about one client, are to be hidden then (ratelimit.Options.HideFields),
+//     or the cache gives them to all.
 package middleware

@@ -212,12 +212,7 @@ func TestARefusalIsNotReplayed(t *testing.T) {
 // everybody, so that the mistake is found by the first request, and not by the
 // users who share one allowance.
 func TestALimitByUserBelongsInsideOfTheSession(t *testing.T) {
-	byUser := func(r *http.Request) (string, error) {
-		if s := session.FromContext(r.Context()); s != nil {
-			return s.User(r.Context())
-		}
-		return "", nil
-	}
+	byUser := ratelimit.ByUser(func(r *http.Request) (string, error) { return session.FromContext(r.Context()).User(r.Context()) }, nil)
 	statuses := func(order func(s *site, limit middleware.Middleware) []middleware.Middleware) []int {
 		s := newSite(t)
 		limiter, err := ratelimit.New(ratelimit.NewMemoryStore(), ratelimit.PerMinute(1), byUser, nil)
@@ -297,6 +292,22 @@ func TestARateLimitInsideOfTheCacheCountsNoHits(t *testing.T) {
 	assert.Equal(t, 10, answered(func(s *site, limit middleware.Middleware) []middleware.Middleware {
 		return []middleware.Middleware{s.pages.Handler, limit}
 	}))
+}
+
+// Nor is what it tells one client for that one only, unless it tells nothing.
+func TestARateLimitInsideOfTheCacheTellsAllClientsTheSame(t *testing.T) {
+	told := func(o *ratelimit.Options) string {
+		s := newSite(t)
+		limiter, err := ratelimit.New(ratelimit.NewMemoryStore(), ratelimit.PerHour(2), clientip.Key, o)
+		require.NoError(t, err)
+		h := middleware.Chain(s.pages.Handler, limiter.Handler)(page)
+		ask(h, http.MethodGet, from("192.0.2.1"))
+		res, _ := ask(h, http.MethodGet, from("192.0.2.2"))
+		return res.Header.Get("RateLimit")
+	}
+
+	assert.Contains(t, told(nil), "r=1", "what was left for the first client")
+	assert.Empty(t, told(&ratelimit.Options{HideFields: true}))
 }
 
 // loads counts what a session store is asked for.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/sony/gobreaker/v2"
@@ -36,6 +37,7 @@ type guard struct {
 	counters *counters
 	observe  func(ctx context.Context, e Event)
 	gate     logGate
+	trying   atomic.Bool
 }
 
 func newGuard(timeout time.Duration, logger *slog.Logger, c *counters, observe func(context.Context, Event)) *guard {
@@ -69,8 +71,12 @@ func newGuard(timeout time.Duration, logger *slog.Logger, c *counters, observe f
 func (g *guard) do(ctx context.Context, left time.Duration, step, try func(ctx context.Context) error) error {
 	switch g.breaker.State() {
 	case gobreaker.StateHalfOpen:
-		// Of several that try at once the breaker admits one.
-		go func() { _ = g.run(context.WithoutCancel(ctx), g.timeout, try) }()
+		if g.trying.CompareAndSwap(false, true) {
+			go func() {
+				defer g.trying.Store(false)
+				_ = g.run(context.WithoutCancel(ctx), g.timeout, try) // which has told who has to know
+			}()
+		}
 		return errOpen
 	case gobreaker.StateOpen:
 		return errOpen

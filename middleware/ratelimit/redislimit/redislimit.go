@@ -26,6 +26,8 @@
 // stay taken until they come back at the limit's rate. Put the most specific key
 // first: then a user over his own limit does not touch what is everybody's.
 //
+// The servers of a redis.Ring are asked in the same way.
+//
 // Where that will not do, give Options.Prefix a hash tag of its own, which wins:
 // with "{limits}:" every limit of the store is in one slot, and a request
 // with any keys is one script again, on one node of the cluster.
@@ -101,7 +103,17 @@ func New(client redis.Scripter, o *Options) *Store {
 	if s.prefix == "" {
 		s.prefix = defaultPrefix
 	}
+	// A Cluster says when keys are apart. A Ring asks the server of the first key.
+	if _, ring := client.(*redis.Ring); ring && !hasTag(s.prefix) {
+		s.split.Store(true)
+	}
 	return s
+}
+
+// hasTag reports whether prefix has a hash tag, which is that of every key then.
+func hasTag(prefix string) bool {
+	_, rest, _ := strings.Cut(prefix, "{")
+	return strings.IndexByte(rest, '}') > 0
 }
 
 // Reset implements ratelimit.Store.

@@ -244,6 +244,27 @@ func TestSeveralSlotsOfACluster(t *testing.T) {
 	assert.Greater(t, len(slots), 10, "keys without a tag in the prefix spread over the slots")
 }
 
+// A Ring asks the server of a script's first key, and would keep a limit for everybody
+// on each of its servers.
+func TestALimitForEverybodyOnARing(t *testing.T) {
+	rdb := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{
+		"a": redistest.Standalone(t).Addr(), "b": redistest.NewStandalone(t).Addr(),
+	}})
+	defer rdb.Close()
+	for _, prefix := range []string{redistest.Prefix(t), "{" + redistest.Prefix(t) + "}:"} {
+		store := redislimit.New(rdb, &redislimit.Options{Prefix: prefix})
+		admitted := 0
+		for i := range 150 {
+			d, err := store.Take(t.Context(), request(fmt.Sprint("user ", i), "everybody"))
+			require.NoError(t, err)
+			if d.Allowed {
+				admitted++
+			}
+		}
+		assert.Equal(t, 100, admitted)
+	}
+}
+
 func TestSomethingElseAtTheKey(t *testing.T) {
 	put := map[string]func(ctx context.Context, rdb redis.UniversalClient, key string) error{
 		"a hash": func(ctx context.Context, rdb redis.UniversalClient, key string) error {
