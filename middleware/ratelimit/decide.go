@@ -69,53 +69,41 @@ func (c *core) try(req Request) func(ctx context.Context) error {
 // by one step in the store.
 func (c *core) decide(ctx context.Context, asks []ask, extra int) (Result, error) {
 	began, budget := c.denials.now(), c.options.Timeout
-	now := began
 	r := Result{Limits: c.standings(asks)}
-	var own *lease // that this caller refills
-	if c.leases != nil && extra == 0 && asks[0].n > 0 && asks[0].n <= c.leases.batch {
-		l := c.leases.of(leaseKey{asks[0].plan, asks[0].key})
-		for own == nil {
-			if l.take(now, asks[0].n, &r) {
-				c.tell(ctx, asks, &r, began)
-				return r, nil
-			}
-			if c.deniedHere(asks, &r, now) {
-				c.tell(ctx, asks, &r, began)
-				return r, nil
-			}
-			wait := l.lead(now, asks[0].n)
-			if wait == nil {
-				own = l
-				defer own.led()
-				extra = own.size(now) - asks[0].n
-				break
-			}
-			if err := c.wait(ctx, wait, &budget); err != nil {
-				return c.failed(ctx, asks, err, began)
-			}
-			now = c.denials.now()
-		}
-		extra = max(0, extra)
-	}
-	var lead *denialKey
-	for own == nil {
-		if c.deniedHere(asks, &r, now) {
+	l := c.leaseOf(asks, extra)
+	var spent *denialKey // about which this caller asks for all
+	for now := began; ; now = c.denials.now() {
+		if l != nil && l.take(now, asks[0].n, &r) || c.deniedHere(asks, &r, now) {
 			c.tell(ctx, asks, &r, began)
 			return r, nil
 		}
 		var wait <-chan struct{}
-		if lead, wait = c.denials.lead(asks); wait == nil {
+		if l != nil {
+			wait = l.lead(now, asks[0].n)
+		} else {
+			spent, wait = c.denials.lead(asks)
+		}
+		if wait == nil {
 			break
 		}
 		if err := c.wait(ctx, wait, &budget); err != nil {
-			return c.failed(ctx, asks, err, began)
+			return c.failed(ctx, asks, extra, err, began)
 		}
-		now = c.denials.now()
 	}
-	if lead != nil {
-		defer c.denials.led(*lead)
+	if l != nil {
+		defer l.led()
+	} else if spent != nil {
+		defer c.denials.led(*spent)
 	}
-	return c.askStore(ctx, asks, extra, own, r, began, budget)
+	return c.askStore(ctx, asks, extra, l, r, began, budget)
+}
+
+// leaseOf returns the lease from which units may be used, or nil if there is none.
+func (c *core) leaseOf(asks []ask, extra int) *lease {
+	if c.leases == nil || extra > 0 || asks[0].n == 0 || asks[0].n > c.leases.batch {
+		return nil
+	}
+	return c.leases.of(leaseKey{asks[0].plan, asks[0].key})
 }
 
 // wait waits for the end of what another caller asks. It is an error if that does
@@ -162,20 +150,24 @@ func (c *core) deniedHere(asks []ask, r *Result, now time.Duration) bool {
 	return denied
 }
 
-// askStore asks the store for what the process does not know.
-func (c *core) askStore(ctx context.Context, asks []ask, extra int, own *lease, r Result, began, budget time.Duration) (Result, error) {
+// askStore asks the store for what the process does not know, and to refill l if that is
+// not nil.
+func (c *core) askStore(ctx context.Context, asks []ask, extra int, l *lease, r Result, began, budget time.Duration) (Result, error) {
 	req := Request{Checks: make([]Check, 0, len(r.Limits)), Extra: extra}
+	if l != nil {
+		req.Extra = max(0, l.size(c.denials.now())-asks[0].n)
+	}
 	i := 0
 	for _, a := range asks {
-		for _, l := range a.plan.limits {
+		for _, limit := range a.plan.limits {
 			if !r.Limits[i].Over { // else it is in Shadow, and denied here
-				req.Checks = append(req.Checks, a.check(l))
+				req.Checks = append(req.Checks, a.check(limit))
 			}
 			i++
 		}
 	}
 	if len(req.Checks) == 0 {
-		r.Allowed, r.Local, r.Taken = true, true, asks[0].n
+		r.Allowed, r.Local, r.Taken = true, true, asks[0].n+extra
 		c.tell(ctx, asks, &r, began)
 		return r, nil
 	}
@@ -188,14 +180,14 @@ func (c *core) askStore(ctx context.Context, asks []ask, extra int, own *lease, 
 		return err
 	}, c.try(req))
 	if err != nil {
-		return c.failed(ctx, asks, err, began)
+		return c.failed(ctx, asks, extra, err, began)
 	}
 	seen := c.denials.now()
 
 	r.Allowed = d.Allowed
 	i, at := 0, 0
 	for _, a := range asks {
-		for _, l := range a.plan.limits {
+		for _, limit := range a.plan.limits {
 			s := &r.Limits[i]
 			i++
 			if s.Over {
@@ -211,15 +203,15 @@ func (c *core) askStore(ctx context.Context, asks []ask, extra int, own *lease, 
 				}
 			}
 			if a.n > 0 {
-				c.denials.learn(denialKey{l, a.key}, a.n, s.CheckState, seen, round)
+				c.denials.learn(denialKey{limit, a.key}, a.n, s.CheckState, seen, round)
 			}
 		}
 	}
 	if r.Allowed {
 		r.Taken = asks[0].n + d.Extra
-		if own != nil {
+		if l != nil {
 			r.Taken = asks[0].n
-			own.fill(sent, d, &r)
+			l.fill(sent, d, &r)
 		}
 	}
 	c.tell(ctx, asks, &r, began)
@@ -227,25 +219,25 @@ func (c *core) askStore(ctx context.Context, asks []ask, extra int, own *lease, 
 }
 
 // failed decides without the store, as the policies want it.
-func (c *core) failed(ctx context.Context, asks []ask, err error, began time.Duration) (Result, error) {
+func (c *core) failed(ctx context.Context, asks []ask, extra int, err error, began time.Duration) (Result, error) {
 	if errors.Is(err, errLeft) {
 		return Result{}, fmt.Errorf("ratelimit: %w", err)
 	}
 	err = fmt.Errorf("ratelimit: the store fails: %w", err)
-	names, closed := make([]string, len(asks)), false
-	var req Request
+	names, refuse := make([]string, len(asks)), false
+	req := Request{Extra: extra}
 	for i, a := range asks {
 		p := a.plan.policy
 		names[i] = p.Name
-		closed = closed || p.FailClosed && !p.Shadow
+		refuse = refuse || p.FailClosed && !p.Shadow
 		if p.Local != nil {
 			req.Checks = append(req.Checks, Check{Key: a.key, Name: p.Name, Limit: *p.Local, N: a.n, Shadow: p.Shadow})
 		}
 	}
-	r := Result{Allowed: true, Taken: asks[0].n, Local: true}
+	r := Result{Allowed: true, Taken: asks[0].n + extra, Local: true}
 	kind, outcome := FailedOpen, "requests pass UNLIMITED"
 	switch {
-	case closed:
+	case refuse:
 		r = Result{Local: true}
 		kind, outcome = FailedClosed, "requests are refused"
 		c.counters.failedClosed.Add(1)
@@ -255,7 +247,7 @@ func (c *core) failed(ctx context.Context, asks []ask, err error, began time.Dur
 		if localErr != nil { // cannot be: the limits are valid, and so are the keys
 			return Result{}, errors.Join(err, localErr)
 		}
-		r.Allowed = d.Allowed
+		r.Allowed, r.Taken = d.Allowed, asks[0].n+d.Extra
 		for i, s := range d.States {
 			check := req.Checks[i]
 			r.Limits = append(r.Limits, Standing{

@@ -105,8 +105,8 @@ func (l *lease) show(r *Result) {
 	}
 }
 
-// closed is a channel for those who need not wait.
-var closed = func() <-chan struct{} {
+// over is a channel for those who need not wait.
+var over = func() <-chan struct{} {
 	c := make(chan struct{})
 	close(c)
 	return c
@@ -121,7 +121,7 @@ func (l *lease) lead(now time.Duration, n int) <-chan struct{} {
 	case l.asking != nil:
 		return l.asking
 	case now < l.until && l.stock >= n: // another one has a moment ago
-		return closed
+		return over
 	}
 	l.asking = make(chan struct{})
 	return nil

@@ -161,7 +161,8 @@ func (l *Limiter) AllowN(ctx context.Context, n int, keys ...string) (Result, er
 // AtMost takes as many units as there is room for, up to n, which must be positive.
 // Result.Taken says how many; with none it is not Allowed. The fraction of a unit
 // that is there besides stays and counts later. It is for who can do a part of his
-// work: how many messages may be sent now.
+// work: how many messages may be sent now. If the store fails it is all n, unless
+// a policy says otherwise.
 func (l *Limiter) AtMost(ctx context.Context, n int, keys ...string) (Result, error) {
 	if n < 1 || n > MaxExtra {
 		return Result{}, fmt.Errorf("ratelimit: cannot take at most %d units: it must be from 1 to 2^30", n)
