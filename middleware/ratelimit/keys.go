@@ -97,8 +97,8 @@ func ByUser(user, otherwise KeyFunc) KeyFunc {
 }
 
 // ByRoute is a KeyFunc for the pattern of http.ServeMux that has matched the request,
-// such as "GET /items/{id}". It works inside of the mux only; around it, give
-// ByRouteOf the mux. Most often it is one of several in Join.
+// such as "GET /items/{id}", or of a gin router. It works inside of the mux only; around
+// it, give ByRouteOf the mux. Most often it is one of several in Join.
 func ByRoute(r *http.Request) (string, error) {
 	if r.Pattern == "" {
 		return "", errors.New("ratelimit: no route has matched yet: use ByRouteOf around a mux")

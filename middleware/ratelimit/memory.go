@@ -14,7 +14,7 @@ import (
 // process, for tests, and for programs that run once. Processes that share limits
 // need a shared store, such as the one of package redislimit.
 //
-// It holds an entry of about 200 bytes per key that has not all of its burst,
+// It holds an entry of about 250 bytes per key that has not all of its burst,
 // and drops it when the key has. It starts no goroutine. It is safe for
 // concurrent use.
 type MemoryStore struct {

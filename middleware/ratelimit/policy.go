@@ -25,8 +25,8 @@ type Policy struct {
 
 	// Tier says which of Tiers a request belongs to. The limits of another tier
 	// replace Limits; a name that Tiers does not have, such as "", leaves them.
-	// What a key has taken counts in its new tier as well. Nil means that
-	// there is one tier only.
+	// What a key has taken counts in its new tier as well, under limits of the same
+	// kind (and period, if there are several). Nil means that there is one tier only.
 	Tier  func(*http.Request) string
 	Tiers map[string][]Limit
 

@@ -127,15 +127,17 @@ func (j job) run(rdb redis.UniversalClient) (int64, error) {
 }
 
 // referee counts in Redis who holds a permit: KEYS[1] is the set of holders, KEYS[2]
-// the most there have been, and KEYS[3] how often.
+// the most there have been, KEYS[3] how often, and KEYS[4] the set of processes that
+// were killed: what they have sent before may come late.
 var referee = redis.NewScript(`
+if redis.call('SISMEMBER', KEYS[4], ARGV[2]) == 1 then return 0 end
 redis.call('SADD', KEYS[1], ARGV[1])
 local n = redis.call('SCARD', KEYS[1])
 if n > tonumber(redis.call('GET', KEYS[2]) or 0) then redis.call('SET', KEYS[2], n) end
 return redis.call('INCR', KEYS[3])`)
 
 func (j job) refereeKeys() []string {
-	return []string{j.Prefix + "{referee}holders", j.Prefix + "{referee}most", j.Prefix + "{referee}times"}
+	return []string{j.Prefix + "{referee}holders", j.Prefix + "{referee}most", j.Prefix + "{referee}times", j.Prefix + "{referee}dead"}
 }
 
 const heldPermits = 10
@@ -143,7 +145,7 @@ const heldPermits = 10
 // hold takes permits and releases them, for ever.
 func (j job) hold(rdb redis.UniversalClient, out io.Writer) error {
 	c, err := ratelimit.NewConcurrency(redislimit.New(rdb, &redislimit.Options{Prefix: j.Prefix}), "exports", heldPermits, ratelimit.Everybody,
-		&ratelimit.ConcurrencyOptions{Lease: 500 * time.Millisecond, FailClosed: true, Timeout: time.Second, Logger: slog.New(slog.DiscardHandler)})
+		&ratelimit.ConcurrencyOptions{Lease: 2 * time.Second, FailClosed: true, Timeout: time.Second, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return err
 	}
@@ -160,9 +162,9 @@ func (j job) hold(rdb redis.UniversalClient, out io.Writer) error {
 					continue
 				}
 				// Who has lost his permit holds none.
-				if err := referee.Run(p.Context(), rdb, keys, name).Err(); err == nil {
+				if err := referee.Run(p.Context(), rdb, keys, name, j.Name).Err(); err == nil {
 					// Now and then for longer than a lease.
-					held := time.NewTimer(rand.N(30*time.Millisecond) + time.Duration(rand.IntN(20)/19)*time.Second)
+					held := time.NewTimer(rand.N(30*time.Millisecond) + time.Duration(rand.IntN(40)/39)*3*time.Second)
 					select {
 					case <-held.C:
 					case <-p.Context().Done():
@@ -296,7 +298,8 @@ func TestASemaphoreWhoseHoldersAreKilled(t *testing.T) {
 		children = children[1:]
 		dies.kill()
 		// The dead hold nothing any more, from now on at the latest. Their permits are
-		// free half a second after they were extended last.
+		// free two seconds after they were extended last.
+		require.NoError(t, rdb.SAdd(t.Context(), keys[3], dies.name).Err())
 		for i := range where.Hold {
 			require.NoError(t, rdb.SRem(t.Context(), keys[0], fmt.Sprint(dies.name, "/", i)).Err())
 		}
@@ -307,7 +310,9 @@ func TestASemaphoreWhoseHoldersAreKilled(t *testing.T) {
 	most, err := rdb.Get(t.Context(), keys[1]).Int()
 	require.NoError(t, err)
 	t.Logf("%d processes of %d holders, %d of them killed, took %d permits; up to %d at a time", ids, where.Hold, rounds, times(), most)
-	assert.Equal(t, heldPermits, most)
+	holders, err := rdb.SMembers(t.Context(), keys[0]).Result()
+	require.NoError(t, err)
+	assert.Equal(t, heldPermits, most, "now hold one: %v", holders)
 }
 
 // Take-at-most gets what is due, and no fraction of it is lost.

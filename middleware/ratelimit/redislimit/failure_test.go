@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -273,6 +274,49 @@ func TestCutConnectionsAdmitNobodyTwice(t *testing.T) {
 	assert.LessOrEqual(t, admitted.Load(), int64(100))
 	assert.Positive(t, admitted.Load())
 	t.Logf("of 600 requests %d were admitted and %d failed", admitted.Load(), failed.Load())
+}
+
+// Of two keys on two servers the first is charged, and the second server hangs: the
+// first gets its units back.
+func TestAServerThatHangsInBetween(t *testing.T) {
+	a, b := redistest.NewStandalone(t), redistest.NewStandalone(t)
+	rdb := redis.NewRing(&redis.RingOptions{
+		Addrs:              map[string]string{"a": a.Addr(), "b": b.Addr()},
+		HeartbeatFrequency: time.Hour, ContextTimeoutEnabled: true,
+	})
+	defer rdb.Close()
+	store := redislimit.New(rdb, nil)
+	var onA, onB string
+	for i := 0; onA == "" || onB == ""; i++ {
+		key := fmt.Sprint("key ", i)
+		_, err := store.Take(t.Context(), request(key))
+		require.NoError(t, err)
+		n, err := a.Client(t).Exists(t.Context(), "herdless:ratelimit:{"+key+"}limit").Result()
+		require.NoError(t, err)
+		if n == 1 {
+			onA = key
+		} else {
+			onB = key
+		}
+	}
+	require.NoError(t, store.Reset(t.Context(), onA, "limit"))
+
+	b.Stop(t)
+	for range 3 {
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		_, err := store.Take(ctx, requestN(10, onA, onB))
+		cancel()
+		require.Error(t, err)
+	}
+	assert.Eventually(t, func() bool {
+		d, err := store.Take(t.Context(), requestN(0, onA))
+		return err == nil && d.States[0].Remaining == 100
+	}, 30*time.Second, time.Millisecond, "what was taken is given back")
+	b.Continue(t)
+	require.Eventually(t, func() bool {
+		d, err := store.Take(t.Context(), request(onA, onB))
+		return err == nil && d.Allowed
+	}, 30*time.Second, 10*time.Millisecond)
 }
 
 func TestAnAbandonedDecisionLeavesNoGoroutine(t *testing.T) {
