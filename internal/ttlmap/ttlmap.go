@@ -55,6 +55,16 @@ func (m *Map[K, V]) Get(key K) (value V, left time.Duration, ok bool) {
 	return it.value, left, true
 }
 
+// Find returns the entry of key, also if its time is over and it has not been removed
+// yet. It is for who knows better, and does not look at the clock.
+func (m *Map[K, V]) Find(key K) (value V, ok bool) {
+	it, ok := m.items[key]
+	if !ok {
+		return value, false
+	}
+	return it.value, true
+}
+
 // Set stores value under key for ttl. A ttl that is not positive deletes.
 func (m *Map[K, V]) Set(key K, value V, ttl time.Duration) {
 	m.sweep()

@@ -80,3 +80,18 @@ func TestAgainstAModel(t *testing.T) {
 		})
 	})
 }
+
+func TestFindLooksAtNoClock(t *testing.T) {
+	now := time.Unix(0, 0)
+	m := ttlmap.NewWithClock[string, int](func() time.Time { return now })
+	m.Set("k", 1, time.Second)
+	now = now.Add(time.Minute)
+	_, _, ok := m.Get("k")
+	assert.False(t, ok)
+	v, ok := m.Find("k")
+	assert.True(t, ok)
+	assert.Equal(t, 1, v)
+	m.Sweep()
+	_, ok = m.Find("k")
+	assert.False(t, ok)
+}

@@ -1,13 +1,9 @@
 package ratelimit
 
 import (
-	"hash/maphash"
 	"math/bits"
-	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/herdless/herdless/internal/ttlmap"
 )
 
 // denials are the keys that this process knows to have no room, until when: what
@@ -21,23 +17,13 @@ type denials struct {
 	grace   time.Duration // for how long a denial is known after its time, for those that wait for it
 	start   time.Time
 	clock   func() time.Time // of this process: only differences count
-	seed    maphash.Seed
-	rounds  atomic.Uint64 // counts forget
-	shards  [shardCount]denialShard
+	rounds  atomic.Uint64    // counts forget
+	known   *shards[denialKey, *denial]
 }
 
-const (
-	shardCount = 32
-	// maxPerShard bounds the memory of a process to some 20 MB, with keys that an
-	// attacker makes up. Beyond it keys are asked for.
-	maxPerShard = 2048
-)
-
-type denialShard struct {
-	mu      sync.Mutex
-	entries *ttlmap.Map[denialKey, *denial]
-	_       [40]byte // a cache line for each
-}
+// maxPerShard bounds the memory of a process to some 20 MB, with keys that an
+// attacker makes up. Beyond it keys are asked for.
+const maxPerShard = 2048
 
 // denialKey is a limit of a key.
 type denialKey struct {
@@ -61,27 +47,22 @@ type denial struct {
 }
 
 func newDenials(longest, timeout time.Duration) *denials {
-	d := &denials{longest: longest, grace: 2*time.Second + timeout, start: time.Now(), clock: time.Now, seed: maphash.MakeSeed()}
-	for i := range d.shards {
-		d.shards[i].entries = ttlmap.New[denialKey, *denial]()
+	return &denials{
+		longest: longest, grace: 2*time.Second + timeout, start: time.Now(), clock: time.Now,
+		known: newShards[denialKey, *denial](),
 	}
-	return d
 }
 
 func (d *denials) now() time.Duration { return d.clock().Sub(d.start) }
-
-func (d *denials) shard(k denialKey) *denialShard {
-	return &d.shards[maphash.String(d.seed, k.key)%shardCount]
-}
 
 // round is to be taken before the store is asked, for learn.
 func (d *denials) round() uint64 { return d.rounds.Load() }
 
 // look returns how the limit stands if it is known to have no room for n units.
 func (d *denials) look(k denialKey, n int, now time.Duration) (CheckState, bool) {
-	s := d.shard(k)
+	s := d.known.of(k.key)
 	s.mu.Lock()
-	e, _, ok := s.entries.Get(k)
+	e, ok := s.entries.Find(k)
 	if !ok || n < e.n {
 		s.mu.Unlock()
 		return CheckState{}, false
@@ -122,9 +103,9 @@ func (d *denials) lead(asks []ask) (*denialKey, <-chan struct{}) {
 		}
 		for _, l := range a.plan.limits {
 			k := denialKey{l, a.key}
-			s := d.shard(k)
+			s := d.known.of(k.key)
 			s.mu.Lock()
-			e, _, ok := s.entries.Get(k)
+			e, ok := s.entries.Find(k)
 			if !ok || a.n < e.n {
 				s.mu.Unlock()
 				continue
@@ -145,10 +126,10 @@ func (d *denials) lead(asks []ask) (*denialKey, <-chan struct{}) {
 
 // led ends what lead has begun.
 func (d *denials) led(k denialKey) {
-	s := d.shard(k)
+	s := d.known.of(k.key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e, _, ok := s.entries.Get(k); ok && e.asking != nil {
+	if e, ok := s.entries.Find(k); ok && e.asking != nil {
 		close(e.asking)
 		e.asking = nil
 	}
@@ -161,10 +142,10 @@ func (d *denials) learn(k denialKey, n int, state CheckState, seen time.Duration
 	if wait > 0 && !k.limit.Sliding {
 		n, wait = state.Remaining+1, state.NextAfter
 	}
-	s := d.shard(k)
+	s := d.known.of(k.key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e, _, known := s.entries.Get(k)
+	e, known := s.entries.Find(k)
 	if known && seen < e.until && (wait <= 0 || !k.saysMore(n, seen+wait, e)) {
 		return
 	}
@@ -201,7 +182,7 @@ func (k denialKey) saysMore(n int, until time.Duration, e *denial) bool {
 
 // drop removes an entry, and wakes those who wait for it. It is called with the
 // shard locked.
-func (d *denials) drop(s *denialShard, k denialKey, e *denial) {
+func (d *denials) drop(s *shard[denialKey, *denial], k denialKey, e *denial) {
 	s.entries.Delete(k)
 	if e.asking != nil {
 		close(e.asking)
@@ -213,9 +194,9 @@ func (d *denials) forget(pl *plan, key string) {
 	d.rounds.Add(1)
 	for _, l := range pl.limits {
 		k := denialKey{l, key}
-		s := d.shard(k)
+		s := d.known.of(k.key)
 		s.mu.Lock()
-		if e, _, ok := s.entries.Get(k); ok {
+		if e, ok := s.entries.Find(k); ok {
 			d.drop(s, k, e)
 		}
 		s.mu.Unlock()

@@ -17,8 +17,8 @@ func Skew(l *Limiter, d time.Duration) {
 
 // Denials returns how many denied keys l knows.
 func Denials(l *Limiter) (n int) {
-	for i := range l.denials.shards {
-		s := &l.denials.shards[i]
+	for i := range l.denials.known.parts {
+		s := &l.denials.known.parts[i]
 		s.mu.Lock()
 		n += s.entries.Len()
 		s.mu.Unlock()

@@ -1,25 +1,15 @@
 package ratelimit
 
 import (
-	"hash/maphash"
 	"sync"
 	"time"
-
-	"github.com/herdless/herdless/internal/ttlmap"
 )
 
 // leases are the units that this process has taken from the store in advance (see
 // Policy.Batch), by key.
 type leases struct {
-	batch  int
-	seed   maphash.Seed
-	shards [shardCount]leaseShard
-}
-
-type leaseShard struct {
-	mu      sync.Mutex
-	entries *ttlmap.Map[leaseKey, *lease]
-	_       [40]byte // a cache line for each
+	batch int
+	all   *shards[leaseKey, *lease]
 }
 
 // leaseKey is a key in a tier.
@@ -45,16 +35,12 @@ type lease struct {
 }
 
 func newLeases(batch int) *leases {
-	l := &leases{batch: batch, seed: maphash.MakeSeed()}
-	for i := range l.shards {
-		l.shards[i].entries = ttlmap.New[leaseKey, *lease]()
-	}
-	return l
+	return &leases{batch: batch, all: newShards[leaseKey, *lease]()}
 }
 
 // of returns the lease of a key.
 func (l *leases) of(k leaseKey) *lease {
-	s := &l.shards[maphash.String(l.seed, k.key)%shardCount]
+	s := l.all.of(k.key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e, left, ok := s.entries.Get(k)
@@ -69,7 +55,7 @@ func (l *leases) of(k leaseKey) *lease {
 
 // forget drops the lease of a key.
 func (l *leases) forget(k leaseKey) {
-	s := &l.shards[maphash.String(l.seed, k.key)%shardCount]
+	s := l.all.of(k.key)
 	s.mu.Lock()
 	e, _, ok := s.entries.Get(k)
 	s.entries.Delete(k)
