@@ -56,7 +56,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/herdless/herdless/internal/scripts"
+	"github.com/herdless/herdless/internal/pipelining"
 	"github.com/herdless/herdless/middleware/ratelimit"
 )
 
@@ -71,6 +71,12 @@ type Options struct {
 	// Prefix begins every key in Redis. The default is "herdless:ratelimit:". One
 	// with a hash tag, such as "{limits}:", puts all keys into one slot of a Cluster.
 	Prefix string
+	// NoPipelining sends each command by itself. By default the commands of more
+	// than four callers at a time go together, in a pipeline, which costs a busy
+	// Redis and the process a fraction; a hook or a trace of go-redis sees the
+	// pipeline. It needs a *redis.Client or a *redis.ClusterClient that does not
+	// read from replicas.
+	NoPipelining bool
 }
 
 const defaultPrefix = "herdless:ratelimit:"
@@ -78,7 +84,7 @@ const defaultPrefix = "herdless:ratelimit:"
 // Store is a ratelimit.Store and a ratelimit.PermitStore in Redis. It is safe for
 // concurrent use.
 type Store struct {
-	runner *scripts.Runner
+	runner *pipelining.Client
 	prefix string
 	// split says that keys of different tags are in different slots.
 	split atomic.Bool
@@ -99,7 +105,7 @@ func New(client redis.Scripter, o *Options) *Store {
 	if o == nil {
 		o = &Options{}
 	}
-	s := &Store{runner: scripts.New(client), prefix: o.Prefix}
+	s := &Store{runner: pipelining.New(client, o.NoPipelining), prefix: o.Prefix}
 	if s.prefix == "" {
 		s.prefix = defaultPrefix
 	}
