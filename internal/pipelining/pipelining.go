@@ -6,7 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -20,8 +23,8 @@ type pipeliner interface {
 
 // Client runs commands on a client of go-redis. A few at a time go by themselves,
 // from the goroutines that want them. If there are more they go in pipelines:
-// while one is under way, what comes waits and makes up the next. Nobody waits for
-// company.
+// while one is under way, all that comes waits and makes up the next, unless it takes
+// long. Nobody waits for company.
 //
 // A pipeline costs Redis and this process little more than one command does. And a
 // command that goes by itself costs less from the goroutine that wants it than
@@ -42,11 +45,14 @@ type Client struct {
 	cluster  *redis.ClusterClient // nil without a Cluster
 	// obeys says that base obeys the deadlines of contexts.
 	obeys bool
+	// retries says that base tries again what failed.
+	retries bool
 
 	empty   sync.Pool // pipelines, which are empty when they have been executed
 	only    *queue    // without a Cluster
 	mu      sync.Mutex
 	masters map[string]*queue // of a Cluster, by address
+	known   atomic.Bool       // the Cluster has told its masters, and is not asked before a command
 }
 
 // New returns a Client on base. With alone nothing goes together, and neither does
@@ -56,13 +62,14 @@ func New(base redis.Scripter, alone bool) *Client {
 	c := &Client{base: base, masters: make(map[string]*queue)}
 	switch b := base.(type) {
 	case *redis.Client:
-		c.obeys = b.Options().ContextTimeoutEnabled
+		o := b.Options()
+		c.obeys, c.retries = o.ContextTimeoutEnabled, o.MaxRetries > 0
 		if !alone {
 			c.pipeline = b.Pipeline
 		}
 	case *redis.ClusterClient:
 		o := b.Options()
-		c.obeys = o.ContextTimeoutEnabled
+		c.obeys, c.retries = o.ContextTimeoutEnabled, o.MaxRedirects > 0
 		if !alone && !o.ReadOnly && !o.RouteByLatency && !o.RouteRandomly {
 			c.pipeline, c.cluster = b.Pipeline, b
 		}
@@ -83,20 +90,13 @@ func (c *Client) Run(ctx context.Context, script *redis.Script, keys []string, a
 }
 
 func (c *Client) run(ctx context.Context, script *redis.Script, keys []string, args []any) (any, error) {
-	q := c.only
-	if c.cluster != nil {
-		q = c.toMaster(ctx, keys...)
+	q, err := c.queueOf(ctx, keys)
+	if err != nil {
+		return nil, err
 	}
-	big := bytesOf(args) > bigRequest
-	switch c.way(ctx, q, big) {
-	case alone:
-		cmd := script.Run(ctx, c.base, keys, args...)
-		q.comeBack(cmd)
-		return cmd.Result()
-	case leavable:
-		return c.leavable(ctx, func(ctx context.Context) (any, error) {
-			return script.Run(ctx, c.base, keys, args...).Result()
-		})
+	w := c.way(ctx, q, bytesOf(args) > bigRequest)
+	if w != together {
+		return c.runSingly(ctx, w, q, script, keys, args)
 	}
 	made := c.pipe()
 	cmd := script.EvalSha(ctx, made, keys, args...)
@@ -109,7 +109,25 @@ func (c *Client) run(ctx context.Context, script *redis.Script, keys []string, a
 			return nil, err
 		}
 	}
+	if c.tryAgain(ctx, cmd) {
+		return c.runSingly(ctx, c.way(ctx, q, true), q, script, keys, args)
+	}
 	return cmd.Result()
+}
+
+// runSingly runs a script in a way that is not together.
+func (c *Client) runSingly(ctx context.Context, w way, q *queue, script *redis.Script, keys []string, args []any) (any, error) {
+	if w == alone {
+		defer q.comeBack() // even if a hook of go-redis panics
+		cmd := script.Run(ctx, c.base, keys, args...)
+		q.note(cmd)
+		return cmd.Result()
+	}
+	return orLeave(ctx, func(ctx context.Context) (any, error) {
+		cmd := script.Run(ctx, c.base, keys, args...)
+		q.note(cmd)
+		return cmd.Result()
+	})
 }
 
 // Pipelined runs the commands that fn queues, in one round trip, and those that go
@@ -133,24 +151,59 @@ func (c *Client) pipelined(ctx context.Context, fn func(redis.Pipeliner) error) 
 		return err
 	}
 	cmds := made.Cmds()
-	q, size := c.only, 0
+	var keys []string
 	if c.cluster != nil {
-		q = c.toMaster(ctx, keysOf(cmds)...)
+		keys = keysOf(cmds)
 	}
+	q, err := c.queueOf(ctx, keys)
+	if err != nil {
+		return err
+	}
+	size := 0
 	for _, cmd := range cmds {
 		size += bytesOf(cmd.Args())
 	}
-	switch c.way(ctx, q, size > bigRequest) {
-	case alone:
-		_, err := made.Exec(ctx)
-		c.empty.Put(made)
-		q.comeBack(cmds...)
-		return err
-	case leavable:
-		_, err := c.leavable(ctx, func(ctx context.Context) (any, error) { return made.Exec(ctx) })
-		return err
+	w := c.way(ctx, q, size > bigRequest)
+	if w == together {
+		if err := q.send(ctx, cmds...); Left(err) || !c.tryAgain(ctx, cmds...) {
+			return err
+		}
+		w = c.way(ctx, q, true)
 	}
-	return q.send(ctx, cmds...)
+	if w == alone {
+		defer q.comeBack()
+		return c.execFor(ctx, q, made)
+	}
+	_, err = orLeave(ctx, func(ctx context.Context) (any, error) { return nil, c.execFor(ctx, q, made) })
+	return err
+}
+
+// tryAgain reports whether go-redis would try commands again that went together.
+// They go by themselves then, so that nobody else's run twice: go-redis would run
+// the whole pipeline again, also if a single answer of it is lost.
+func (c *Client) tryAgain(ctx context.Context, cmds ...redis.Cmder) bool {
+	if !c.retries || Ended(ctx) != nil {
+		return false
+	}
+	for i, cmd := range cmds {
+		err := cmd.Err()
+		if err != nil && (isOfTheNetwork(err) || i == 0 && passes(err)) { // of answers go-redis looks at the first
+			return true
+		}
+	}
+	return false
+}
+
+func isOfTheNetwork(err error) bool {
+	var e net.Error
+	return errors.As(err, &e) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, redis.ErrPoolTimeout)
+}
+
+// passes reports whether err is what a server says that will soon do, or that
+// another one would do.
+func passes(err error) bool {
+	return redis.IsLoadingError(err) || redis.IsReadOnlyError(err) || redis.IsMasterDownError(err) || redis.IsClusterDownError(err) ||
+		redis.IsTryAgainError(err) || redis.IsNoReplicasError(err) || redis.IsMaxClientsError(err)
 }
 
 // pipe returns an empty pipeline. Once it has been executed it belongs into
@@ -162,18 +215,36 @@ func (c *Client) pipe() redis.Pipeliner {
 	return c.pipeline()
 }
 
+// execFor runs what one caller has in pipe.
+func (c *Client) execFor(ctx context.Context, q *queue, pipe redis.Pipeliner) error {
+	cmds := pipe.Cmds()
+	err := c.exec(ctx, pipe)
+	q.note(cmds...)
+	return err
+}
+
+func (c *Client) exec(ctx context.Context, pipe redis.Pipeliner) error {
+	cmds, err := pipe.Exec(ctx)
+	c.empty.Put(pipe)
+	return told(cmds, err)
+}
+
 // plainly has go-redis do it.
 func (c *Client) plainly(ctx context.Context, q *queue, fn func(redis.Pipeliner) error) error {
 	base, ok := c.base.(pipeliner)
 	if !ok {
 		return fmt.Errorf("pipelining: %T has no pipelines", c.base)
 	}
+	run := func(ctx context.Context) (any, error) {
+		cmds, err := base.Pipelined(ctx, fn)
+		return nil, told(cmds, err)
+	}
 	if c.way(ctx, q, false) == alone {
-		_, err := base.Pipelined(ctx, fn)
-		q.comeBack()
+		defer q.comeBack()
+		_, err := run(ctx)
 		return err
 	}
-	_, err := c.leavable(ctx, func(ctx context.Context) (any, error) { return base.Pipelined(ctx, fn) })
+	_, err := orLeave(ctx, run)
 	return err
 }
 
@@ -201,28 +272,52 @@ func (c *Client) way(ctx context.Context, q *queue, big bool) way {
 	return together
 }
 
-// leavable runs f until ctx ends, and leaves it behind then.
-func (*Client) leavable(ctx context.Context, f func(context.Context) (any, error)) (any, error) {
+// orLeave runs f until ctx ends, and leaves it behind then.
+func orLeave[T any](ctx context.Context, f func(context.Context) (T, error)) (T, error) {
 	type answer struct {
-		value any
+		value T
 		err   error
+		hook  error
 	}
 	done := make(chan answer, 1)
 	go func() {
-		value, err := f(ctx)
-		done <- answer{value, err}
+		var a answer
+		a.hook = caught(func() { a.value, a.err = f(ctx) })
+		done <- a
 	}()
 	select {
 	case a := <-done:
+		if a.hook != nil {
+			panic(a.hook)
+		}
 		return a.value, a.err
 	case <-ctx.Done():
-		return nil, errors.Join(errLeft, ctx.Err())
+		var none T
+		return none, errors.Join(errLeft, ctx.Err())
 	}
+}
+
+// queueOf returns the queue of the server that has all keys, or nil if there is not
+// one.
+func (c *Client) queueOf(ctx context.Context, keys []string) (*queue, error) {
+	switch {
+	case c.cluster == nil:
+		return c.only, nil
+	case c.obeys || c.known.Load():
+		return c.toMaster(ctx, keys), nil
+	}
+	return orLeave(ctx, func(ctx context.Context) (*queue, error) {
+		q := c.toMaster(ctx, keys)
+		if q != nil {
+			c.known.Store(true)
+		}
+		return q, nil
+	})
 }
 
 // toMaster returns the queue of the master that has all keys, or nil if there is
 // not one.
-func (c *Client) toMaster(ctx context.Context, keys ...string) *queue {
+func (c *Client) toMaster(ctx context.Context, keys []string) *queue {
 	var addr string
 	for i, key := range keys {
 		master, err := c.cluster.MasterForKey(ctx, key)

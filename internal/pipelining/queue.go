@@ -1,8 +1,12 @@
 package pipelining
 
 import (
+	"container/list"
 	"context"
 	"errors"
+	"fmt"
+	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -11,8 +15,9 @@ import (
 
 const (
 	// maxAlone is how many callers may be under way each by itself. What comes
-	// on top goes together. Fewer hold up two or four goroutines, more make
-	// eight as slow as if nothing went together.
+	// on top goes together, and so does all that comes while a pipeline is under
+	// way: with some always alone, eight goroutines take a fifth longer. Fewer
+	// hold up two or four.
 	maxAlone = 4
 	// maxTogether is how many callers' commands make up a batch at most.
 	maxTogether = 128
@@ -42,15 +47,29 @@ type queue struct {
 	senders  int // without those that are forsaken
 	forsaken int
 	last     time.Time // when the last batch was sent
-	waiting  []*errand
-	reply    int // the average size of late
+	waiting  list.List // of *errand
+	watched  bool      // watch is to come
+	reply    int       // the average size of late
 }
 
 // errand is what a caller waits for.
 type errand struct {
 	ctx  context.Context //nolint:containedctx // it stands for a call that waits
 	cmds []redis.Cmder   // they have the answers,
-	done chan struct{}   // when this is closed
+	done chan struct{}   // when this is closed,
+	hook error           // unless a hook panicked
+
+	place *list.Element // in waiting, or where it was
+	batch *batch        // nil while it waits; guarded by the queue's mu
+}
+
+// batch is what goes in one pipeline.
+type batch struct {
+	errands []*errand
+	// ctx lives as long as anybody waits for the batch.
+	ctx     context.Context //nolint:containedctx // it stands for the calls that wait
+	cancel  context.CancelFunc
+	awaited int // how many wait for it; guarded by the queue's mu
 }
 
 // goAlone reports whether the caller may run its commands itself, and is to call
@@ -61,23 +80,21 @@ func (q *queue) goAlone(anyway bool) bool {
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if !anyway && q.alone >= maxAlone && q.reply < bigReply {
+	busy := q.alone >= maxAlone || q.senders > 0 && time.Since(q.last) <= stalled
+	if busy && !anyway && q.reply < bigReply {
 		return false
 	}
 	q.alone++
 	return true
 }
 
-// comeBack is told the commands that went.
-func (q *queue) comeBack(cmds ...redis.Cmder) {
+func (q *queue) comeBack() {
 	if q == nil {
 		return
 	}
-	size := repliesOf(cmds)
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.alone--
-	q.note(size)
 }
 
 // heavy reports whether replies are big.
@@ -90,18 +107,43 @@ func (q *queue) heavy() bool {
 	return q.reply >= bigReply
 }
 
-// note is called with mu held.
-func (q *queue) note(reply int) { q.reply += (reply - q.reply) / 8 }
+// note notes the size of a caller's answers.
+func (q *queue) note(cmds ...redis.Cmder) {
+	if q != nil {
+		q.noteSize(repliesOf(cmds))
+	}
+}
+
+func (q *queue) noteSize(n int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.reply += (n - q.reply) / 8
+}
 
 func repliesOf(cmds []redis.Cmder) (n int) {
 	for _, cmd := range cmds {
 		switch c := cmd.(type) {
 		case *redis.StringCmd:
 			n += len(c.Val())
-		case *redis.Cmd:
-			if s, ok := c.Val().(string); ok {
-				n += len(s)
+		case *redis.MapStringStringCmd:
+			for field, value := range c.Val() {
+				n += len(field) + len(value)
 			}
+		case *redis.Cmd:
+			n += bytesIn(c.Val())
+		}
+	}
+	return n
+}
+
+// bytesIn returns the size of a script's answer.
+func bytesIn(answer any) (n int) {
+	switch a := answer.(type) {
+	case string:
+		return len(a)
+	case []any:
+		for _, part := range a {
+			n += bytesIn(part)
 		}
 	}
 	return n
@@ -111,11 +153,15 @@ func repliesOf(cmds []redis.Cmder) (n int) {
 // or errLeft.
 func (q *queue) send(ctx context.Context, cmds ...redis.Cmder) error {
 	e := &errand{ctx: ctx, cmds: cmds, done: make(chan struct{})}
-	q.hand(e) //nolint:contextcheck // a pipeline lives as long as the last of those who wait for it
+	q.hand(e)
 	select {
 	case <-e.done:
-	case <-ctx.Done(): // take leaves it then
+	case <-ctx.Done():
+		q.leave(e)
 		return errors.Join(errLeft, ctx.Err())
+	}
+	if e.hook != nil {
+		panic(e.hook)
 	}
 	for _, cmd := range cmds {
 		if err := cmd.Err(); err != nil {
@@ -129,9 +175,46 @@ func (q *queue) send(ctx context.Context, cmds ...redis.Cmder) error {
 func (q *queue) hand(e *errand) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.waiting = append(q.waiting, e)
-	if q.senders == 0 || q.senders < maxSenders && time.Since(q.last) > stalled {
-		q.beginToSend()
+	e.place = q.waiting.PushBack(e)
+	if !q.help() && !q.watched {
+		q.watched = true
+		time.AfterFunc(stalled, q.watch)
+	}
+}
+
+// help begins to send if nobody does, or those who do have stalled. It is called
+// with mu held.
+func (q *queue) help() bool {
+	if q.senders > 0 && (q.senders >= maxSenders || time.Since(q.last) <= stalled) {
+		return false
+	}
+	q.beginToSend()
+	return true
+}
+
+// watch sees to it that what waits does not need anybody to come after it who
+// notices that a sender has stalled.
+func (q *queue) watch() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.watched = q.waiting.Len() > 0
+	if q.watched {
+		q.help()
+		time.AfterFunc(stalled, q.watch)
+	}
+}
+
+// leave is for a caller that waits no longer.
+func (q *queue) leave(e *errand) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if e.batch == nil {
+		q.waiting.Remove(e.place) // take may have done it
+		return
+	}
+	e.batch.awaited--
+	if e.batch.awaited == 0 {
+		e.batch.cancel()
 	}
 }
 
@@ -145,11 +228,8 @@ func (q *queue) beginToSend() {
 // sendAll sends until nothing waits.
 func (q *queue) sendAll() {
 	for {
-		batch := q.take()
-		if len(batch) == 0 {
-			return
-		}
-		if !q.sendAsSender(batch) {
+		b := q.take()
+		if b == nil || !q.sendAsSender(b) {
 			return
 		}
 	}
@@ -159,16 +239,15 @@ func (q *queue) sendAll() {
 // not count as one from the moment when nobody waits for the batch any more: a
 // client that does not obey deadlines may be at it for seconds, and four such
 // batches would keep everything else from being sent.
-func (q *queue) sendAsSender(batch []*errand) bool {
-	ctx, cancel := latest(batch)
-	defer cancel()
+func (q *queue) sendAsSender(b *batch) bool {
+	defer b.cancel()
 	const (
 		counts = iota
 		forsaken
 		over
 	)
 	status := counts // guarded by mu
-	stop := context.AfterFunc(ctx, func() {
+	stop := context.AfterFunc(b.ctx, func() {
 		q.mu.Lock()
 		defer q.mu.Unlock()
 		if status != counts || q.forsaken == maxForsaken {
@@ -177,11 +256,11 @@ func (q *queue) sendAsSender(batch []*errand) bool {
 		status = forsaken
 		q.forsaken++
 		q.senders--
-		if len(q.waiting) > 0 {
+		if q.waiting.Len() > 0 {
 			q.beginToSend()
 		}
 	})
-	q.sendTogether(ctx, batch)
+	q.sendTogether(b)
 	stop()
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -191,7 +270,7 @@ func (q *queue) sendAsSender(batch []*errand) bool {
 		return true
 	}
 	q.forsaken--
-	again := len(q.waiting) > 0 && q.senders < maxSenders
+	again := q.waiting.Len() > 0 && q.senders < maxSenders
 	if again {
 		q.senders++
 	}
@@ -201,56 +280,104 @@ func (q *queue) sendAsSender(batch []*errand) bool {
 // take returns what waits, for one pipeline. If nothing does, the sender is none
 // any more. What nobody waits for any more is not sent: while Redis hung it came
 // to be much.
-func (q *queue) take() []*errand {
+func (q *queue) take() *batch {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	var batch []*errand
-	for len(q.waiting) > 0 && len(batch) < maxTogether {
-		e := q.waiting[0]
-		q.waiting[0] = nil
-		q.waiting = q.waiting[1:]
+	q.last = time.Now()
+	var errands []*errand
+	for q.waiting.Len() > 0 && len(errands) < maxTogether {
+		e := q.waiting.Remove(q.waiting.Front()).(*errand)
 		if Ended(e.ctx) == nil {
-			batch = append(batch, e)
+			errands = append(errands, e)
 		}
 	}
-	if len(batch) == 0 {
-		q.waiting = nil
+	if len(errands) == 0 {
 		q.senders--
+		return nil
 	}
-	q.last = time.Now()
-	return batch
+	b := &batch{errands: errands, awaited: len(errands)}
+	b.ctx, b.cancel = latest(errands)
+	for _, e := range errands {
+		e.batch = b
+	}
+	return b
 }
 
-// sendTogether sends a batch under ctx, which is what latest returns.
-func (q *queue) sendTogether(ctx context.Context, batch []*errand) {
+func (q *queue) sendTogether(b *batch) {
 	pipe := q.client.pipe()
-	for _, e := range batch {
-		_ = pipe.BatchProcess(ctx, e.cmds...) // queues them
+	for _, e := range b.errands {
+		cmds := make([]once, len(e.cmds))
+		for i, cmd := range e.cmds {
+			cmds[i].Cmder = cmd
+			_ = pipe.Process(b.ctx, &cmds[i]) // queues it
+		}
 	}
-	_, _ = pipe.Exec(ctx) // each command has its own error
-	q.client.empty.Put(pipe)
+	hook := caught(func() { _ = q.client.exec(b.ctx, pipe) }) // each command has its own error
 	size := 0
-	for _, e := range batch {
+	for _, e := range b.errands {
 		size += repliesOf(e.cmds)
 	}
-	q.mu.Lock()
-	q.note(size / len(batch))
-	q.mu.Unlock()
-	for _, e := range batch {
+	q.noteSize(size / len(b.errands))
+	for _, e := range b.errands {
+		e.hook = hook
 		close(e.done)
 	}
 }
 
-// latest returns a context that lives as long as anybody waits for the batch.
-func latest(batch []*errand) (context.Context, context.CancelFunc) {
-	if len(batch) == 1 {
-		return batch[0].ctx, func() {}
+// once is a command that go-redis does not try again, and neither the pipeline that
+// it is in. A Cluster's redirections it follows.
+type once struct {
+	redis.Cmder
+	answered bool
+}
+
+// NoRetry implements redis.Cmder.
+func (*once) NoRetry() bool { return true }
+
+// SetErr implements redis.Cmder. If a connection breaks, go-redis gives its error
+// to all commands of a pipeline. Those before have their answers.
+func (o *once) SetErr(err error) {
+	if o.answered && isOfTheNetwork(err) {
+		return
+	}
+	o.answered = err == nil
+	o.Cmder.SetErr(err)
+}
+
+// told returns err, which a pipeline of cmds ended with. A hook of go-redis may keep
+// commands from Redis and tell only the pipeline. Then each of them is told.
+func told(cmds []redis.Cmder, err error) error {
+	if !slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return cmd.Err() != nil }) {
+		for _, cmd := range cmds {
+			cmd.SetErr(err)
+		}
+	}
+	return err
+}
+
+// caught runs f and returns what it panicked with. A hook of go-redis panics in the
+// goroutine of a caller otherwise, where a server of HTTP contains it.
+func caught(f func()) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("pipelining: panic: %v\n\n%s", p, debug.Stack())
+		}
+	}()
+	f()
+	return nil
+}
+
+// latest returns a context with the last deadline of all. The values of contexts
+// are lost if there are several: they are those of one caller.
+func latest(errands []*errand) (context.Context, context.CancelFunc) {
+	if len(errands) == 1 {
+		return errands[0].ctx, func() {}
 	}
 	var last time.Time
-	for _, e := range batch {
+	for _, e := range errands {
 		deadline, ok := e.ctx.Deadline()
 		if !ok {
-			return context.Background(), func() {}
+			return context.WithCancel(context.Background())
 		}
 		if deadline.After(last) {
 			last = deadline

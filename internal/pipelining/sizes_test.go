@@ -1,0 +1,71 @@
+package pipelining_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/herdless/herdless/internal/pipelining"
+	"github.com/herdless/herdless/internal/redistest"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// Answers of any type count, and what was big does not go by itself for ever, even
+// if the client does not obey deadlines.
+func TestTheSizeOfAnswers(t *testing.T) {
+	for _, obeys := range []bool{true, false} {
+		t.Run(fmt.Sprintf("ContextTimeoutEnabled=%v", obeys), func(t *testing.T) {
+			o := &redis.Options{Addr: redistest.Standalone(t).Addr()}
+			o.ContextTimeoutEnabled = obeys
+			rdb := redis.NewClient(o)
+			defer rdb.Close()
+			sent, key, c := watch(rdb), redistest.Prefix(t), pipelining.New(rdb, false)
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			defer cancel()
+			big := strings.Repeat("x", 40<<10)
+			require.NoError(t, rdb.Set(ctx, key, big, time.Minute).Err())
+			require.NoError(t, rdb.HSet(ctx, key+"hash", "field", big).Err())
+			require.NoError(t, rdb.Expire(ctx, key+"hash", time.Minute).Err())
+			nested := redis.NewScript("return {1, {redis.call('GET', KEYS[1])}}")
+			small := func(int) { assert.NoError(t, timeLeft(ctx, c, key)) }
+			for name, get := range map[string]func(int){
+				"string": func(int) {
+					assert.NoError(t, c.Pipelined(ctx, func(p redis.Pipeliner) error { p.Get(ctx, key); return nil }))
+				},
+				"hash": func(int) {
+					assert.NoError(t, c.Pipelined(ctx, func(p redis.Pipeliner) error { p.HGetAll(ctx, key+"hash"); return nil }))
+				},
+				"script": func(int) {
+					_, err := c.Run(ctx, nested, []string{key})
+					assert.NoError(t, err)
+				},
+			} {
+				for range 20 {
+					inParallel(32, get)
+				}
+				sent.reset()
+				inParallel(32, get)
+				assert.LessOrEqual(t, sent.longest.Load(), int64(1), name)
+				for range 20 {
+					inParallel(32, small)
+				}
+				sent.reset()
+				for range 20 {
+					inParallel(32, small)
+				}
+				assert.Greater(t, sent.longest.Load(), int64(1), "after %s", name)
+			}
+		})
+	}
+}
+
+func timeLeft(ctx context.Context, c *pipelining.Client, key string) error {
+	return c.Pipelined(ctx, func(p redis.Pipeliner) error {
+		p.PTTL(ctx, key)
+		return nil
+	})
+}
