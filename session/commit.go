@@ -349,7 +349,7 @@ func (s *Session) create(ctx context.Context, t token, d Delta, newMeta meta) er
 
 // seal adds the changes to d.
 func (s *Session) seal(d *Delta, sealer *sealer) error {
-	if d.Set == nil {
+	if d.Set == nil && len(s.changes) > 0 {
 		d.Set = make(map[string][]byte, len(s.changes))
 	}
 	for name, value := range s.changes {

@@ -23,8 +23,24 @@ func (m *Manager) Session(ctx context.Context) *Session {
 
 // NewContext returns a context that holds s, for adapters and tests.
 func NewContext(ctx context.Context, s *Session) context.Context {
-	if s != nil {
-		ctx = context.WithValue(ctx, managerKey{s.m}, s)
+	return &sessionContext{ctx, s}
+}
+
+// sessionContext is a context with a session under both keys.
+type sessionContext struct {
+	context.Context //nolint:containedctx // it is one
+	session         *Session
+}
+
+// Value implements context.Context.
+func (c *sessionContext) Value(key any) any {
+	switch key := key.(type) {
+	case contextKey:
+		return c.session
+	case managerKey:
+		if c.session != nil && key.Manager == c.session.m {
+			return c.session
+		}
 	}
-	return context.WithValue(ctx, contextKey{}, s)
+	return c.Context.Value(key)
 }

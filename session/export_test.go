@@ -3,7 +3,7 @@ package session
 // TokenFor spells the token of a session and a secret, checksum included, as
 // who knows the public default key can.
 func TokenFor(id string, secret []byte) string {
-	t := tokens{defaultKey, defaultName}
+	t := newTokens(defaultKey, defaultName)
 	sum := t.sum(labelChecksum, id, secret)
 	return id + "." + encoding.EncodeToString(append(secret[:len(secret):len(secret)], sum[:checksumBytes]...))
 }

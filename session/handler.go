@@ -40,15 +40,19 @@ func (m *Manager) Handler(next http.Handler) http.Handler {
 			return
 		}
 		s := m.Load(r)
-		r = r.WithContext(NewContext(r.Context(), s))
-		outer := w.Header().Clone()
+		ctx := NewContext(r.Context(), s)
+		inner := r.WithContext(ctx)
+		var outer http.Header
+		if h := w.Header(); len(h) > 0 {
+			outer = h.Clone()
+		}
 		rw := respwriter.New(w, func(status int) bool {
-			return m.beforeHeader(w, r, s, status, outer)
+			return m.beforeHeader(w, inner, s, status, outer)
 		})
-		next.ServeHTTP(rw, r)
+		next.ServeHTTP(rw, inner)
 		rw.Finish()
 		if !rw.Refused() {
-			m.commitLate(r.Context(), s, rw.Status())
+			m.commitLate(ctx, s, rw.Status())
 		}
 	})
 }
@@ -110,6 +114,9 @@ func answerDefault(w http.ResponseWriter, err error) {
 // commitLate saves what the handler changed after the header. The request's
 // context may be over by now, which is how a stream of events usually ends.
 func (m *Manager) commitLate(ctx context.Context, s *Session, status int) {
+	if s.isSaved() {
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lateCommitTimeout)
 	defer cancel()
 	failedBefore := s.failed()
@@ -121,6 +128,16 @@ func (m *Manager) commitLate(ctx context.Context, s *Session, status int) {
 	if status != http.StatusSwitchingProtocols {
 		panic(http.ErrAbortHandler)
 	}
+}
+
+// isSaved reports that a commit would find nothing to do, as most do after the
+// header.
+func (s *Session) isSaved() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := &s.pending
+	return s.err == nil && (!s.loaded || s.destroyed || s.down != nil ||
+		len(p.changes) == 0 && p.login == nil && !p.renew && p.idle == 0 && (!s.stored || !s.slides()))
 }
 
 // failed reports whether the session can not be used any more, which the

@@ -36,10 +36,11 @@ const maxDeviceText = 256
 
 const metaName = reserved + "meta"
 
-func openMeta(s *sealer, stored []byte) (m meta, err error) {
+func openMeta(s *sealer, stored []byte) (meta, error) {
 	if len(stored) == 0 {
-		return m, nil
+		return meta{}, nil
 	}
+	var m meta
 	c, err := s.open(metaName, stored)
 	if err == nil {
 		err = json.Unmarshal(c.value, &m)
@@ -102,7 +103,7 @@ func (s *Session) Login(ctx context.Context, user string, device ...Device) erro
 	if len(device) > 0 {
 		d = device[0]
 	} else {
-		d = s.device()
+		d = s.m.opts.Device(s.request)
 	}
 	s.login = &meta{
 		User: user, Address: clip(d.Address), UserAgent: clip(d.UserAgent), Name: clip(d.Name),

@@ -188,7 +188,7 @@ func New(store Store, o *Options) (*Manager, error) {
 	}
 	opts.setDefaults()
 	m := &Manager{
-		tokens: tokens{opts.Key, opts.Name},
+		tokens: newTokens(opts.Key, opts.Name),
 		vault:  &vault{opts.Encryption, opts.AcceptUnencrypted},
 		opts:   opts,
 	}
@@ -355,7 +355,7 @@ func (m *Manager) Load(r *http.Request) *Session {
 	values := m.transport.read(r)
 	return &Session{
 		m: m, presented: values, hasToken: len(values) > 0,
-		device: func() Device { return m.opts.Device(r) },
+		request: r,
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -48,7 +49,7 @@ var (
 type Session struct {
 	m         *Manager
 	presented []string // what the client sent as tokens
-	device    func() Device
+	request   *http.Request
 
 	mu        sync.Mutex
 	touched   bool  // some method was called: the response depends on the session

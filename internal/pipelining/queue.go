@@ -125,6 +125,8 @@ func repliesOf(cmds []redis.Cmder) (n int) {
 		switch c := cmd.(type) {
 		case *redis.StringCmd:
 			n += len(c.Val())
+		case *redis.RawCmd:
+			n += len(c.Val())
 		case *redis.MapStringStringCmd:
 			for field, value := range c.Val() {
 				n += len(field) + len(value)

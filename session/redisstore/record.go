@@ -1,7 +1,6 @@
 package redisstore
 
 import (
-	"strconv"
 	"strings"
 	"time"
 
@@ -35,33 +34,38 @@ const (
 // server's time in milliseconds, or the zero Record, for State Missing, if
 // commit.lua did not write it so or it is withdrawn. In its last millisecond a key
 // has 0 left and is still there, for every command.
-func parseRecord(fields map[string]string, left time.Duration, now int64, state session.State) session.Record {
+func parseRecord(fields hash, left time.Duration, now int64, state session.State) session.Record {
 	var bad bool
-	number := func(field string) int64 {
-		s := fields[field]
-		n, err := strconv.ParseUint(s, 10, 63)
-		bad = bad || err != nil || len(s) > 16
-		return int64(n) //nolint:gosec // it has 63 bits
+	required := func(field string) int64 {
+		n, ok := number(fields.get(field))
+		bad = bad || !ok
+		return n
 	}
 	optional := func(field string) int64 {
-		if fields[field] == "" {
+		if len(fields.get(field)) == 0 {
 			return 0
 		}
-		return number(field)
+		return required(field)
 	}
-	version, created, digestAt := number(fieldVersion), number(fieldCreated), number(fieldDigestAt)
-	idle, absolute := number(fieldIdle), number(fieldAbsolute)
-	_, _ = number(fieldSize), number(fieldExpires)
+	version, created, digestAt := required(fieldVersion), required(fieldCreated), required(fieldDigestAt)
+	idle, absolute := required(fieldIdle), required(fieldAbsolute)
+	_, _ = required(fieldSize), required(fieldExpires)
 	authenticated, taken, graceEnds := optional(fieldAuthenticated), optional(fieldTaken), optional(fieldGraceEnds)
 	if bad || left < 0 || now < taken {
 		return session.Record{}
 	}
 
+	values := 0
+	for i := range fields {
+		if strings.HasPrefix(fields[i].name, tagValue) {
+			values++
+		}
+	}
 	rec := session.Record{
 		State:       state,
 		Version:     uint64(version), //nolint:gosec // a count
-		Owner:       fields[fieldOwner],
-		Values:      make(map[string][]byte, len(fields)),
+		Owner:       string(fields.get(fieldOwner)),
+		Values:      make(map[string][]byte, values),
 		CreatedAt:   time.UnixMilli(created),
 		ReadAt:      time.UnixMilli(now),
 		DigestAge:   time.Duration(now-digestAt) * time.Millisecond,
@@ -73,16 +77,29 @@ func parseRecord(fields map[string]string, left time.Duration, now int64, state 
 	if authenticated > 0 {
 		rec.AuthenticatedAt = time.UnixMilli(authenticated)
 	}
-	if text, ok := fields[fieldMeta]; ok {
-		rec.Meta = []byte(text)
-	}
+	rec.Meta = fields.get(fieldMeta)
 	if state == session.Superseded {
-		rec.Handover = []byte(fields[fieldHandover])
+		rec.Handover = fields.get(fieldHandover)
 	}
-	for field, value := range fields {
-		if name, ok := strings.CutPrefix(field, tagValue); ok {
-			rec.Values[name] = []byte(value)
+	for _, f := range fields {
+		if name, ok := strings.CutPrefix(f.name, tagValue); ok {
+			rec.Values[name] = f.value
 		}
 	}
 	return rec
+}
+
+// number reads a number that commit.lua has written.
+func number(digits []byte) (int64, bool) {
+	if len(digits) == 0 || len(digits) > 16 {
+		return 0, false
+	}
+	n := int64(0)
+	for _, c := range digits {
+		if c < '0' || c > '9' {
+			return 0, false
+		}
+		n = 10*n + int64(c-'0')
+	}
+	return n, true
 }

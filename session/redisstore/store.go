@@ -15,12 +15,12 @@
 package redisstore
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	_ "embed"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -167,41 +167,29 @@ func (s *Store) Load(ctx context.Context, id string, digest session.Digest) (ses
 	if s.byScript {
 		return s.loadByScript(ctx, loadScript, key, digest[:])
 	}
-	var hash *redis.MapStringStringCmd
-	var left *redis.DurationCmd
-	err := s.pipe.Pipelined(ctx, func(p redis.Pipeliner) error {
-		hash = p.HGetAll(ctx, key)
-		left = p.PTTL(ctx, key)
-		return nil
-	})
-	switch {
-	case pipelining.Left(err):
-		return session.Record{}, fault("load", err)
-	case redis.HasErrorPrefix(hash.Err(), "WRONGTYPE"):
-		return session.Record{}, nil
-	case err != nil:
+	fields, left, ok, err := s.ask(ctx, key)
+	if err == nil && !ok {
+		fields, left, err = s.askPlainly(ctx, key)
+	}
+	if err != nil {
 		return session.Record{}, fault("load", err)
 	}
-
-	fields := hash.Val()
 	switch string(digest[:]) {
-	case fields[fieldDigest]:
+	case string(fields.get(fieldDigest)):
 		// The key ends at e by the server's clock, left from now. So the time
 		// there is known without asking for it.
-		expires, err := strconv.ParseInt(fields[fieldExpires], 10, 64)
-		if err != nil {
-			return session.Record{}, nil //nolint:nilerr // it is no session
+		expires, ok := number(fields.get(fieldExpires))
+		if !ok {
+			return session.Record{}, nil // it is no session
 		}
-		return parseRecord(fields, left.Val(), expires-left.Val().Milliseconds(), session.Current), nil
-	case fields[fieldSuperseded]:
+		return parseRecord(fields, left, expires-left.Milliseconds(), session.Current), nil
+	case string(fields.get(fieldSuperseded)):
 		// The server has to say how an old digest stands now.
 		return s.loadByScript(ctx, loadScript, key, digest[:])
 	}
-	if earlier := fields[fieldEarlier]; earlier != "" {
-		for at := 0; at+earlierLen <= len(earlier); at += earlierLen {
-			if earlier[at:at+earlierLen] == string(digest[:earlierLen]) {
-				return s.loadByScript(ctx, loadScript, key, digest[:])
-			}
+	for earlier := range slices.Chunk(fields.get(fieldEarlier), earlierLen) {
+		if len(earlier) == earlierLen && bytes.Equal(earlier, digest[:earlierLen]) {
+			return s.loadByScript(ctx, loadScript, key, digest[:])
 		}
 	}
 	return session.Record{}, nil
@@ -226,13 +214,13 @@ func (s *Store) loadByScript(ctx context.Context, script *redis.Script, key stri
 	now, _ := reply[3].(int64)
 	switch state := session.State(number); state {
 	case session.Current, session.Superseded:
-		fields := make(map[string]string, len(flat)/2)
+		fields := make(hash, 0, len(flat)/2)
 		for i := 0; i+1 < len(flat); i += 2 {
 			name, _ := flat[i].(string)
-			fields[name], _ = flat[i+1].(string)
-		}
-		if script == takeScript {
-			delete(fields, fieldTaken)
+			value, _ := flat[i+1].(string)
+			if name != fieldTaken || script != takeScript {
+				fields = append(fields, field{name, []byte(value)})
+			}
 		}
 		return parseRecord(fields, time.Duration(left)*time.Millisecond, now, state), nil
 	case session.Reused:
@@ -315,7 +303,7 @@ func parseResult(reply []any) (res session.Result, ok bool) {
 
 // commitArgs spells d as commit.lua reads it.
 func commitArgs(d session.Delta) []any {
-	args := []any{d.Digest[:]}
+	args := append(make([]any, 0, 16), d.Digest[:])
 	if d.Create {
 		args = append(args, "C")
 		if d.Owner != "" {
@@ -325,10 +313,10 @@ func commitArgs(d session.Delta) []any {
 			args = append(args, "N", d.MaxOwned, d.EvictOldest)
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(d.If)) {
+	for _, name := range sortedNames(d.If) {
 		args = append(args, "F", name, d.If[name] != nil, d.If[name])
 	}
-	for _, name := range slices.Sorted(maps.Keys(d.Set)) {
+	for _, name := range sortedNames(d.Set) {
 		args = append(args, "S", name, d.Set[name])
 	}
 	for _, name := range d.Delete {
@@ -356,6 +344,15 @@ func commitArgs(d session.Delta) []any {
 		args = append(args, "M", d.MaxBytes)
 	}
 	return args
+}
+
+func sortedNames(values map[string][]byte) []string {
+	names := make([]string, 0, len(values))
+	for name := range values {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
 }
 
 // Delete implements session.Store.
