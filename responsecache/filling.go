@@ -145,7 +145,11 @@ func (f *filling) handle() (rec *recorder) {
 // this client has of it.
 func (f *filling) request() *http.Request {
 	x := f.x
-	r := x.r.WithContext(inside{refresh: insideOf(f.ctx).refresh, leading: x}.context(f.ctx))
+	in := inside{refresh: insideOf(f.ctx).refresh, leading: x}
+	if again := in.refresh; again != nil && again.engine == x.engine && again.name == x.name {
+		in.refresh = nil // it has come to its page: what is within must not take it for its own
+	}
+	r := x.r.WithContext(in.context(f.ctx))
 	r.Header = r.Header.Clone()
 	for _, name := range []string{"If-None-Match", "If-Modified-Since", "If-Range", "Range"} {
 		r.Header.Del(name)

@@ -290,3 +290,23 @@ func TestARefreshThatIsGivenUp(t *testing.T) {
 		await(t, "it is tried again", func() bool { return s.get(t, fmt.Sprintf("/page/%d", i)).body == "new" })
 	}
 }
+
+// A cache around a whole router, and one of its routes with a policy of its own: a
+// refresh that comes through the router has come to its page at the outer one.
+func TestARefreshThroughACacheWithinTheSame(t *testing.T) {
+	var runs atomic.Int32
+	var router http.Handler
+	c := newCache(t, memoryStores(t), responsecache.Options{Refresh: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { router.ServeHTTP(w, r) })})
+	mux := http.NewServeMux()
+	mux.Handle("/page", c.With(responsecache.Policy{TTL: time.Minute, StaleWhileRevalidate: time.Hour}).Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, "run ", runs.Add(1))
+	})))
+	router = c.Handler(mux)
+	ts := httptest.NewServer(router)
+	t.Cleanup(ts.Close)
+	s := &server{Server: ts, cache: c}
+	require.Equal(t, "run 1", s.get(t, "/page").body)
+	require.NoError(t, c.SoftPurge(t.Context(), "http://example.com/page"))
+	require.Equal(t, "run 1", s.get(t, "/page").body)
+	await(t, "a new page", func() bool { return s.get(t, "/page").body == "run 2" })
+}
