@@ -229,7 +229,8 @@ func (a *asked) follow(f *found) {
 // variant is the key of the variant of the page that the request selects.
 func (a *asked) variant(index varyIndex) string {
 	var buf [256]byte
-	raw, ok := index.known.fields(buf[:0], a.r.Header)
+	// A cache of another profile may share the store.
+	raw, ok := index.known.fields(append(buf[:0], byte(a.cache.profile)), a.r.Header)
 	if ok {
 		if key, ok := index.known.get(raw, a.page); ok {
 			return key

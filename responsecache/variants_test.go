@@ -79,3 +79,26 @@ func TestHostileRequests(t *testing.T) {
 		}
 	}
 }
+
+// Two caches on one store that compare requests differently do not take each other's
+// word for which variant a request selects.
+func TestProfilesOnOneStoreSelectForThemselves(t *testing.T) {
+	s, runs := memoryStores(t), 0
+	handler := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		runs++
+		w.Header().Set("Vary", "X-V")
+		w.Header().Set("Cache-Control", "max-age=60")
+		fmt.Fprint(w, "run ", runs)
+	})
+	get := func(profile responsecache.Profile, value string) string {
+		w, r := httptest.NewRecorder(), asks("/page")
+		r.Header.Set("X-V", value)
+		newCache(t, s, responsecache.Options{Profile: profile}).Handler(handler).ServeHTTP(w, r)
+		return w.Body.String()
+	}
+	for range 3 {
+		require.Equal(t, "run 1", get(responsecache.Conformance, "a,b"))
+		require.Equal(t, "run 1", get(responsecache.Conformance, "a, b"), "white space around members does not count")
+		require.Equal(t, "run 2", get(responsecache.Safe, "a, b"), "for all that is known it does")
+	}
+}
