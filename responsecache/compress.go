@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/andybalholm/brotli"
 	"github.com/herdless/herdless/responsecache/internal/fields"
@@ -23,15 +24,15 @@ const minCoded = 512
 
 // coding returns the content coding in which the client gets a response with the
 // header h, or "" for none, and puts that into h. length is that of the body, or -1.
-func (x *exchange) coding(h http.Header, code int, length int64) string {
-	if !x.route.policy.Compress || !isCompressible(h, code) {
+func (a *asked) coding(h http.Header, code int, length int64) string {
+	if !a.route.policy.Compress || !isCompressible(h, code) {
 		return ""
 	}
 	addVary(h, []string{"accept-encoding"})
 	if length >= 0 && length < minCoded {
 		return ""
 	}
-	coding, _ := fields.Negotiate(x.r.Header["Accept-Encoding"], codings)
+	coding, _ := fields.Negotiate(a.r.Header["Accept-Encoding"], codings)
 	if coding == "identity" {
 		return ""
 	}
@@ -111,6 +112,76 @@ func (e *encoder) abandon() {
 		e.pool.Put(e.coder)
 		e.coder = nil
 	}
+}
+
+// forms are the forms in which a stored response was sent, as long as it stays in
+// this process: the body in other codings, and what its header tells at the moment.
+type forms struct {
+	moment atomic.Pointer[moment]
+
+	mu       sync.Mutex
+	byCoding map[string][]byte
+
+	accepting sync.RWMutex
+	byAccept  map[string]*stored // the response in a coding, by the Accept-Encoding that got it
+}
+
+const (
+	maxForms       = 16
+	maxFormsAccept = 256 // bytes
+)
+
+// form returns a short response in the coding that the request gets it in.
+func (a *asked) form(s *stored) *stored {
+	if !a.route.policy.Compress {
+		return s
+	}
+	accept := ""
+	lines := a.r.Header["Accept-Encoding"]
+	if len(lines) > 0 {
+		accept = lines[0]
+	}
+	kept := len(lines) <= 1 && len(accept) <= maxFormsAccept
+	f := s.forms
+	if kept {
+		f.accepting.RLock()
+		form, ok := f.byAccept[accept]
+		f.accepting.RUnlock()
+		if ok {
+			return form
+		}
+	}
+	form := a.newForm(s)
+	if kept {
+		f.accepting.Lock()
+		defer f.accepting.Unlock()
+		if f.byAccept == nil || len(f.byAccept) >= maxForms {
+			f.byAccept = make(map[string]*stored)
+		}
+		f.byAccept[strings.Clone(accept)] = form
+	}
+	return form
+}
+
+func (a *asked) newForm(s *stored) *stored {
+	form := *s
+	form.forms = new(forms)
+	h := s.headers() // a map of our own, whose values are replaced or copied
+	coding := a.coding(h, s.status, s.length)
+	if coding != "" {
+		var err error
+		if form.body, err = s.forms.get(coding, s.body); err != nil {
+			panic(err) // to memory: it cannot fail
+		}
+	}
+	form.fields, form.values = nil, 0
+	for name, values := range h {
+		plain, adds := strings.CutPrefix(name, added)
+		form.fields = append(form.fields, field{plain, adds, values})
+		form.values += len(values)
+	}
+	form.complete()
+	return &form
 }
 
 // get returns the body in a coding.

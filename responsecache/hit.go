@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/herdless/herdless/cache"
@@ -31,7 +30,8 @@ func (a *asked) hit(ctx context.Context, w http.ResponseWriter) bool {
 				return cache.Reject
 			case f.response == nil:
 				return cache.Use
-			case !f.response.isShort() || f.response.failing || !a.shares(f.response):
+			case !f.response.isShort() || f.response.failing || !a.shares(f.response),
+				a.route.policy.Compress && !e.Local: // nobody would keep what is made of it
 				return cache.Reject
 			}
 			return a.fit(f.response, e)
@@ -40,7 +40,7 @@ func (a *asked) hit(ctx context.Context, w http.ResponseWriter) bool {
 		case !ok:
 			return false
 		case f.response != nil:
-			a.replyAll(w, f.response, entry, hit(f.response.left(entry)))
+			a.replyAll(w, a.form(f.response), entry, hit(f.response.left(entry)))
 			return true
 		}
 		a.follow(f)
@@ -48,12 +48,10 @@ func (a *asked) hit(ctx context.Context, w http.ResponseWriter) bool {
 	return false
 }
 
-// wantsAll reports a request for a whole response as it is stored: without
-// conditions, ranges or codings.
+// wantsAll reports a request for a whole response, without conditions or ranges.
 func (a *asked) wantsAll() bool {
 	h := a.r.Header
-	return a.r.Method == http.MethodGet && !a.route.policy.Compress &&
-		len(h["If-None-Match"]) == 0 && len(h["If-Modified-Since"]) == 0 && len(h["Range"]) == 0
+	return a.r.Method == http.MethodGet && len(h["If-None-Match"]) == 0 && len(h["If-Modified-Since"]) == 0 && len(h["Range"]) == 0
 }
 
 // isShort reports a response that is as it was read from the store, with its body.
@@ -187,13 +185,4 @@ func (k *knownVariants) set(raw []byte, page, key string) {
 		k.byRaw = make(map[string]knownVariant)
 	}
 	k.byRaw[string(raw)] = knownVariant{page, key}
-}
-
-// forms are the forms in which a stored response was sent, as long as it stays in
-// this process: the body in other codings, and what its header tells at the moment.
-type forms struct {
-	moment atomic.Pointer[moment]
-
-	mu       sync.Mutex
-	byCoding map[string][]byte
 }

@@ -96,6 +96,7 @@ func TestAllocationsOfAHit(t *testing.T) {
 		{name: "memory", store: cache.NewMemoryStore(nil), handler: article, target: "/articles/17", most: 2},
 		{name: "memory, with a query", store: cache.NewMemoryStore(nil), handler: article, target: "/articles?page=2&order=new", most: 2},
 		{name: "memory, Vary", store: cache.NewMemoryStore(nil), handler: varies, target: "/articles/17", most: 2},
+		{name: "memory, compressed", store: cache.NewMemoryStore(nil), policy: responsecache.Policy{Compress: true}, handler: varies, target: "/articles/17", most: 2},
 		// Of these go-redis allocates 10 for two commands in a pipeline.
 		{name: "Redis", store: rediscache.New(rdb, fromRedis(t)), handler: article, target: "/articles/17", most: 32},
 		{name: "memory over Redis", store: rediscache.New(rdb, &rediscache.Options{Prefix: redistest.Prefix(t)}), handler: article, target: "/articles/17", most: 2},

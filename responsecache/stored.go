@@ -110,17 +110,26 @@ func read(key string, e cache.Entry) (*found, bool) {
 		if e.Body.ID != "" {
 			s.length = e.Body.Size
 		}
-		for i := range s.fields {
-			if s.fields[i].name == "Vary" {
-				h := http.Header{}
-				addVary(h, fields.Members(s.fields[i].values))
-				s.vary = h["Vary"]
-			}
-		}
-		s.sizeText = strconv.FormatInt(s.length, 10)
+		s.complete()
 	}
 	e.Memo.Store(f)
 	return f, ok
+}
+
+// complete sets what follows from the fields and the body.
+func (s *stored) complete() {
+	for i := range s.fields {
+		if s.fields[i].name == "Vary" {
+			h := http.Header{}
+			addVary(h, fields.Members(s.fields[i].values))
+			s.vary = h["Vary"]
+		}
+	}
+	size := s.length
+	if s.stream.ID == "" {
+		size = int64(len(s.body))
+	}
+	s.sizeText = strconv.FormatInt(size, 10)
 }
 
 // The first byte of what is stored says what it is.
