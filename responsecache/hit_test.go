@@ -1,6 +1,7 @@
 package responsecache_test
 
 import (
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -71,10 +72,15 @@ func cached(t testing.TB, store cache.Store, p responsecache.Policy, handler htt
 	return h
 }
 
-// allocations returns how many there are in each request.
+// allocations returns how many there are in each request. What else goes on in the
+// process, the garbage collector's emptying of pools among it, only adds to them, so
+// that the least of several counts is theirs.
 func allocations(h http.Handler, r *http.Request) float64 {
-	w := &sink{header: http.Header{}}
-	return testing.AllocsPerRun(1000, func() { w.serve(h, r) })
+	w, least := &sink{header: http.Header{}}, math.Inf(1)
+	for range 10 {
+		least = min(least, testing.AllocsPerRun(100, func() { w.serve(h, r) }))
+	}
+	return least
 }
 
 // TestAllocationsOfAHit: what a hit in this process may allocate is counted, because
@@ -122,17 +128,21 @@ func TestAHitFromRedisIsOneRoundTrip(t *testing.T) {
 	rdb := redis.NewClient(&redis.Options{Addr: proxy.Addr(), MaxRetries: -1})
 	t.Cleanup(func() { _ = rdb.Close() })
 	o := fromRedis(t)
-	o.Staleness = time.Minute // or the store asks what was purged meanwhile
+	o.Staleness = time.Minute // so that the store seldom asks what was purged meanwhile
 	h := cached(t, rediscache.New(rdb, o), responsecache.Policy{}, article, "/articles/17")
 	w := &sink{header: http.Header{}}
 	const hits = 20
-	before := proxy.Stats().RoundTrips
-	for range hits {
-		w.serve(h, asks("/articles/17"))
-		require.Contains(t, w.header.Get("Cache-Status"), "; hit")
-		require.Equal(t, fourKiB, w.body)
+	least := int64(math.MaxInt64)
+	for range 10 { // when the store begins to listen to purges it adds to some
+		before := proxy.Stats().RoundTrips
+		for range hits {
+			w.serve(h, asks("/articles/17"))
+			require.Contains(t, w.header.Get("Cache-Status"), "; hit")
+			require.Equal(t, fourKiB, w.body)
+		}
+		least = min(least, proxy.Stats().RoundTrips-before)
 	}
-	assert.EqualValues(t, hits, proxy.Stats().RoundTrips-before)
+	assert.EqualValues(t, hits, least)
 }
 
 // BenchmarkHit is a hit beside the handler itself.

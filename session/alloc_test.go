@@ -2,6 +2,7 @@ package session_test
 
 import (
 	"fmt"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -80,7 +81,8 @@ func (s *shop) writeOne(t testing.TB) func() {
 func TestAllocationsOfARequest(t *testing.T) {
 	s := newShop(t, redisstore.New(redistest.Standalone(t).Client(t), &redisstore.Options{Prefix: redistest.Prefix(t)}))
 	// Of each step in Redis go-redis allocates some twenty, nine of them to read an
-	// answer whose length it does not know, and a deadline takes five.
+	// answer whose length it does not know, or one or two more or fewer, as the fields
+	// come in another order; and a deadline takes five.
 	for _, test := range []struct {
 		name    string
 		request func()
@@ -90,7 +92,11 @@ func TestAllocationsOfARequest(t *testing.T) {
 		{"read", s.readOne(t), 50},
 		{"one-field write", s.writeOne(t), 80},
 	} {
-		got := testing.AllocsPerRun(200, test.request)
+		// What else goes on in the process only adds to them.
+		got := math.Inf(1)
+		for range 10 {
+			got = min(got, testing.AllocsPerRun(20, test.request))
+		}
 		t.Logf("%s: %v allocations", test.name, got)
 		if !raced { // its own are counted, too
 			assert.LessOrEqual(t, got, test.most, test.name)
