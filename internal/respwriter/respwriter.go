@@ -50,6 +50,11 @@ func New(w http.ResponseWriter, before BeforeHeader) *Writer {
 	return &Writer{w: w, before: before}
 }
 
+// Watch returns a Writer without a hook, for who only wants to know the status. It is
+// a value, so that it can be a part of something larger; it must not be copied once
+// it is in use.
+func Watch(w http.ResponseWriter) Writer { return Writer{w: w} }
+
 // Status returns the status that the handler chose for the final header, or 0
 // if it has not come to that yet. A hijacked connection counts as 101, and
 // after Finish a handler that wrote nothing as 200.
@@ -73,6 +78,10 @@ func (w *Writer) begin(status int) bool {
 }
 
 func (w *Writer) runHook(status int) {
+	if w.before == nil {
+		w.status = status
+		return
+	}
 	// While the hook runs, output to the Writer itself is refused, so that a
 	// hook that mixes up the two writers cannot send the header too early.
 	w.status, w.refused = status, true

@@ -1,0 +1,52 @@
+// Package traffic counts what a cluster of servers does while it does it: requests
+// by route, status and server, latencies, bytes, cache hits, unique visitors, and
+// leaderboards of paths, products, or whatever a program feeds to them.
+//
+//	figures, err := traffic.New(redistraffic.New(rdb, nil), nil)
+//	…
+//	defer figures.Close(context.Background())
+//	http.Handle("/traffic", figures.Dashboard(isAdmin))
+//	http.ListenAndServe(addr, figures.Handler(mux))
+//
+// A request is counted in the memory of its process: less than a microsecond, no
+// round trip. Once a second each process sends what has come together to the store,
+// in one batch that has a number, so that a batch that is sent again counts once.
+//
+// # What it promises
+//
+// Counters are exact: what was flushed is counted once, by whatever number of
+// servers. A server that is killed takes what it has counted since its last flush
+// with it, a second or so; Recorder.Close flushes.
+//
+// While the store is away nothing is lost. Counters go on in the process, by the
+// minute for a quarter of an hour and together after that, and are sent when the
+// store is back. What is on leaderboards then counts for the minute, the hour and
+// the day of that moment.
+//
+// Memory is bounded whatever comes. A process tells 255 routes apart and has counters
+// for no more than 15 minutes of them; a store tells 510 routes and servers apart a
+// day. The rest is counted as Other. A process knows 16,384 members of a leaderboard,
+// or eight times its capacity; when those are too many it forgets the ones that came
+// least, so that somebody who asks for a million paths that do not exist moves none of
+// those on top. Unique visitors are a HyperLogLog of 16 KiB, with a standard error
+// of 0.81 %: in 98 of 100 cases it is within 2 % of the truth.
+//
+// # Privacy
+//
+// No address is stored, and no name of a visitor. A visitor counts as 64 bits of an
+// HMAC-SHA256 whose key is a random salt, which the servers share for one day and the
+// store forgets at its end; and of those bits only a register of the HyperLogLog is
+// kept. So visitors cannot be followed from one day to the next, and one who comes on
+// two days counts twice in a report on both.
+//
+// Paths are stored as they come. Options.Path leaves out, or rewrites, those in which
+// there are secrets.
+//
+// # Order
+//
+// Outermost, inside of the recovery from panics only: outside of the rate limit, the
+// response cache and the session, so that refused requests and cache hits count, and
+// the latency is that which the client sees. Where the session, or other middleware
+// that replaces the request, stands between a Recorder and an http.ServeMux, put
+// Routed around the ServeMux.
+package traffic

@@ -1,0 +1,86 @@
+-- Adds what a node has counted in a minute to the minute, the hour and the day,
+-- unless it has done so already.
+--
+-- KEYS[1]     the node, a hash: the part of a batch → the number of the last batch of
+--             which that part was added
+-- KEYS[2]     the names of the day's rows, each with a newline; the first is row 0
+-- KEYS[3..5]  the counters of the minute, the hour and the day, row after row: 9 of
+--             64 bits, and those of the latency histogram of 40 bits
+-- KEYS[6..8]  the visitors of the minute, the hour and the day, HyperLogLogs
+-- KEYS[9]     a key that lives in this script only
+-- ARGV        part, number of the batch, time to live of the node in ms, those of
+--             minute, hour and day, most rows, bits of a row, a HyperLogLog or '';
+--             then for each row: name, how many counters, and for each its place in
+--             the row and what to add
+-- Result      {seconds, microseconds} of the server's clock
+--
+-- Why one script: a batch whose answer was lost comes again. If the number were
+-- written apart from the counters, a server or a connection that dies in between
+-- would make it count twice, or not at all.
+
+local part, seq, maxrows, bits, sketch = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9]
+local now = redis.call('TIME')
+if (tonumber(redis.call('HGET', KEYS[1], part)) or 0) >= seq then return now end
+
+local names = redis.call('GET', KEYS[2])
+if not names then
+  names = 'r(other)\nn(other)\n'
+  redis.call('SET', KEYS[2], names)
+end
+local rows, count = {}, 0
+for name in string.gmatch(names, '([^\n]*)\n') do
+  rows[name] = count
+  count = count + 1
+end
+
+-- One BITFIELD adds many counters; the limit is Lua's, for arguments of a call.
+local limit, calls, args, added = 4000, {}, { '', 'OVERFLOW', 'SAT' }, {}
+local i = 10
+while i <= #ARGV do
+  local name, n = ARGV[i], tonumber(ARGV[i + 1])
+  local row = rows[name]
+  if not row then
+    if count < maxrows then
+      row = count
+      rows[name] = row
+      count = count + 1
+      added[#added + 1] = name .. '\n'
+    else
+      row = rows[string.sub(name, 1, 1) .. '(other)']
+    end
+  end
+  for j = i + 2, i + 2 * n, 2 do
+    local place = tonumber(ARGV[j])
+    local wide, offset = 'i64', place * 64
+    if place >= 9 then wide, offset = 'u40', 9 * 64 + (place - 9) * 40 end
+    local k = #args
+    args[k + 1], args[k + 2], args[k + 3], args[k + 4] = 'INCRBY', wide, string.format('%d', row * bits + offset), ARGV[j + 1]
+    if k > limit then
+      calls[#calls + 1] = args
+      args = { '', 'OVERFLOW', 'SAT' }
+    end
+  end
+  i = i + 2 + 2 * n
+end
+if #args > 3 then calls[#calls + 1] = args end
+if #added > 0 then redis.call('APPEND', KEYS[2], table.concat(added)) end
+redis.call('PEXPIRE', KEYS[2], ARGV[6])
+
+for unit = 1, 3 do
+  for _, call in ipairs(calls) do
+    call[1] = KEYS[2 + unit]
+    redis.call('BITFIELD', unpack(call))
+  end
+  if #calls > 0 then redis.call('PEXPIRE', KEYS[2 + unit], ARGV[3 + unit]) end
+end
+if sketch ~= '' then
+  redis.call('SET', KEYS[9], sketch, 'PX', ARGV[4])
+  for unit = 1, 3 do
+    redis.call('PFMERGE', KEYS[5 + unit], KEYS[9])
+    redis.call('PEXPIRE', KEYS[5 + unit], ARGV[3 + unit])
+  end
+  redis.call('DEL', KEYS[9])
+end
+redis.call('HSET', KEYS[1], part, ARGV[2])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+return now
