@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -28,6 +29,8 @@ import (
 	"github.com/herdless/herdless/middleware/idempotency/redisidempotency"
 	"github.com/herdless/herdless/middleware/ratelimit"
 	"github.com/herdless/herdless/middleware/ratelimit/redislimit"
+	"github.com/herdless/herdless/middleware/traffic"
+	"github.com/herdless/herdless/middleware/traffic/redistraffic"
 	"github.com/herdless/herdless/responsecache"
 	"github.com/herdless/herdless/session"
 	"github.com/herdless/herdless/session/redisstore"
@@ -213,6 +216,26 @@ func exerciseSessions(t *testing.T, store session.Store) {
 	stop()
 }
 
+// exerciseTraffic counts a request, and more members of a board than it has room for.
+func exerciseTraffic(t *testing.T, rdb *redis.Client) {
+	figures, err := traffic.New(redistraffic.New(rdb, nil), &traffic.Options{Interval: time.Hour})
+	require.NoError(t, err)
+	board, err := figures.Board("players", &traffic.BoardOptions{Capacity: 1})
+	require.NoError(t, err)
+	for i := range 5 {
+		figures.Record(traffic.Hit{Route: "GET /{$}", Path: "/", Status: http.StatusOK, Visitor: "ada"})
+		board.Add(strconv.Itoa(i), int64(i+1))
+		require.NoError(t, figures.Flush(t.Context()))
+	}
+	_, err = figures.Report(t.Context(), time.Now().Add(-time.Hour), time.Now().Add(time.Minute), traffic.UnitMinute)
+	require.NoError(t, err)
+	_, err = board.Top(t.Context(), traffic.Day, 10)
+	require.NoError(t, err)
+	_, err = board.Around(t.Context(), traffic.AllTime, "4", 1)
+	require.NoError(t, err)
+	require.NoError(t, figures.Close(t.Context()))
+}
+
 // exercise goes through every operation of every store.
 func exercise(t *testing.T, rdb *redis.Client) {
 	ctx := t.Context()
@@ -306,6 +329,8 @@ func exercise(t *testing.T, rdb *redis.Client) {
 	visit(func(ctx context.Context, s *session.Session) error { return s.Set(ctx, "cart", 2) })
 
 	exerciseLimits(t, redislimit.New(rdb, nil))
+
+	exerciseTraffic(t, rdb)
 
 	once := redisidempotency.New(rdb, nil)
 	payment := idempotency.Begin{Lease: time.Minute, TTL: time.Minute}

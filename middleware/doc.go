@@ -1,6 +1,7 @@
 // Package middleware puts net/http middleware together. Its sub-packages are
 // the middleware that every server needs and only a cluster makes hard: rate
-// limits, the client's address behind proxies, and requests that must run once.
+// limits, the client's address behind proxies, requests that must run once, and
+// figures of the traffic.
 //
 // # Order
 //
@@ -8,16 +9,18 @@
 // recommended one, from the outside in:
 //
 //  1. Recovery and access logs, so that they see what everything else did.
-//  2. The rate limit (package ratelimit). What it refuses costs nothing further
+//  2. The figures (package traffic), outside of everything whose answers count: what
+//     the rate limit refuses, what the cache has, and what the session fails at.
+//  3. The rate limit (package ratelimit). What it refuses costs nothing further
 //     in. Its key is most often the client's address (package clientip): a
 //     wrong one limits the proxy, or nobody. Only a limit by user must stand
 //     inside the session, which knows the user, and a limit of how much is under
 //     way at a time (ratelimit.Concurrency) close to the handler that it protects.
-//  3. The response cache (package responsecache), around the handlers whose
+//  4. The response cache (package responsecache), around the handlers whose
 //     answers many clients may share. A hit costs nothing further in.
-//  4. The session (package session). It is lazy: a request that never touches
+//  5. The session (package session). It is lazy: a request that never touches
 //     its session costs no round trip.
-//  5. Idempotency keys (package idempotency), around the handlers of what must
+//  6. Idempotency keys (package idempotency), around the handlers of what must
 //     not happen twice: inside of the session, where the user is known whose keys
 //     they are.
 //
@@ -39,6 +42,9 @@
 //     response cache (a list of addresses, a client's certificate): who may not
 //     gets the page that was stored for one who may. The cache tells clients apart
 //     by Authorization and Vary only.
+//   - The figures inside of the rate limit or the cache: a flood that is refused does
+//     not show, hits are neither requests nor hits, and the cache would store what was
+//     counted once and hand it out a thousand times.
 //   - Idempotency keys outside of the session: a scope that asks for the session's
 //     user finds none, and one that is the same for all gives one user's response
 //     to another who sends the same key.

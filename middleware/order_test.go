@@ -3,6 +3,7 @@ package middleware_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -18,6 +19,7 @@ import (
 	"github.com/herdless/herdless/middleware/clientip"
 	"github.com/herdless/herdless/middleware/idempotency"
 	"github.com/herdless/herdless/middleware/ratelimit"
+	"github.com/herdless/herdless/middleware/traffic"
 	"github.com/herdless/herdless/responsecache"
 	"github.com/herdless/herdless/session"
 )
@@ -269,6 +271,44 @@ func TestRecoveryBelongsOutsideOfTheSession(t *testing.T) {
 	assert.Equal(t, "half", saved(func(s *site) []middleware.Middleware {
 		return []middleware.Middleware{s.sessions.Handler, recovery}
 	}), "this order is safe after all: correct the documentation")
+}
+
+// Figures belong outside of the rate limit and the response cache. The other way round
+// what is refused, and what the cache has, does not show.
+func TestFiguresBelongOutside(t *testing.T) {
+	for _, tt := range []struct {
+		name                    string
+		inside                  bool
+		requests, refused, hits uint64
+	}{
+		{"outside", false, 10, 4, 5},
+		{"inside, which is wrong", true, 1, 0, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			figures, err := traffic.New(traffic.NewMemoryStore(), &traffic.Options{Node: "web", Interval: time.Hour})
+			require.NoError(t, err)
+			defer func() { require.NoError(t, figures.Close(context.Background())) }()
+			limiter, err := ratelimit.New(ratelimit.NewMemoryStore(), ratelimit.PerHour(6), ratelimit.Everybody, &ratelimit.Options{Logger: slog.New(slog.DiscardHandler)})
+			require.NoError(t, err)
+			pages, err := responsecache.New(cache.NewMemoryStore(nil), nil)
+			require.NoError(t, err)
+			cached := pages.With(responsecache.Policy{TTL: time.Hour, Public: true}).Handler
+			chain := middleware.Chain(figures.Handler, limiter.Handler, cached)
+			if tt.inside {
+				chain = middleware.Chain(limiter.Handler, cached, figures.Handler)
+			}
+			h := chain(page)
+			for range 10 {
+				h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "http://example.com/", nil))
+			}
+			require.NoError(t, figures.Flush(t.Context()))
+			report, err := figures.Report(t.Context(), time.Now().Add(-time.Minute), time.Now().Add(time.Minute), traffic.UnitMinute)
+			require.NoError(t, err)
+			assert.Equal(t, tt.requests, report.Total.Requests())
+			assert.Equal(t, tt.refused, report.Total.Status[3])
+			assert.Equal(t, tt.hits, report.Total.CacheHits)
+		})
+	}
 }
 
 // Outside of the rate limit a hit is not counted.

@@ -17,6 +17,9 @@ import (
 // net/http; Wrap panics if mw is nil or returns nil. The result is safe for
 // concurrent use if the middleware is, and may be used in several places.
 //
+// The middleware finds the route (c.FullPath) in Request.Pattern, as it finds that
+// of an http.ServeMux after next.
+//
 // Behind the middleware, c.Request is the request that it passed on, and
 // c.Writer writes to the writer that it passed on. In front of it, both are
 // what they were before, and c.Writer tells the status and size of what was

@@ -55,8 +55,9 @@ func newBoard(r *Recorder, name string, capacity int) *Board {
 // BoardOptions are the optional settings of a Board. Nil and the zero value are the
 // defaults.
 type BoardOptions struct {
-	// Capacity is how many members the store keeps in each window at least; it
-	// may be twice as many. Default 256, at most 10,000.
+	// Capacity is how many members the store keeps in each window at least, but
+	// half as many in that of a minute; it may keep half as many again. Default
+	// 256, at most 10,000.
 	Capacity int
 }
 

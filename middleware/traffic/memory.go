@@ -36,6 +36,7 @@ type memoryKey struct {
 type memoryBoard struct {
 	members   map[string]memoryScore
 	admission uint16 // the last one
+	trims     uint64
 }
 
 type memoryScore struct {
@@ -99,7 +100,7 @@ func (m *MemoryStore) Apply(ctx context.Context, b *Batch) (Receipt, error) {
 	}
 	receipt := Receipt{Now: time.Now()}
 	for _, u := range b.Boards {
-		receipt.Admissions = append(receipt.Admissions, m.update(u, again))
+		receipt.Boards = append(receipt.Boards, m.update(u, again))
 	}
 	return receipt, nil
 }
@@ -143,9 +144,8 @@ func (m *MemoryStore) addSlice(s Slice) {
 	}
 }
 
-// update changes a board, unless that has been done already, and returns the
-// admissions.
-func (m *MemoryStore) update(u BoardUpdate, again bool) []uint16 {
+// update changes a board, unless that has been done already.
+func (m *MemoryStore) update(u BoardUpdate, again bool) BoardReceipt {
 	k := memoryKey{u.Board, u.Bucket}
 	b, _, ok := m.boards.Get(k)
 	if !ok {
@@ -168,15 +168,16 @@ func (m *MemoryStore) update(u BoardUpdate, again bool) []uint16 {
 			}
 			b.members[up.Member] = s
 		}
-		if len(b.members) > 2*u.Capacity {
+		if len(b.members) > u.Capacity+(u.Capacity+1)/2 {
 			for _, e := range b.sorted()[u.Capacity:] {
 				delete(b.members, e.Member)
 			}
+			b.trims++
 		}
 	}
-	out := make([]uint16, len(u.Updates))
-	for i, up := range u.Updates {
-		out[i] = b.members[up.Member].admission
+	out := BoardReceipt{Trims: b.trims}
+	for _, up := range u.Updates {
+		out.Admissions = append(out.Admissions, b.members[up.Member].admission)
 	}
 	return out
 }

@@ -180,8 +180,12 @@ func (r *Recorder) Close(ctx context.Context) error {
 func (r *Recorder) Flush(ctx context.Context) error {
 	r.flushing.Lock()
 	defer r.flushing.Unlock()
+	err := r.salt(ctx) // before the rest, which then has those visitors that wait for it
 	r.drain()
-	if err := r.flush(ctx); err != nil {
+	if err == nil {
+		err = r.flush(ctx)
+	}
+	if err != nil {
 		r.faults.Add(1)
 		return fmt.Errorf("traffic: flush: %w", err)
 	}
@@ -190,9 +194,6 @@ func (r *Recorder) Flush(ctx context.Context) error {
 }
 
 func (r *Recorder) flush(ctx context.Context) error {
-	if err := r.salt(ctx); err != nil {
-		return err
-	}
 	if r.frozen != nil {
 		if err := r.send(ctx); err != nil {
 			return err
@@ -254,12 +255,12 @@ func (r *Recorder) send(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if len(receipt.Admissions) != len(p.batch.Boards) {
-		return fmt.Errorf("the store answered to %d boards instead of %d", len(receipt.Admissions), len(p.batch.Boards))
+	if len(receipt.Boards) != len(p.batch.Boards) {
+		return fmt.Errorf("the store answered to %d boards instead of %d", len(receipt.Boards), len(p.batch.Boards))
 	}
 	r.clock.sync(receipt.Now)
 	for i, t := range p.tables {
-		t.settle(p.batch.Boards[i], p.members[i], receipt.Admissions[i])
+		t.settle(p.batch.Boards[i], p.members[i], receipt.Boards[i])
 	}
 	r.frozen = nil
 	return nil

@@ -222,3 +222,10 @@ func TestARetriedFlushCountsOnce(t *testing.T) {
 		assert.Positive(t, r.Stats().Faults)
 	}
 }
+
+// unreadable is a Store that takes everything and gives nothing.
+type unreadable struct{ traffic.Store }
+
+func (unreadable) Counters(context.Context, []traffic.Bucket) ([][]traffic.Row, error) {
+	return nil, errAway
+}

@@ -171,7 +171,7 @@ type BoardUpdate struct {
 	Bucket Bucket
 	// Capacity is how many members the store keeps at least, if there are as
 	// many. It forgets those with the smallest scores when there are more than
-	// twice as many.
+	// half as many again.
 	Capacity int
 	Updates  []Update
 }
@@ -196,9 +196,18 @@ type Update struct {
 type Receipt struct {
 	// Now is the store's time.
 	Now time.Time
-	// Admissions are, for each BoardUpdate and each of its Updates, the
-	// admission with which the member is on the board now, or 0.
-	Admissions [][]uint16
+	// Boards are the answers to each BoardUpdate.
+	Boards []BoardReceipt
+}
+
+// BoardReceipt is the answer to a BoardUpdate.
+type BoardReceipt struct {
+	// Admissions are, for each Update, the admission with which the member is on
+	// the board now, or 0.
+	Admissions []uint16
+	// Trims is how often members of the board were forgotten. When it changes, a
+	// node reports anew what it has.
+	Trims uint64
 }
 
 // Entry is a member of a leaderboard.

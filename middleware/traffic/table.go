@@ -16,6 +16,13 @@ const (
 	// the board is so large that trackedPerPlace times its capacity is more.
 	minTracked      = 16 << 10
 	trackedPerPlace = 8
+	// mentions is how many times as many members as the store keeps it is told
+	// of. What has come to three processes evenly is of more use together than
+	// one of them can know.
+	mentions = 3
+	// roundsAgain is how often everything is reported after the store has
+	// forgotten members.
+	roundsAgain = 3
 	// maxMember is the longest name of a member.
 	maxMember = 256
 	// maxScore bounds what a member can have: the store keeps an admission in
@@ -40,6 +47,9 @@ type table struct {
 	// What follows belongs to who seals.
 	buckets [units]Bucket
 	spells  [units]uint32 // numbers the windows
+	trims   [units]uint64 // how often the store has forgotten members
+	again   [units]int    // how often everything is to be reported
+	round   uint64        // numbers the seals
 	scratch []int64
 }
 
@@ -57,6 +67,7 @@ type member struct {
 	name    string
 	pending int64 // added since the last seal
 	touched bool
+	round   uint64 // the seal in which something was added last
 	windows [units]tally
 }
 
@@ -120,34 +131,57 @@ func (t *table) dropped() (additions, members uint64) {
 func (t *table) seal(buckets [units]Bucket) (updates []BoardUpdate, members [][]*member) {
 	for u, b := range buckets {
 		if t.buckets[u] != b || t.spells[u] == 0 {
-			t.buckets[u] = b
+			t.buckets[u], t.trims[u], t.again[u] = b, 0, 0
 			t.spells[u]++
 		}
 	}
+	t.round++
 	touched := t.book()
-	if len(touched) == 0 {
-		return nil, nil
-	}
 	for u := range buckets {
-		update := BoardUpdate{Board: t.board, Bucket: buckets[u], Capacity: t.capacity}
-		var who []*member
-		c := t.candidates(u)
-		for _, m := range touched {
+		who := touched
+		if t.again[u] > 0 {
+			t.again[u]--
+			who = t.present(Unit(u))
+		}
+		if len(who) == 0 {
+			continue
+		}
+		update := BoardUpdate{Board: t.board, Bucket: buckets[u], Capacity: t.places(Unit(u))}
+		var told []*member
+		c := t.candidates(Unit(u))
+		for _, m := range who {
 			w := t.tally(m, u)
-			candidate := c.take(w)
-			if (candidate || w.admission != 0) && w.score != w.sent {
+			// What was forgotten is no reason to admit it again before more
+			// comes: servers without traffic would go on for ever.
+			candidate := m.round == t.round && c.take(w)
+			if candidate || w.admission != 0 || w.score >= c.mention {
 				update.Updates = append(update.Updates, Update{
 					Member: m.name, Delta: w.score - w.sent, Total: w.score, Admission: w.admission, Candidate: candidate,
 				})
-				who = append(who, m)
+				told = append(told, m)
 			}
 		}
-		if len(who) > 0 {
-			updates, members = append(updates, update), append(members, who)
+		if len(told) > 0 {
+			updates, members = append(updates, update), append(members, told)
 		}
 	}
 	t.prune()
 	return updates, members
+}
+
+// present returns the members of a window.
+func (t *table) present(unit Unit) (list []*member) {
+	for i := range t.shards {
+		s := &t.shards[i]
+		s.mu.Lock()
+		for _, m := range s.members {
+			if m.windows[unit].spell == t.spells[unit] {
+				list = append(list, m)
+			}
+		}
+		s.mu.Unlock()
+	}
+	return list
 }
 
 // book books what was added into the windows, and returns whose scores changed.
@@ -160,7 +194,7 @@ func (t *table) book() (touched []*member) {
 				w := t.tally(m, u)
 				w.score = min(max(w.score+m.pending, -maxScore), maxScore)
 			}
-			m.pending, m.touched = 0, false
+			m.pending, m.touched, m.round = 0, false, t.round
 		}
 		touched = append(touched, s.touched...)
 		clear(s.touched)
@@ -171,13 +205,24 @@ func (t *table) book() (touched []*member) {
 }
 
 // settle notes what the store has answered to an update.
-func (t *table) settle(u BoardUpdate, members []*member, admissions []uint16) {
+//
+// If the store has forgotten members, others may admit some of them again, which this
+// process would not notice if nothing is added to them any more. So it reports for
+// some rounds all that it has: until the others have had time for it.
+func (t *table) settle(u BoardUpdate, members []*member, receipt BoardReceipt) {
+	unit := u.Bucket.Unit
+	if t.buckets[unit] != u.Bucket {
+		return
+	}
+	if t.trims[unit] != receipt.Trims {
+		t.trims[unit], t.again[unit] = receipt.Trims, roundsAgain
+	}
 	for i, m := range members {
-		w := &m.windows[u.Bucket.Unit]
-		if t.buckets[u.Bucket.Unit] != u.Bucket || w.spell != t.spells[u.Bucket.Unit] {
+		w := &m.windows[unit]
+		if w.spell != t.spells[unit] {
 			continue
 		}
-		w.sent, w.admission = u.Updates[i].Total, admissions[i]
+		w.sent, w.admission = u.Updates[i].Total, receipt.Admissions[i]
 		if w.admission == 0 {
 			w.sent = 0
 		}
@@ -199,6 +244,9 @@ func (t *table) tally(m *member, unit int) *tally {
 type candidates struct {
 	least int64 // the score of the last one
 	room  int   // how many of that score are still to be taken
+	// mention is from which score on the store is told of a member that is no
+	// candidate: it may be one of another process.
+	mention int64
 }
 
 func (c *candidates) take(w *tally) bool {
@@ -212,37 +260,39 @@ func (c *candidates) take(w *tally) bool {
 	return false
 }
 
-func (t *table) candidates(unit int) candidates {
-	t.scratch = t.scratch[:0]
-	in := 0
-	for i := range t.shards {
-		s := &t.shards[i]
-		s.mu.Lock() // who adds may make a member
-		for _, m := range s.members {
-			if m.windows[unit].spell == t.spells[unit] {
-				t.scratch = append(t.scratch, m.windows[unit].score)
-			}
-		}
-		s.mu.Unlock()
+// places returns how many members the store keeps at least: for a minute, of which
+// there are many, half as many as otherwise.
+func (t *table) places(u Unit) int {
+	if u == UnitMinute {
+		return (t.capacity + 1) / 2
 	}
-	if len(t.scratch) <= t.capacity {
-		return candidates{least: math.MinInt64}
+	return t.capacity
+}
+
+func (t *table) candidates(unit Unit) candidates {
+	places := t.places(unit)
+	t.scratch = t.scratch[:0]
+	members := t.present(unit)
+	for _, m := range members {
+		t.scratch = append(t.scratch, m.windows[unit].score)
+	}
+	if len(t.scratch) <= places {
+		return candidates{least: math.MinInt64, mention: math.MinInt64}
 	}
 	slices.Sort(t.scratch)
-	c := candidates{least: t.scratch[len(t.scratch)-t.capacity]}
+	c := candidates{least: t.scratch[len(t.scratch)-places], mention: math.MinInt64}
+	if beyond := len(t.scratch) - mentions*places; beyond > 0 {
+		c.mention = t.scratch[beyond-1] + 1
+	}
 	above, _ := slices.BinarySearch(t.scratch, c.least+1)
 	above = len(t.scratch) - above
-	for i := range t.shards {
-		s := &t.shards[i]
-		s.mu.Lock()
-		for _, m := range s.members {
-			if w := &m.windows[unit]; w.spell == t.spells[unit] && w.score == c.least && w.admission != 0 {
-				in++
-			}
+	in := 0
+	for _, m := range members {
+		if w := &m.windows[unit]; w.score == c.least && w.admission != 0 {
+			in++
 		}
-		s.mu.Unlock()
 	}
-	c.room = t.capacity - above - in
+	c.room = places - above - in
 	return c
 }
 

@@ -9,7 +9,7 @@ import (
 )
 
 // maxWaiting is how many visitors wait, in memory, for the first salt.
-const maxWaiting = 4096
+const maxWaiting = 16_384
 
 // visitors turns visitors into hashes that mean nothing without the day's salt.
 type visitors struct {

@@ -56,9 +56,9 @@ func (s *Store) Apply(ctx context.Context, b *traffic.Batch) (traffic.Receipt, e
 		return traffic.Receipt{}, fault(ctx, "apply", err)
 	}
 	calls := s.calls(b)
-	receipt := traffic.Receipt{Admissions: make([][]uint16, len(b.Boards))}
+	receipt := traffic.Receipt{Boards: make([]traffic.BoardReceipt, len(b.Boards))}
 	for i, u := range b.Boards {
-		receipt.Admissions[i] = make([]uint16, len(u.Updates))
+		receipt.Boards[i].Admissions = make([]uint16, len(u.Updates))
 	}
 	if len(calls) == 0 {
 		_, now, err := s.Salt(ctx, 0) // that of a day long ago: nothing but the time
@@ -102,11 +102,14 @@ func (c *call) read(receipt *traffic.Receipt) error {
 	if c.board < 0 {
 		return nil
 	}
-	admissions := receipt.Admissions[c.board][c.from:]
-	if len(reply)-2 > len(admissions) {
+	board := &receipt.Boards[c.board]
+	admissions := board.Admissions[c.from:]
+	if len(reply) < 3 || len(reply)-3 > len(admissions) {
 		return fmt.Errorf("unexpected reply of %d elements", len(reply))
 	}
-	for i, v := range reply[2:] {
+	trims, _ := reply[2].(int64)
+	board.Trims = uint64(trims)
+	for i, v := range reply[3:] {
 		n, _ := v.(int64)
 		admissions[i] = uint16(n)
 	}
@@ -147,7 +150,7 @@ func (s *Store) calls(b *traffic.Batch) []call {
 			for _, up := range u.Updates[from:min(len(u.Updates), from+updatesAtOnce)] {
 				args = append(args, up.Member, up.Delta, up.Total, up.Admission, up.Candidate)
 			}
-			calls = append(calls, call{script: boardScript, keys: []string{node, s.boardKey(u.Board, u.Bucket)}, args: args, board: i, from: from})
+			calls = append(calls, call{script: boardScript, keys: []string{node, s.boardKey(u.Board, u.Bucket), s.key("trims", u.Bucket) + ":" + u.Board}, args: args, board: i, from: from})
 		}
 	}
 	return calls

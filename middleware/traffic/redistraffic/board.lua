@@ -4,12 +4,13 @@
 --          which that part was added
 -- KEYS[2]  the board, a sorted set. The score is a whole number, the score of the
 --          member, and a fraction: the member's admission, in 4096ths
+-- KEYS[3]  how often members were forgotten, if ever
 -- ARGV     part, number of the batch, time to live of the node in ms, that of the
 --          board, how many members are kept at least; then for each member: name, what
 --          to add, all that the node has of it, the admission that the node knows or 0,
 --          1 if it may be admitted
--- Result   {seconds, microseconds, admission or 0, …}: the server's clock, and for each
---          member its admission now
+-- Result   {seconds, microseconds, trims, admission or 0, …}: the server's clock, how
+--          often members were forgotten, and for each member its admission now
 --
 -- What a node has sent of a member is gone when the member gives way to others. The
 -- admission tells: if it is another one than the node knows, all that the node has of
@@ -56,8 +57,10 @@ if not again then
   if #change > 0 then
     redis.call('ZADD', KEYS[2], unpack(change))
     redis.call('PEXPIRE', KEYS[2], ARGV[4])
-    if redis.call('ZCARD', KEYS[2]) > 2 * capacity then
+    if redis.call('ZCARD', KEYS[2]) > capacity + math.ceil(capacity / 2) then
       redis.call('ZREMRANGEBYRANK', KEYS[2], 0, -capacity - 1)
+      redis.call('INCR', KEYS[3])
+      redis.call('PEXPIRE', KEYS[3], ARGV[4])
     end
   end
   redis.call('HSET', KEYS[1], part, ARGV[2])
@@ -65,6 +68,6 @@ if not again then
   scores = redis.call('ZMSCORE', KEYS[2], unpack(members))
 end
 
-local result = { tonumber(now[1]), tonumber(now[2]) }
-for i in ipairs(members) do result[i + 2] = scores[i] and admission(scores[i]) or 0 end
+local result = { tonumber(now[1]), tonumber(now[2]), tonumber(redis.call('GET', KEYS[3])) or 0 }
+for i in ipairs(members) do result[i + 3] = scores[i] and admission(scores[i]) or 0 end
 return result

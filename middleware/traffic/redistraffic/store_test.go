@@ -1,7 +1,6 @@
 package redistraffic_test
 
 import (
-	"os"
 	"testing"
 
 	"github.com/herdless/herdless/internal/redistest"
@@ -10,8 +9,6 @@ import (
 	"github.com/herdless/herdless/middleware/traffic/traffictest"
 	"github.com/redis/go-redis/v9"
 )
-
-func TestMain(m *testing.M) { os.Exit(redistest.Run(m)) }
 
 func TestStore(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, rdb redis.UniversalClient) {

@@ -60,7 +60,7 @@ func (f *fixture) send(b traffic.Batch) traffic.Receipt {
 	receipt, err := f.store.Apply(f.Context(), &b)
 	require.NoError(f, err)
 	require.WithinDuration(f, time.Now(), receipt.Now, time.Hour)
-	require.Len(f, receipt.Admissions, len(b.Boards))
+	require.Len(f, receipt.Boards, len(b.Boards))
 	return receipt
 }
 
@@ -92,8 +92,8 @@ var all = traffic.Bucket{Unit: traffic.UnitAll}
 func (f *fixture) board(capacity int, updates ...traffic.Update) []uint16 {
 	f.Helper()
 	receipt := f.apply(traffic.Batch{Boards: []traffic.BoardUpdate{{Board: "b", Bucket: all, Capacity: capacity, Updates: updates}}})
-	require.Len(f, receipt.Admissions[0], len(updates))
-	return receipt.Admissions[0]
+	require.Len(f, receipt.Boards[0].Admissions, len(updates))
+	return receipt.Boards[0].Admissions
 }
 
 func (f *fixture) top(want ...traffic.Entry) {
@@ -257,14 +257,14 @@ var rules = []rule{
 				Boards: []traffic.BoardUpdate{{Board: "b", Bucket: all, Capacity: 10, Updates: []traffic.Update{candidate("m", 5), {Member: "n", Delta: 1, Total: 1}}}},
 			}
 			first := f.send(b)
-			require.NotZero(f, first.Admissions[0][0])
-			require.Zero(f, first.Admissions[0][1])
+			require.NotZero(f, first.Boards[0].Admissions[0])
+			require.Zero(f, first.Boards[0].Admissions[1])
 			again := f.send(b)
-			require.Equal(f, first.Admissions, again.Admissions)
+			require.Equal(f, first.Boards, again.Boards)
 			late := b
 			b.Seq = 2
 			b.Boards = []traffic.BoardUpdate{{Board: "b", Bucket: all, Capacity: 10, Updates: []traffic.Update{{
-				Member: "m", Delta: 2, Total: 7, Admission: first.Admissions[0][0], Candidate: true,
+				Member: "m", Delta: 2, Total: 7, Admission: first.Boards[0].Admissions[0], Candidate: true,
 			}}}}
 			f.send(b)
 			f.send(late)
@@ -443,7 +443,7 @@ var rules = []rule{
 			first := f.board(1, candidate("m", 5), candidate("x", 10))
 			require.NotZero(f, first[0])
 			got := f.board(1, traffic.Update{Member: "m", Delta: 1, Total: 6, Admission: first[0]}, candidate("y", 20))
-			require.Zero(f, got[0], "there were more than twice as many as there is room for")
+			require.Zero(f, got[0], "there were more than half as many again as there is room for")
 			f.top(traffic.Entry{Member: "y", Score: 20})
 			// The node that sees the loss first admits it again, ...
 			got = f.board(1, candidate("m", 30))
@@ -459,24 +459,39 @@ var rules = []rule{
 	},
 	{
 		"a board is bounded",
-		"It forgets those with the smallest scores when there are more than twice as many.",
+		"It forgets those with the smallest scores when there are more than half as many again.",
 		func(f *fixture) {
 			var updates []traffic.Update
 			for i := range 2000 {
 				updates = append(updates, candidate(fmt.Sprint(i), int64(i)))
 			}
-			f.board(100, updates[:200]...)
+			f.board(100, updates[:150]...)
 			list, err := f.store.Top(f.Context(), "b", all, 3000)
 			require.NoError(f, err)
-			require.Len(f, list, 200)
-			f.board(100, updates[200:]...)
+			require.Len(f, list, 150)
+			f.board(100, updates[150:]...)
 			list, err = f.store.Top(f.Context(), "b", all, 3000)
 			require.NoError(f, err)
 			require.GreaterOrEqual(f, len(list), 100)
-			require.LessOrEqual(f, len(list), 200)
+			require.LessOrEqual(f, len(list), 150)
 			for i, e := range list[:100] {
 				require.Equal(f, int64(1999-i), e.Score)
 			}
+		},
+	},
+	{
+		"a board tells how often it forgot members",
+		"Trims is how often members of the board were forgotten.",
+		func(f *fixture) {
+			trims := func(updates ...traffic.Update) uint64 {
+				receipt := f.apply(traffic.Batch{Boards: []traffic.BoardUpdate{{Board: "b", Bucket: all, Capacity: 2, Updates: updates}}})
+				return receipt.Boards[0].Trims
+			}
+			require.Zero(f, trims(candidate("a", 1), candidate("b", 2), candidate("c", 3)))
+			require.Equal(f, uint64(1), trims(candidate("d", 4)))
+			require.Equal(f, uint64(1), trims(candidate("e", 5)))
+			require.Equal(f, uint64(2), trims(candidate("f", 6)))
+			f.top(traffic.Entry{Member: "f", Score: 6}, traffic.Entry{Member: "e", Score: 5})
 		},
 	},
 	{

@@ -1,0 +1,4 @@
+package traffic
+
+// CacheStatusOf is for tests.
+var CacheStatusOf = cacheStatus

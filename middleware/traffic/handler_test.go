@@ -1,0 +1,237 @@
+package traffic_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/herdless/herdless/middleware/traffic"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// nothing is a ResponseWriter that costs nothing.
+type nothing struct{ header http.Header }
+
+func (n nothing) Header() http.Header         { return n.header }
+func (n nothing) Write(p []byte) (int, error) { return len(p), nil }
+func (n nothing) WriteHeader(int)             {}
+
+func TestCountingDoesNotAllocate(t *testing.T) {
+	r := newRecorder(t, traffic.NewMemoryStore(), nil)
+	require.NoError(t, r.Flush(t.Context()))
+	body := []byte("page")
+	h := r.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(body) }))
+	var w http.ResponseWriter = nothing{http.Header{"Cache-Status": {`herdless; hit; key="a"`}}}
+	req := httptest.NewRequest(http.MethodGet, "/product/1", nil)
+	req.Pattern = "GET /product/{id}"
+	h.ServeHTTP(w, req)
+	board, err := r.Board("products", nil)
+	require.NoError(t, err)
+	board.Add("teapot", 1)
+	assert.Zero(t, testing.AllocsPerRun(2000, func() { h.ServeHTTP(w, req) }))
+	assert.Zero(t, testing.AllocsPerRun(2000, func() { board.Add("teapot", 1) }))
+	v6 := traffic.Hit{Route: "r", Path: "/product/1", Status: 200, Addr: netip.MustParseAddr("2001:db8::1")}
+	r.Record(v6)
+	assert.Zero(t, testing.AllocsPerRun(2000, func() { r.Record(v6) }))
+}
+
+// one serves a request by net/http's server and returns what was counted.
+func one(t *testing.T, handler http.HandlerFunc, request func(client *http.Client, url string)) *traffic.Counters {
+	t.Helper()
+	r := newRecorder(t, traffic.NewMemoryStore(), nil)
+	server := httptest.NewServer(r.Handler(handler))
+	defer server.Close()
+	request(server.Client(), server.URL)
+	server.Close() // waits until the handler is over, but for connections that were taken over
+	require.Eventually(t, func() bool {
+		require.NoError(t, r.Flush(t.Context()))
+		return lastHour(t, r).Total.Requests() == 1
+	}, 10*time.Second, 5*time.Millisecond)
+	return &lastHour(t, r).Total
+}
+
+func fetch(method string) func(*http.Client, string) {
+	return func(client *http.Client, url string) {
+		req, err := http.NewRequestWithContext(context.Background(), method, url, nil)
+		if err != nil {
+			panic(err)
+		}
+		if resp, err := client.Do(req); err == nil {
+			_, _ = io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+		}
+	}
+}
+
+func TestWhatIsCountedOfAResponse(t *testing.T) {
+	for _, tt := range []struct {
+		name, method string
+		handler      http.HandlerFunc
+		class        int
+		bytes        uint64
+	}{
+		{"nothing", "GET", func(http.ResponseWriter, *http.Request) {}, 2, 0},
+		{"write", "GET", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, 10)) }, 2, 10},
+		{"string", "GET", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "12345") }, 2, 5},
+		{"copy", "GET", func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.Copy(w, strings.NewReader(strings.Repeat("x", 5000)))
+		}, 2, 5000},
+		{"flush", "GET", func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(w, "1")
+			assert.NoError(t, http.NewResponseController(w).Flush())
+			assert.NoError(t, http.NewResponseController(w).SetWriteDeadline(time.Now().Add(time.Minute)))
+			_, _ = io.WriteString(w, "2")
+		}, 2, 2},
+		{"head", "HEAD", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "12345") }, 2, 0},
+		{"no content", "GET", func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusNoContent)
+			_, _ = io.WriteString(w, "12345")
+		}, 2, 0},
+		{"early hints", "GET", func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusEarlyHints)
+			w.WriteHeader(http.StatusTeapot)
+		}, 4, 0},
+		{"panic", "GET", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, 5, 0},
+		{"panic in the middle", "GET", func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(w, "12345")
+			panic(http.ErrAbortHandler)
+		}, 2, 5},
+		{"hijack", "GET", func(w http.ResponseWriter, _ *http.Request) {
+			conn, rw, err := http.NewResponseController(w).Hijack()
+			if assert.NoError(t, err) {
+				answer(rw)
+				conn.Close()
+			}
+		}, 1, 0},
+		{"odd status", "GET", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(799) }, 5, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := one(t, tt.handler, fetch(tt.method))
+			assert.Equal(t, uint64(1), c.Status[tt.class-1], "%v", c.Status)
+			assert.Equal(t, tt.bytes, c.Bytes)
+		})
+	}
+}
+
+func answer(rw *bufio.ReadWriter) {
+	fmt.Fprint(rw, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n")
+	rw.Flush()
+}
+
+// copying is a middleware that replaces the request, as a session does, and the
+// writer.
+func copying(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		next.ServeHTTP(wrapped{w}, r.WithContext(context.WithValue(r.Context(), wrapped{}, 1)))
+	})
+}
+
+type wrapped struct{ http.ResponseWriter }
+
+func (w wrapped) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func TestRoutes(t *testing.T) {
+	named := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { traffic.SetRoute(w, "by itself") })
+	for _, tt := range []struct {
+		name    string
+		handler http.Handler
+		route   func(*http.Request) string
+		want    string
+	}{
+		{"the pattern of the mux", shop(), nil, "GET /product/{id}"},
+		{"behind middleware that replaces the request", copying(shop()), nil, ""},
+		{"with Routed", copying(traffic.Routed(shop())), nil, "GET /product/{id}"},
+		{"said by the handler", copying(named), nil, "by itself"},
+		{"by an option", shop(), func(r *http.Request) string { return r.Method }, "GET"},
+		{"control characters", copying(named), func(*http.Request) string { return "a\nb" }, "a b"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRecorder(t, traffic.NewMemoryStore(), &traffic.Options{Route: tt.route})
+			get(r.Handler(tt.handler), "/product/1")
+			require.NoError(t, r.Flush(t.Context()))
+			report := lastHour(t, r)
+			require.Len(t, report.Routes, 1)
+			assert.Equal(t, tt.want, report.Routes[0].Name)
+		})
+	}
+	traffic.SetRoute(httptest.NewRecorder(), "without a Recorder nothing happens")
+}
+
+func TestCacheStatus(t *testing.T) {
+	for field, want := range map[string]traffic.CacheStatus{
+		`herdless; hit`:                                         traffic.CacheHit,
+		`herdless; hit; ttl=3; key="a"`:                         traffic.CacheHit,
+		`herdless;hit`:                                          traffic.CacheHit,
+		`herdless; hit=?1; ttl=3`:                               traffic.CacheHit,
+		`herdless; hit=?0`:                                      traffic.CacheMiss,
+		`herdless; fwd=miss; stored; key="x; hit"`:              traffic.CacheMiss,
+		`herdless; fwd=miss; key="\"; hit; \\"`:                 traffic.CacheMiss,
+		`origin; hit, herdless; fwd=miss`:                       traffic.CacheMiss,
+		`origin; fwd=stale, herdless; hit; key="a, b; fwd=uri"`: traffic.CacheHit,
+		`herdless; hits`:                                        traffic.CacheMiss,
+		`herdless`:                                              traffic.CacheMiss,
+		``:                                                      traffic.CacheMiss,
+		`"`:                                                     traffic.CacheMiss,
+		`a;"\`:                                                  traffic.CacheMiss,
+	} {
+		assert.Equal(t, want, traffic.CacheStatusOf(field), "%s", field)
+	}
+}
+
+// A handler that writes after it has returned is wrong; it must not reach somebody
+// else for that.
+func TestALateWriteReachesNobodyElse(t *testing.T) {
+	r := newRecorder(t, traffic.NewMemoryStore(), nil)
+	var late []http.ResponseWriter
+	h := r.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { late = append(late, w) }))
+	var others []*httptest.ResponseRecorder
+	for range 200 {
+		others = append(others, get(h, "/"))
+	}
+	for i, w := range late {
+		fmt.Fprint(w, i)
+	}
+	for i, w := range others {
+		assert.Equal(t, fmt.Sprint(i), w.Body.String())
+	}
+}
+
+func TestVisitors(t *testing.T) {
+	byHeader := func(r *http.Request) string { return r.Header.Get("X-User") }
+	for _, tt := range []struct {
+		name  string
+		o     traffic.Options
+		peers []string
+		want  uint64
+	}{
+		{"the address of the peer", traffic.Options{}, []string{"192.0.2.1:1", "192.0.2.1:2", "192.0.2.2:1", "[::ffff:192.0.2.2]:9"}, 2},
+		{"IPv6 by its first 64 bits", traffic.Options{}, []string{"[2001:db8::1]:1", "[2001:db8::2]:1", "[2001:db8:0:1::1]:1", "[2001:db8::2%eth0]:1"}, 2},
+		{"no address", traffic.Options{}, []string{"@", ""}, 0},
+		{"an address from elsewhere", traffic.Options{Addr: func(*http.Request) (netip.Addr, error) { return netip.MustParseAddr("192.0.2.1"), nil }}, []string{"192.0.2.5:1", "192.0.2.6:1"}, 1},
+		{"an address that is not known", traffic.Options{Addr: func(*http.Request) (netip.Addr, error) { return netip.Addr{}, errAway }}, []string{"192.0.2.5:1"}, 0},
+		{"by name, or else by address", traffic.Options{Visitor: byHeader}, []string{"192.0.2.1:1", "192.0.2.2:1#ada", "192.0.2.3:1#ada", "192.0.2.3:1#bob", "192.0.2.3:1#" + strings.Repeat("x", 100), "192.0.2.3:1#" + strings.Repeat("x", 101)}, 5},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRecorder(t, traffic.NewMemoryStore(), &tt.o)
+			for _, p := range tt.peers {
+				addr, user, _ := strings.Cut(p, "#")
+				get(r.Handler(shop()), "/", func(r *http.Request) {
+					r.RemoteAddr = addr
+					r.Header.Set("X-User", user)
+				})
+			}
+			require.NoError(t, r.Flush(t.Context()))
+			report := lastHour(t, r)
+			assert.Equal(t, tt.want, report.Visitors)
+			assert.Equal(t, uint64(len(tt.peers)), report.Total.Requests())
+		})
+	}
+}

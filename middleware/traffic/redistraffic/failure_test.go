@@ -1,0 +1,224 @@
+package redistraffic_test
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/herdless/herdless/internal/redistest"
+	"github.com/herdless/herdless/middleware/traffic"
+	"github.com/herdless/herdless/middleware/traffic/redistraffic"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func throughProxy(t *testing.T, proxy *redistest.Proxy) *redis.Client {
+	t.Helper()
+	rdb := redis.NewClient(&redis.Options{Addr: proxy.Addr(), ContextTimeoutEnabled: true, ReadTimeout: 200 * time.Millisecond, MaxRetries: 2})
+	t.Cleanup(func() { rdb.Close() })
+	return rdb
+}
+
+// eventuallyFlushed flushes until it succeeds.
+func eventuallyFlushed(t *testing.T, r *traffic.Recorder) {
+	t.Helper()
+	require.Eventually(t, func() bool { return r.Flush(t.Context()) == nil }, 30*time.Second, 10*time.Millisecond)
+}
+
+func total(t *testing.T, r *traffic.Recorder) *traffic.Report {
+	t.Helper()
+	report, err := r.Report(t.Context(), time.Now().Add(-time.Hour), time.Now().Add(time.Minute), traffic.UnitMinute)
+	require.NoError(t, err)
+	return report
+}
+
+// TestConnectionsThatBreakCountOnce: answers are lost, batches come twice, and three
+// nodes count what they have counted, on counters and on boards.
+func TestConnectionsThatBreakCountOnce(t *testing.T) {
+	server, o := redistest.Standalone(t), redistraffic.Options{Prefix: redistest.Prefix(t)}
+	proxy := redistest.NewProxy(t, server.Addr())
+	proxy.SetLatency(5 * time.Millisecond) // so that most cuts come between a batch and its answer
+	ctx, stop := context.WithCancel(t.Context())
+	var cutting sync.WaitGroup
+	defer cutting.Wait()
+	defer stop()
+	cutting.Go(func() {
+		for i := 0; ctx.Err() == nil; i++ {
+			time.Sleep(time.Duration(3+i%7) * time.Millisecond)
+			proxy.Cut()
+		}
+	})
+	var nodes []*traffic.Recorder
+	for i := range 3 {
+		nodes = append(nodes, newRecorder(t, throughProxy(t, proxy), o, fmt.Sprint("web", i)))
+	}
+	const flushes, each = 20, 50
+	var running sync.WaitGroup
+	for _, node := range nodes {
+		running.Go(func() {
+			board, err := node.Board("products", nil)
+			assert.NoError(t, err)
+			for range flushes {
+				for i := range each {
+					node.Record(traffic.Hit{Route: "r", Path: "/p", Status: 200, Bytes: 3})
+					board.Add(fmt.Sprint("product ", i%5), 1)
+				}
+				_ = node.Flush(ctx)
+			}
+		})
+	}
+	running.Wait()
+	faults := uint64(0)
+	for _, node := range nodes {
+		faults += node.Stats().Faults
+	}
+	assert.Positive(t, faults, "nothing was broken")
+	t.Logf("%d flushes failed", faults)
+	stop()
+	cutting.Wait()
+	for _, node := range nodes {
+		eventuallyFlushed(t, node)
+	}
+	report := total(t, nodes[0])
+	assert.Equal(t, uint64(3*flushes*each), report.Total.Requests())
+	assert.Equal(t, uint64(3*3*flushes*each), report.Total.Bytes)
+	board, err := nodes[0].Board("products", nil)
+	require.NoError(t, err)
+	top, err := board.Top(t.Context(), traffic.AllTime, 10)
+	require.NoError(t, err)
+	require.Len(t, top, 5)
+	for _, e := range top {
+		assert.Equal(t, int64(3*flushes*each/5), e.Score, e.Member)
+	}
+}
+
+// TestRedisIsAway: requests go on, among them more paths than there is room for, and
+// nothing of what has a place is lost. Memory grows up to a bound, and no further.
+func TestRedisIsAway(t *testing.T) {
+	away, perSecond := 2*time.Second, 100_000
+	if soak() {
+		away = 30 * time.Second
+	}
+	for _, how := range []string{"refused", "silent"} {
+		t.Run(how, func(t *testing.T) {
+			server, o := redistest.Standalone(t), redistraffic.Options{Prefix: redistest.Prefix(t)}
+			proxy := redistest.NewProxy(t, server.Addr())
+			node := newRecorder(t, throughProxy(t, proxy), o, "web")
+			n, regular := 0, 0
+			request := func() {
+				path := fmt.Sprintf("/attack/%d", n)
+				if n%5 == 0 {
+					path = fmt.Sprintf("/product/%d", regular%50)
+					regular++
+				}
+				node.Record(traffic.Hit{
+					Route: "GET /" + strings.SplitN(path, "/", 3)[1], Path: path, Status: 200, Addr: netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)}),
+				})
+				n++
+			}
+			for range 1000 {
+				request()
+			}
+			eventuallyFlushed(t, node)
+			proxy.Refuse(how == "refused")
+			proxy.Blackhole(how == "silent")
+			fill := func(d time.Duration) {
+				for end := time.Now().Add(d); time.Now().Before(end); {
+					for range perSecond / 20 {
+						request()
+					}
+					ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+					assert.Error(t, node.Flush(ctx))
+					cancel()
+				}
+			}
+			fill(away / 2)
+			before := heap()
+			fill(away / 2)
+			growth := heap() - before
+			proxy.Refuse(false)
+			proxy.Blackhole(false)
+			eventuallyFlushed(t, node)
+
+			report := total(t, node)
+			stats := node.Stats()
+			t.Logf("%d requests, %d of them for regular paths; the heap grew by %d KiB in the second half; %+v", n, regular, growth>>10, stats)
+			assert.Less(t, growth, int64(2<<20))
+			assert.Equal(t, uint64(n), report.Total.Requests())
+			board, err := node.Board(traffic.PathsBoard, nil)
+			require.NoError(t, err)
+			top, err := board.Top(t.Context(), traffic.AllTime, 50)
+			require.NoError(t, err)
+			sum := int64(0)
+			for _, e := range top {
+				sum += e.Score
+				assert.True(t, strings.HasPrefix(e.Member, "/product/"), e.Member)
+			}
+			assert.Equal(t, int64(regular), sum)
+			assert.Positive(t, stats.UncountedAdditions)
+		})
+	}
+}
+
+func heap() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+// TestRedisIsEmptied: what was counted before is gone, and counting goes on.
+func TestRedisIsEmptied(t *testing.T) {
+	server := redistest.NewStandalone(t)
+	node := newRecorder(t, server.Client(t), redistraffic.Options{}, "web")
+	count := func() {
+		node.Record(traffic.Hit{Route: "r", Path: "/p", Status: 200, Addr: netip.MustParseAddr("192.0.2.1")})
+		eventuallyFlushed(t, node)
+	}
+	count()
+	count()
+	server.Restart(t) // scripts and data are gone
+	count()
+	count()
+	report := total(t, node)
+	assert.Equal(t, uint64(2), report.Total.Requests())
+	assert.Equal(t, uint64(1), report.Visitors)
+	board, err := node.Board(traffic.PathsBoard, nil)
+	require.NoError(t, err)
+	e, ok, err := board.Rank(t.Context(), traffic.AllTime, "/p")
+	require.NoError(t, err)
+	require.True(t, ok)
+	assert.Equal(t, int64(4), e.Score, "the node still knows what it has had of it")
+}
+
+// TestAKeyOfAnotherType: somebody else's key in the way is an error, and nothing is
+// counted twice when it is gone.
+func TestAKeyOfAnotherType(t *testing.T) {
+	server := redistest.NewStandalone(t)
+	rdb := server.Client(t)
+	node := newRecorder(t, rdb, redistraffic.Options{}, "web")
+	require.NoError(t, rdb.LPush(t.Context(), "herdless:traffic:{site}:board:all:paths", "x").Err())
+	for range 5 {
+		node.Record(traffic.Hit{Route: "r", Path: "/p", Status: 200})
+		err := node.Flush(t.Context())
+		require.Error(t, err)
+		assert.Contains(t, err.Error(), "WRONGTYPE")
+	}
+	require.NoError(t, rdb.Del(t.Context(), "herdless:traffic:{site}:board:all:paths").Err())
+	require.NoError(t, node.Flush(t.Context()))
+	assert.Equal(t, uint64(5), total(t, node).Total.Requests())
+	board, err := node.Board(traffic.PathsBoard, nil)
+	require.NoError(t, err)
+	for _, w := range []traffic.Window{traffic.Day, traffic.AllTime} {
+		e, ok, err := board.Rank(t.Context(), w, "/p")
+		require.NoError(t, err)
+		require.True(t, ok)
+		assert.Equal(t, int64(5), e.Score)
+	}
+}

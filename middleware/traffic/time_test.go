@@ -1,0 +1,348 @@
+package traffic_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/herdless/herdless/middleware/traffic"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// until sleeps until the clock of the bubble shows a time of the day.
+func until(clock string) {
+	at, err := time.Parse("15:04:05", clock)
+	if err != nil {
+		panic(err)
+	}
+	now := time.Now().UTC()
+	next := time.Date(now.Year(), now.Month(), now.Day(), at.Hour(), at.Minute(), at.Second(), 0, time.UTC)
+	if !next.After(now) {
+		next = next.Add(24 * time.Hour)
+	}
+	time.Sleep(next.Sub(now))
+}
+
+func TestBoardsOfMinutesHoursAndDays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRecorder(t, traffic.NewMemoryStore(), nil)
+		board, err := r.Board("players", nil)
+		require.NoError(t, err)
+		score := func(w traffic.Window) int64 {
+			e, _, err := board.Rank(t.Context(), w, "ada")
+			require.NoError(t, err)
+			return e.Score
+		}
+		add := func(clock string, n int64) {
+			until(clock)
+			board.Add("ada", n)
+			require.NoError(t, r.Flush(t.Context()))
+		}
+		add("10:58:10", 1)
+		add("10:59:10", 2)
+		assert.Equal(t, []int64{2, 1, 3, 3, 3}, []int64{score(traffic.Minute), score(traffic.Minute.Ago(1)), score(traffic.Hour), score(traffic.Day), score(traffic.AllTime)})
+		add("11:00:10", 4)
+		assert.Equal(t, []int64{4, 2, 4, 3, 7, 7}, []int64{score(traffic.Minute), score(traffic.Minute.Ago(1)), score(traffic.Hour), score(traffic.Hour.Ago(1)), score(traffic.Day), score(traffic.AllTime)})
+		add("00:00:10", 8)
+		assert.Equal(t, []int64{8, 8, 8, 7, 15}, []int64{score(traffic.Minute), score(traffic.Hour), score(traffic.Day), score(traffic.Day.Ago(1)), score(traffic.AllTime)})
+		assert.Zero(t, score(traffic.Hour.Ago(20)))
+	})
+}
+
+func TestAVisitorHasAnotherNameEachDay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := traffic.NewMemoryStore()
+		var nodes []*traffic.Recorder
+		for range 2 {
+			nodes = append(nodes, newRecorder(t, store, &traffic.Options{Interval: time.Minute}))
+		}
+		visit := func(clock string) {
+			until(clock)
+			for _, r := range nodes {
+				r.Record(traffic.Hit{Status: 200, Visitor: "ada"})
+			}
+			time.Sleep(2 * time.Minute)
+			synctest.Wait()
+		}
+		visitors := func(from time.Duration) uint64 {
+			report, err := nodes[0].Report(t.Context(), time.Now().Add(-from), time.Now(), traffic.UnitHour)
+			require.NoError(t, err)
+			return report.Visitors
+		}
+		visit("22:00:00")
+		visit("23:57:57") // the next salt is there already
+		assert.Equal(t, uint64(1), visitors(3*time.Hour), "both nodes have the same salt")
+		visit("00:00:00")
+		visit("12:00:00")
+		assert.Equal(t, uint64(1), visitors(11*time.Hour))
+		assert.Equal(t, uint64(2), visitors(20*time.Hour))
+		for _, r := range nodes {
+			assert.Zero(t, r.Stats().UncountedVisitors)
+		}
+	})
+}
+
+func TestMinutesWhileTheStoreIsAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &failing{Store: traffic.NewMemoryStore()}
+		r := newRecorder(t, store, &traffic.Options{Interval: time.Second})
+		until("10:00:30")
+		time.Sleep(time.Second / 2) // between two flushes
+		store.set(true, false)
+		for range 20 {
+			for range 10 {
+				r.Record(traffic.Hit{Route: "r", Path: "/p", Status: 200})
+			}
+			time.Sleep(time.Minute)
+		}
+		store.set(false, false)
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		report, err := r.Report(t.Context(), time.Now().Add(-30*time.Minute), time.Now(), traffic.UnitMinute)
+		require.NoError(t, err)
+		var got []uint64
+		for _, p := range report.Points {
+			if p.Requests() > 0 {
+				got = append(got, p.Requests())
+			}
+		}
+		want := []uint64{10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10}
+		want = append(want, 50) // those that had no minute of their own any more
+		assert.Equal(t, want, got, "the first is in a batch that was under way")
+		board, err := r.Board(traffic.PathsBoard, nil)
+		require.NoError(t, err)
+		e, _, err := board.Rank(t.Context(), traffic.Hour, "/p")
+		require.NoError(t, err)
+		assert.Equal(t, int64(200), e.Score)
+	})
+}
+
+// TestAReportOnAnyTime: whatever the time, a report has what lies in it and nothing
+// else, and says how far it had to extend it.
+func TestAReportOnAnyTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		random := rand.New(rand.NewPCG(3, 3))
+		time.Sleep(40*24*time.Hour + 13*time.Hour + 37*time.Minute + 11*time.Second)
+		store := traffic.NewMemoryStore()
+		r := newRecorder(t, store, nil)
+		now := time.Now()
+		type minute struct {
+			start time.Time
+			n     uint64
+		}
+		var all []minute
+		for i := range 3000 {
+			ago := time.Duration(random.Int64N(int64(30 * 24 * time.Hour)))
+			if i%2 == 0 {
+				ago /= 1000 // most are recent
+			}
+			b := traffic.BucketOf(traffic.UnitMinute, now.Add(-ago))
+			m := minute{b.Start(), uint64(random.IntN(100) + 1)}
+			all = append(all, m)
+			_, err := store.Apply(t.Context(), &traffic.Batch{Node: "n", Seq: uint64(i + 1), Slices: []traffic.Slice{{
+				Minute: b.N, Rows: []traffic.Row{{Kind: traffic.KindRoute, Name: "r", Counters: traffic.Counters{Status: [5]uint64{1: m.n}}}},
+			}}})
+			require.NoError(t, err)
+		}
+		for range 500 {
+			scale := time.Duration(random.Int64N(int64(29*24*time.Hour))) >> random.IntN(12)
+			from := now.Add(-scale - time.Second)
+			to := from.Add(time.Duration(random.Int64N(int64(scale + 2*time.Second))))
+			if !from.Before(to) {
+				continue
+			}
+			report, err := r.Report(t.Context(), from, to, traffic.UnitDay)
+			require.NoError(t, err)
+			want := uint64(0)
+			for _, m := range all {
+				if !m.start.Before(report.From) && m.start.Before(report.To) {
+					want += m.n
+				}
+			}
+			require.Equal(t, want, report.Total.Requests(), "from %v to %v", from, to)
+			slack := time.Minute
+			switch {
+			case now.Sub(from) > 8*24*time.Hour-time.Hour: // the hour that it is in may have begun before
+				slack = 24 * time.Hour
+			case now.Sub(from) > 2*time.Hour-time.Minute:
+				slack = time.Hour
+			}
+			require.False(t, report.From.After(from))
+			require.Less(t, from.Sub(report.From), slack)
+			if to.Before(now) {
+				require.False(t, report.To.Before(to))
+				require.Less(t, report.To.Sub(to), slack)
+			}
+		}
+	})
+}
+
+func TestReportsThatAreNotPossible(t *testing.T) {
+	r := newRecorder(t, traffic.NewMemoryStore(), nil)
+	now := time.Now()
+	for _, err := range []error{
+		second(r.Report(t.Context(), now, now.Add(-time.Hour), traffic.UnitMinute)),
+		second(r.Report(t.Context(), now.Add(time.Hour), now.Add(2*time.Hour), traffic.UnitMinute)),
+		second(r.Report(t.Context(), now.Add(-time.Hour), now, traffic.UnitAll)),
+		second(r.Report(t.Context(), now.Add(-100*time.Hour), now, traffic.UnitMinute)),
+	} {
+		assert.ErrorContains(t, err, "traffic: ")
+	}
+}
+
+func second[V any](_ V, err error) error { return err }
+
+func TestPercentiles(t *testing.T) {
+	for _, scale := range []time.Duration{50 * time.Microsecond, time.Millisecond, 300 * time.Millisecond, 50 * time.Second} {
+		r := newRecorder(t, traffic.NewMemoryStore(), nil)
+		for i := range 1000 {
+			r.Record(traffic.Hit{Status: 200, Latency: scale * time.Duration(i) / 1000})
+		}
+		require.NoError(t, r.Flush(t.Context()))
+		total := lastHour(t, r).Total
+		for _, p := range []float64{0.25, 0.5, 0.9, 0.99} {
+			want := float64(scale) * p
+			assert.InDelta(t, want, float64(total.Percentile(p)), max(want/8, float64(16*time.Microsecond)), "%v of %v", p, scale)
+		}
+		assert.InDelta(t, float64(scale)/2, float64(total.Mean()), max(float64(scale)/100, float64(2*time.Microsecond)))
+	}
+	assert.Zero(t, new(traffic.Counters).Percentile(0.5))
+	assert.Zero(t, new(traffic.Counters).Mean())
+}
+
+// TestManyRoutes: a program that takes paths for routes.
+func TestManyRoutes(t *testing.T) {
+	r := newRecorder(t, traffic.NewMemoryStore(), nil)
+	for i := range 10_000 {
+		r.Record(traffic.Hit{Route: fmt.Sprint("route ", i, strings.Repeat("x", 300)), Status: 200})
+	}
+	require.NoError(t, r.Flush(t.Context()))
+	report := lastHour(t, r)
+	assert.Equal(t, uint64(10_000), report.Total.Requests())
+	assert.LessOrEqual(t, len(report.Routes), traffic.MaxRows+1)
+	assert.Equal(t, traffic.Other, report.Routes[0].Name)
+	for _, row := range report.Routes {
+		assert.LessOrEqual(t, len(row.Name), 200)
+	}
+}
+
+func TestBoardsAreRefused(t *testing.T) {
+	r := newRecorder(t, traffic.NewMemoryStore(), nil)
+	for _, err := range []error{
+		second(r.Board("", nil)),
+		second(r.Board("a\nb", nil)),
+		second(r.Board("c", &traffic.BoardOptions{Capacity: -1})),
+		second(r.Board("c", &traffic.BoardOptions{Capacity: 10_001})),
+	} {
+		assert.ErrorContains(t, err, "traffic: ")
+	}
+	a, err := r.Board("a", nil)
+	require.NoError(t, err)
+	again, err := r.Board("a", &traffic.BoardOptions{Capacity: 7})
+	require.NoError(t, err)
+	assert.Same(t, a, again)
+	for i := range 62 { // and paths, and a
+		_, err := r.Board(fmt.Sprint("board ", i), nil)
+		require.NoError(t, err)
+	}
+	_, err = r.Board("one more", nil)
+	assert.Error(t, err)
+}
+
+// TestABoardOfTies: where nobody is better than the others,
+// the board is full all the same, and stays with those whom it has.
+func TestABoardOfTies(t *testing.T) {
+	r := newRecorder(t, traffic.NewMemoryStore(), nil)
+	board, err := r.Board("ties", &traffic.BoardOptions{Capacity: 10})
+	require.NoError(t, err)
+	list := func() []traffic.Entry {
+		require.NoError(t, r.Flush(t.Context()))
+		top, err := board.Top(t.Context(), traffic.AllTime, 100)
+		require.NoError(t, err)
+		return top
+	}
+	for i := range 1000 {
+		board.Add(fmt.Sprint(i), 1)
+	}
+	first := list()
+	assert.Len(t, first, 10)
+	for i := range 1000 {
+		board.Add(fmt.Sprint("late ", i), 1)
+	}
+	assert.Equal(t, first, list())
+	board.Add("winner", 2)
+	assert.Equal(t, "winner", list()[0].Member)
+}
+
+func TestAround(t *testing.T) {
+	r := newRecorder(t, traffic.NewMemoryStore(), nil)
+	board, err := r.Board("players", nil)
+	require.NoError(t, err)
+	for i := range 20 {
+		board.Add(fmt.Sprint("player ", i), int64(100-i))
+	}
+	board.Add("player 3", -50)
+	require.NoError(t, r.Flush(t.Context()))
+	list, err := board.Around(t.Context(), traffic.Day, "player 10", 1)
+	require.NoError(t, err)
+	assert.Equal(t, []traffic.Entry{{Rank: 9, Member: "player 9", Score: 91}, {Rank: 10, Member: "player 10", Score: 90}, {Rank: 11, Member: "player 11", Score: 89}}, list)
+	e, ok, err := board.Rank(t.Context(), traffic.Day, "player 3")
+	require.NoError(t, err)
+	require.True(t, ok)
+	assert.Equal(t, traffic.Entry{Rank: 20, Member: "player 3", Score: 47}, e)
+	_, ok, err = board.Rank(t.Context(), traffic.Day, "nobody")
+	require.NoError(t, err)
+	assert.False(t, ok)
+}
+
+// TestServersWithoutTrafficBecomeSilent: more members on several servers than a board
+// has room for. What one admits drives out what another one has; when nothing more
+// comes they must not go on with that.
+func TestServersWithoutTrafficBecomeSilent(t *testing.T) {
+	store := &counting{Store: traffic.NewMemoryStore()}
+	var nodes []*traffic.Recorder
+	for n := range 4 {
+		r := newRecorder(t, store, nil)
+		board, err := r.Board("players", &traffic.BoardOptions{Capacity: 10})
+		require.NoError(t, err)
+		for i := range 50 {
+			board.Add(fmt.Sprint(n, "-", i), int64(i+1))
+		}
+		nodes = append(nodes, r)
+	}
+	round := func() {
+		for _, r := range nodes {
+			require.NoError(t, r.Flush(t.Context()))
+		}
+	}
+	for range 20 {
+		round()
+	}
+	before := store.applied.Load()
+	round()
+	assert.Equal(t, before, store.applied.Load(), "nothing is sent")
+	board, err := nodes[0].Board("players", nil)
+	require.NoError(t, err)
+	top, err := board.Top(t.Context(), traffic.AllTime, 4)
+	require.NoError(t, err)
+	for _, e := range top {
+		assert.Equal(t, int64(50), e.Score)
+	}
+}
+
+// counting is a Store that counts batches.
+type counting struct {
+	traffic.Store
+	applied atomic.Int64
+}
+
+func (c *counting) Apply(ctx context.Context, b *traffic.Batch) (traffic.Receipt, error) {
+	c.applied.Add(1)
+	return c.Store.Apply(ctx, b)
+}
