@@ -76,7 +76,7 @@ soak: deps ## the tests over and over, for half an hour: SOAK=2h make soak
 
 .PHONY: conformance
 conformance: deps ## the public suites of every Store, on memory and on real Redis, printed rule by rule
-	@go test -count=1 -v -run '^Test(MemoryStore|MemoryPermitStore|Store|StoreInSeveralSlots|PermitStore|StoreQuorum|ServeMux|Conformance)$$' ./session/... ./lock/... ./cache/... ./responsecache ./middleware/ratelimit/... ./adapters/adaptertest
+	@go test -count=1 -v -run '^Test(MemoryStore|MemoryPermitStore|Store|StoreInSeveralSlots|PermitStore|StoreQuorum|ServeMux|Conformance)$$' ./session/... ./lock/... ./cache/... ./responsecache ./middleware/ratelimit/... ./middleware/traffic/... ./adapters/adaptertest
 	@cd adapters/gin && go test -count=1 -v -run '^Test(Responsecache)?Conformance$$' .
 
 .PHONY: clean

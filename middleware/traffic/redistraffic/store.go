@@ -7,8 +7,8 @@
 //
 // A batch is some scripts, each of which remembers in the same step that it has run:
 // a batch that is sent again, by this package, by the client or because a network
-// delivers late, counts once. A failover may lose the last moments, and count what
-// was confirmed and lost never.
+// delivers late, counts once. A failover may lose the last moments: figures that were
+// confirmed and are lost with it do not come back.
 package redistraffic
 
 import (
