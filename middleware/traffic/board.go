@@ -41,8 +41,10 @@ func (w Window) bucket(now time.Time) Bucket {
 // However many members there are, the store keeps a few hundred of those on top in
 // each window, and each process some thousands. Scores of members that come again
 // and again are exact. They are never too large, and only too small by what a
-// process has forgotten while the member was among those that came least: see
-// Stats.
+// process has forgotten while the member was among those that came least (see
+// Stats), and by what the store was not told because the process has three times as
+// many better members as the board has places. A member that is on top only because a
+// hundred processes each have a little of it needs a larger Capacity.
 type Board struct {
 	recorder *Recorder
 	table    *table

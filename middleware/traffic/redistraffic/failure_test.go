@@ -107,9 +107,16 @@ func TestRedisIsAway(t *testing.T) {
 	}
 	for _, how := range []string{"refused", "silent"} {
 		t.Run(how, func(t *testing.T) {
-			server, o := redistest.Standalone(t), redistraffic.Options{Prefix: redistest.Prefix(t)}
+			// A server that is stopped does later what it was sent meanwhile: the
+			// same batch, hundreds of times.
+			server := redistest.NewStandalone(t)
 			proxy := redistest.NewProxy(t, server.Addr())
-			node := newRecorder(t, throughProxy(t, proxy), o, "web")
+			rdb := throughProxy(t, proxy)
+			if how == "silent" { // what the proxy holds back would be in this process
+				rdb = redis.NewClient(&redis.Options{Addr: server.Addr(), ContextTimeoutEnabled: true, ReadTimeout: 200 * time.Millisecond, MaxRetries: 2})
+				t.Cleanup(func() { rdb.Close() })
+			}
+			node := newRecorder(t, rdb, redistraffic.Options{}, "web")
 			n, regular := 0, 0
 			request := func() {
 				path := fmt.Sprintf("/attack/%d", n)
@@ -126,8 +133,10 @@ func TestRedisIsAway(t *testing.T) {
 				request()
 			}
 			eventuallyFlushed(t, node)
+			if how == "silent" {
+				server.Stop(t)
+			}
 			proxy.Refuse(how == "refused")
-			proxy.Blackhole(how == "silent")
 			fill := func(d time.Duration) {
 				for end := time.Now().Add(d); time.Now().Before(end); {
 					for range perSecond / 20 {
@@ -143,7 +152,7 @@ func TestRedisIsAway(t *testing.T) {
 			fill(away / 2)
 			growth := heap() - before
 			proxy.Refuse(false)
-			proxy.Blackhole(false)
+			server.Continue(t)
 			eventuallyFlushed(t, node)
 
 			report := total(t, node)
