@@ -213,6 +213,7 @@ func (c *crew) run(length time.Duration) (requests int64, took time.Duration, er
 	var total atomic.Int64
 	errs := make([]error, len(c.ops))
 	start := make(chan struct{})
+	var began time.Time
 	labels := pprof.Labels("entrant", c.name) // go tool pprof -tagfocus=entrant=herdless
 	var wg sync.WaitGroup
 	for i, do := range c.ops {
@@ -222,13 +223,17 @@ func (c *crew) run(length time.Duration) (requests int64, took time.Duration, er
 			pprof.Do(context.Background(), labels, func(context.Context) {
 				for !stop.Load() && errs[i] == nil {
 					errs[i] = do()
-					n++
+					// Where all goroutines compute, the one that would say
+					// stop is long in coming to its turn.
+					if n++; n%64 == 0 && time.Since(began) >= length {
+						return
+					}
 				}
 			})
 			total.Add(n)
 		})
 	}
-	began := time.Now()
+	began = time.Now()
 	close(start)
 	time.Sleep(length)
 	stop.Store(true)

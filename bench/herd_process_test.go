@@ -59,14 +59,13 @@ func (b *Burst) add(c Burst) {
 	}
 }
 
-func (b *Burst) sample(commands int) report.Sample {
+func (b *Burst) sample() report.Sample {
 	s := report.Sample{
 		"executions": float64(b.Executions),
 		"failed":     float64(b.Failed),
 		"p50":        millis(report.Median(b.Latencies)),
 		"p99":        millis(report.Percentile(b.Latencies, 99)),
 		"max":        millis(report.Percentile(b.Latencies, 100)),
-		"commands":   float64(commands),
 	}
 	if b.FirstEnd != 0 {
 		after := make([]time.Duration, len(b.Arrivals))

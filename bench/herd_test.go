@@ -171,8 +171,8 @@ func herd(b *testing.B, s scenario, name string, turn func(h *herdTurn) (Burst, 
 	for i, lib := range herdLibraries {
 		rows[i] = row{lib.name, lib.kind}
 	}
-	return []report.Case{inTurn(name, s.headline, e.herds, rows, func(round, i int) report.Sample {
-		h := &herdTurn{b: b, server: server, processes: processes, order: SiteOrder{
+	do := func(round, i int, counted bool) report.Sample {
+		h := &herdTurn{b: b, server: server, processes: processes, counted: counted, order: SiteOrder{
 			Library: herdLibraries[i].name, Path: fmt.Sprintf("/%s-%d-%d", s.id, round, i), Work: herdWork, Length: small,
 		}}
 		got, err := turn(h)
@@ -182,8 +182,17 @@ func herd(b *testing.B, s scenario, name string, turn func(h *herdTurn) (Burst, 
 		if i == 0 && got.Failed > 0 {
 			b.Errorf("herdless: %d of %d failed", got.Failed, len(got.Latencies))
 		}
-		return got.sample(h.commands)
-	})}
+		sample := got.sample()
+		if counted {
+			sample["commands"] = float64(h.commands)
+		}
+		return sample
+	}
+	c := inTurn(name, s.headline, e.herds, rows, func(round, i int) report.Sample { return do(round, i, false) })
+	for i := range rows {
+		c.Rows[i].Values["commands"] = do(e.herds, i, true)["commands"]
+	}
+	return []report.Case{c}
 }
 
 // herdTurn is a library on a page of its own, in all processes.
@@ -192,7 +201,26 @@ type herdTurn struct {
 	server    *redistest.Server
 	processes []process
 	order     SiteOrder
-	commands  int // that were sent to Redis
+	// counted turns count what is sent to Redis, which slows Redis down: their
+	// times are not used.
+	counted  bool
+	commands int
+}
+
+// burst has the clients of all processes ask.
+func (h *herdTurn) burst(o BurstOrder) error {
+	var feed *watched
+	if h.counted {
+		feed = monitor(h.b, h.server.Addr())
+	}
+	// When every process has got its order.
+	o.At = time.Now().Add(150 * time.Millisecond).UnixNano()
+	o.Site = h.order
+	_, err := h.all("Process.Burst", o)
+	if err == nil && h.counted {
+		h.commands = feed.sent()
+	}
+	return err
 }
 
 // all asks every process for something at the same time.
@@ -205,52 +233,39 @@ func (h *herdTurn) all(method string, order any) (Burst, error) {
 	return sum, err
 }
 
-// soon is when every process has got its order.
-func soon() int64 { return time.Now().Add(150 * time.Millisecond).UnixNano() }
-
 func stampede(h *herdTurn) (Burst, error) {
 	h.order.TTL = pageTTL
 	if _, err := h.all("Process.Open", h.order); err != nil {
 		return Burst{}, err
 	}
-	feed := monitor(h.b, h.server.Addr())
-	if _, err := h.all("Process.Burst", BurstOrder{Site: h.order, Clients: stampedeClients, At: soon()}); err != nil {
+	if err := h.burst(BurstOrder{Clients: stampedeClients}); err != nil {
 		return Burst{}, err
 	}
-	h.commands = feed.sent()
 	return h.all("Process.Close", h.order)
 }
 
 func atExpiry(h *herdTurn) (Burst, error) {
-	h.order.TTL, h.order.Stale = herdTTL, herdStale
-	if err := h.prime(); err != nil {
-		return Burst{}, err
-	}
-	time.Sleep(herdTTL + 300*time.Millisecond) // gofiber looks at the clock every 300 ms
-	feed := monitor(h.b, h.server.Addr())
-	if _, err := h.all("Process.Burst", BurstOrder{Site: h.order, Clients: expiryClients, At: soon()}); err != nil {
-		return Burst{}, err
-	}
-	h.commands = feed.sent()
-	time.Sleep(3 * herdWork) // for what goes on in the background
-	got, err := h.all("Process.Close", h.order)
-	got.Executions-- // the first
-	return got, err
+	return h.afterPriming(herdTTL+300*time.Millisecond, BurstOrder{Clients: expiryClients}) // gofiber looks at the clock every 300 ms
 }
 
 func steadily(h *herdTurn) (Burst, error) {
+	return h.afterPriming(0, BurstOrder{Clients: steadyClients, Every: steadyPause, For: steadyLength})
+}
+
+// afterPriming has the clients ask for a page some time after every process has
+// served it.
+func (h *herdTurn) afterPriming(pause time.Duration, o BurstOrder) (Burst, error) {
 	h.order.TTL, h.order.Stale = herdTTL, herdStale
 	if err := h.prime(); err != nil {
 		return Burst{}, err
 	}
-	feed := monitor(h.b, h.server.Addr())
-	if _, err := h.all("Process.Burst", BurstOrder{Site: h.order, Clients: steadyClients, At: soon(), Every: steadyPause, For: steadyLength}); err != nil {
+	time.Sleep(pause)
+	if err := h.burst(o); err != nil {
 		return Burst{}, err
 	}
-	h.commands = feed.sent()
-	time.Sleep(3 * herdWork)
+	time.Sleep(3 * herdWork) // for what goes on in the background
 	got, err := h.all("Process.Close", h.order)
-	got.Executions--
+	got.Executions-- // the first
 	return got, err
 }
 

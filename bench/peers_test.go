@@ -77,7 +77,7 @@ func write(b *testing.B, dir string, measured []report.Scenario, order []string)
 		}
 	}
 	d := report.Document{
-		Results: results, Verdicts: report.Judge(results, goals), Versions: versions(), LeftOut: leftOut, Notes: notes, Pictures: "bench",
+		Results: results, Verdicts: report.Judge(results, explained(goals)), Versions: versions(), LeftOut: leftOut, Notes: notes, Pictures: "bench",
 	}
 	var only []string
 	for _, s := range measured {
@@ -140,7 +140,9 @@ var leftOut = []string{
 
 // notes are what the figures do not say by themselves.
 var notes = []string{
-	"Every library has its defaults, but for what the text of a scenario says, and go-redis's client its default pool. " +
+	"Every library has its defaults, but for what is said here and in the text of a scenario. " +
 		"`gin-contrib/sessions` and `boj/redistore` are given as many idle connections as there are goroutines.",
+	"herdless's client is `redisconn.Open`'s, the peers' are go-redis's with its defaults, or the client that they bring along. " +
+		"Caches may take a second for a step in Redis where they have less by default (50 ms): a machine that is this full misses that now and then.",
 	"gofiber stands on fasthttp, not net/http: its requests are of another server, and cost less before any library has done anything.",
 }

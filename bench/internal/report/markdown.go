@@ -124,7 +124,7 @@ func (v Verdict) seen() string {
 
 func (v Verdict) verdict() string {
 	switch {
-	case !v.Measured && v.Why != "":
+	case !v.Measured && v.Case == "" && v.Why != "":
 		return "not measured: " + v.Why
 	case !v.Measured:
 		return "not measured"
@@ -136,6 +136,9 @@ func (v Verdict) verdict() string {
 		word = "more than"
 	}
 	text := fmt.Sprintf("not met: %.0f %% %s the goal", max(1, 100*v.Short()), word)
+	if v.Bound == 0 {
+		text = "not met: " + Num(v.Seen) + " " + word + " the goal"
+	}
 	if v.Why != "" {
 		text += ". " + v.Why
 	}

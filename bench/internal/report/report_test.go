@@ -114,6 +114,23 @@ func TestSVGIsWellFormed(t *testing.T) {
 	}
 }
 
+// TestFloorThatDwarfsTheOthersIsCut: else their bars could not be told apart.
+func TestFloorThatDwarfsTheOthersIsCut(t *testing.T) {
+	draw := func(floor float64) string {
+		return string(SVG(Scenario{Headline: "ops", Cases: []Case{{Rows: []Row{
+			{Name: "herdless", Kind: Ours, Values: map[string]float64{"ops": 50}},
+			{Name: "peer", Kind: Peer, Values: map[string]float64{"ops": 100}},
+			{Name: "bare", Kind: Floor, Values: map[string]float64{"ops": floor}},
+		}}}}))
+	}
+	if cut := draw(1e6); !strings.Contains(cut, `width="220.0"`) || !strings.Contains(cut, `width="440.0"`) || !strings.Contains(cut, "<path") || !strings.Contains(cut, "1.00 M") {
+		t.Error("the bars of 50, 100 and far more are not half, full, and cut off:", cut)
+	}
+	if whole := draw(200); !strings.Contains(whole, `width="110.0"`) || strings.Contains(whole, "<path") {
+		t.Error("a floor of the same order is not drawn to scale:", whole)
+	}
+}
+
 func TestGoals(t *testing.T) {
 	r := &Results{Scenarios: []Scenario{some()}}
 	got := Judge(r, []Goal{
@@ -123,6 +140,7 @@ func TestGoals(t *testing.T) {
 		{Text: "met figure", Scenario: "some", Case: "1 at a time", Row: "bare", Metric: "ops", Bound: 300},
 		{Text: "no such scenario", Scenario: "other", Case: "1 at a time", Metric: "ops"},
 		{Text: "no such metric", Scenario: "some", Case: "1 at a time", Metric: "trips"},
+		{Text: "nothing at all", Scenario: "some", Case: "1 at a time", Metric: "allocs", AtMost: true},
 		{Text: "last row", Scenario: "some", Case: "1 at a time", Versus: LastRow, Bound: 1.25, AtMost: true},
 	})
 	for i, want := range []struct {
@@ -136,6 +154,7 @@ func TestGoals(t *testing.T) {
 		{true, true, 300, 0, "**met**"},
 		{false, false, 0, 0, "not measured"},
 		{false, false, 0, 0, "not measured"},
+		{true, false, 2, 0, "not met: 2 more than the goal"},
 		{true, true, 1, 0, "**met**"},
 	} {
 		v := got[i]

@@ -20,7 +20,8 @@ const (
 var colours = map[Kind]string{Ours: "#0b5cad", Peer: "#e08a2e", Floor: "#b5bcc4"}
 
 // SVG draws the headline metric of a scenario: a group of bars for each case,
-// in a scale of its own that begins at zero.
+// in a scale of its own that begins at zero. A bar with a gap is longer than
+// there is room for.
 func SVG(s Scenario) []byte {
 	m := metric(s.Headline)
 	better := "more is better"
@@ -51,10 +52,7 @@ func SVG(s Scenario) []byte {
 		y += svgRow
 		text(16, y+12, ` font-weight="600"`, c.Name)
 		y += svgRow
-		longest := 0.0
-		for _, r := range c.Rows {
-			longest = max(longest, r.Values[s.Headline])
-		}
+		longest := scale(c, s.Headline)
 		for _, r := range c.Rows {
 			v, ok := r.Values[s.Headline]
 			width, label := 0.0, "–"
@@ -62,16 +60,36 @@ func SVG(s Scenario) []byte {
 				label = Num(v)
 			}
 			if longest > 0 {
-				width = max(1, svgBars*v/longest)
+				width = min(max(1, svgBars*v/longest), svgBars)
 			}
 			text(svgLabels-8, y+12, ` text-anchor="end"`, r.Name)
 			fmt.Fprintf(&b, `<rect x="%d" y="%d" width="%.1f" height="%d" fill="%s"/>`+"\n", svgLabels, y, width, svgBar, colours[r.Kind])
+			if v > longest {
+				// It goes on: a gap in the bar.
+				fmt.Fprintf(&b, `<path d="M%d %d l6 %d h5 l-6 -%d z" fill="#ffffff"/>`+"\n", svgLabels+svgBars-40, y, svgBar, svgBar)
+			}
 			text(svgLabels+int(width)+6, y+12, "", label)
 			y += svgRow
 		}
 	}
 	b.WriteString("</svg>\n")
 	return []byte(b.String())
+}
+
+// scale returns the value of the longest bar of a case. Floors that are far
+// longer than what is compared are cut off.
+func scale(c Case, headline string) float64 {
+	compared, all := 0.0, 0.0
+	for _, r := range c.Rows {
+		all = max(all, r.Values[headline])
+		if r.Kind != Floor {
+			compared = max(compared, r.Values[headline])
+		}
+	}
+	if compared > 0 && all > 3*compared {
+		return compared
+	}
+	return all
 }
 
 func escape(s string) string {
