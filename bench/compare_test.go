@@ -2,6 +2,7 @@ package bench
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,8 +36,6 @@ type entrant struct {
 	free bool
 	// kib is the length of what a request moves, where it matters.
 	kib float64
-	// most bounds the goroutines it takes part with, 0 for any number.
-	most int
 }
 
 // opened is an entrant that is ready.
@@ -96,29 +95,26 @@ var efforts = map[string]effort{
 }
 
 func theEffort() effort {
-	if e, ok := efforts[os.Getenv("HERDLESS_BENCH")]; ok {
-		return e
+	name := cmp.Or(os.Getenv("HERDLESS_BENCH"), "full")
+	e, ok := efforts[name]
+	if !ok {
+		panic(fmt.Sprintf("HERDLESS_BENCH is %q; it can be full, quick or smoke", name))
 	}
-	return efforts["full"]
+	return e
 }
 
 // compare runs the entrants in turn, under each load.
 func compare(b *testing.B, s scenario) []report.Case {
 	var cases []report.Case
 	for _, l := range s.loads {
-		var taking []entrant
-		for _, e := range s.entrants {
-			if e.most == 0 || l.goroutines <= e.most {
-				taking = append(taking, e)
-			}
-		}
-		cases = append(cases, interleave(b, theEffort(), s, l, taking))
+		cases = append(cases, interleave(b, theEffort(), s, l))
 	}
 	return cases
 }
 
-func interleave(tb testing.TB, e effort, s scenario, l load, entrants []entrant) report.Case {
+func interleave(tb testing.TB, e effort, s scenario, l load) report.Case {
 	tb.Helper()
+	entrants := s.entrants
 	servers := make([]*redistest.Server, len(entrants))
 	observers := make([]*redis.Client, len(entrants))
 	crews := make([]*crew, len(entrants))

@@ -142,7 +142,7 @@ func ginOnRedis(addr string, p *pages, keep policy) (site, func(), error) {
 
 func fiberPages(storage fiber.Storage, p *pages, keep policy) site {
 	app := fiber.New()
-	app.Use(fibercache.New(fibercache.Config{Expiration: keep.ttl, Storage: storage, MaxBytes: 64 << 20}))
+	app.Use(fibercache.New(fibercache.Config{Expiration: keep.ttl, Storage: storage, MaxBytes: 1 << 30}))
 	app.Get("/*", p.fiber)
 	return fastSite{app.Handler()}
 }
@@ -297,6 +297,25 @@ func always(length int) func(int) []byte {
 	return func(int) []byte { return body }
 }
 
+// hot has all goroutines do what the first one does. Some answer many with one
+// command.
+func hot(entrants []entrant) []entrant {
+	out := slices.Clone(entrants)
+	for i, e := range entrants {
+		out[i].free = true
+		out[i].open = func(addr string) (*opened, error) {
+			o, err := e.open(addr)
+			if err != nil {
+				return nil, err
+			}
+			own := o.worker
+			o.worker = func(int) (op, error) { return own(0) }
+			return o, nil
+		}
+	}
+	return out
+}
+
 func pageScenarios() []scenario {
 	return []scenario{
 		{
@@ -308,6 +327,11 @@ func pageScenarios() []scenario {
 			id: "page-redis", title: "Response cache: a page of 4 KiB from Redis", headline: "ops", loads: goroutines(1, 16, 128),
 			text:     "A hit that is read from Redis each time, a page for each goroutine; herdless's in-process tier is off, and so is compression.",
 			entrants: slices.Concat(pageEntrants(redisPageLibraries, small), rawPages(always(small))),
+		},
+		{
+			id: "page-redis-hot", title: "Response cache: one page of 4 KiB from Redis for all", headline: "ops", loads: goroutines(16, 128),
+			text:     "As before, but all goroutines ask for the same page. herdless reads it once for those who ask at the same time.",
+			entrants: hot(slices.Concat(pageEntrants(redisPageLibraries, small), rawPages(always(small)))),
 		},
 		{
 			id: "page-redis-512k", title: "Response cache: a page of 512 KiB from Redis", headline: "ops", loads: goroutines(1, 16, 128),

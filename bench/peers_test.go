@@ -141,8 +141,8 @@ var leftOut = []string{
 // notes are what the figures do not say by themselves.
 var notes = []string{
 	"Every library has its defaults, but for what is said here and in the text of a scenario. " +
-		"`gin-contrib/sessions` and `boj/redistore` are given as many idle connections as there are goroutines.",
-	"herdless's client is `redisconn.Open`'s, the peers' are go-redis's with its defaults, or the client that they bring along. " +
+		"`gin-contrib/sessions` and `boj/redistore` are given as many idle connections as there are goroutines, and gofiber's cache 1 GiB.",
+	"herdless's client is `redisconn.Open`'s; the peers have go-redis's with its defaults, or the client that they bring along. In the lock scenarios all have go-redis's with its defaults. " +
 		"Caches may take a second for a step in Redis where they have less by default (50 ms): a machine that is this full misses that now and then.",
 	"gofiber stands on fasthttp, not net/http: its requests are of another server, and cost less before any library has done anything.",
 }

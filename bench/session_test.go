@@ -38,9 +38,11 @@ const (
 	bigLength = (64<<10 - valueLength) / (sessionValues - 1)
 )
 
-var connections = 128 // as many as goroutines, for clients that take a number
+// connections are as many as goroutines at most, for clients that take a number.
+const connections = 128
 
-// sizes of the values that are not read or written, by session.
+// valuesOf are a new session's values; those that are not read or written have so
+// many bytes.
 func valuesOf(length int) map[string]string {
 	values := map[string]string{}
 	for i := range sessionValues {
@@ -355,28 +357,20 @@ func (v *visitors) check(web site, written bool) error {
 	return nil
 }
 
-// The floors read and write a session as a hash, or as one string.
+// The floors read and write a session as one string.
 func sessionKey(worker int) string { return "floor:" + strconv.Itoa(worker) }
 
 func fillSessions(ctx context.Context, rdb *redis.Client) error {
 	for i := range connections {
-		for _, key := range []string{sessionKey(i)} {
-			if err := rdb.HSet(ctx, key, valuesOf(valueLength)).Err(); err != nil {
-				return err
-			}
-			if err := rdb.Expire(ctx, key, time.Hour).Err(); err != nil {
-				return err
-			}
-			if err := rdb.Set(ctx, key+":string", strings.Repeat("x", sessionValues*valueLength), time.Hour).Err(); err != nil {
-				return err
-			}
+		if err := rdb.Set(ctx, sessionKey(i), strings.Repeat("x", sessionValues*valueLength), time.Hour).Err(); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
 func readSession(ctx context.Context, rdb redis.Cmdable, worker int) error {
-	s, err := rdb.Get(ctx, sessionKey(worker)+":string").Result()
+	s, err := rdb.Get(ctx, sessionKey(worker)).Result()
 	if err == nil && len(s) != sessionValues*valueLength {
 		err = errNoValue
 	}
@@ -384,7 +378,7 @@ func readSession(ctx context.Context, rdb redis.Cmdable, worker int) error {
 }
 
 func writeSession(ctx context.Context, rdb redis.Cmdable, worker int) error {
-	key := sessionKey(worker) + ":string"
+	key := sessionKey(worker)
 	s, err := rdb.Get(ctx, key).Result()
 	if err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 
 	"github.com/gin-gonic/gin"
 	"github.com/herdless/herdless/adapters/redisconn"
+	"github.com/herdless/herdless/bench/internal/report"
 	"github.com/redis/go-redis/v9"
 	"github.com/valyala/fasthttp"
 )
@@ -178,11 +179,12 @@ func must200(s site, path string, cookies []*http.Cookie) (answer, error) {
 	return a, err
 }
 
-// raw is an entrant that is a command and no more.
+// raw are two entrants that are a command and no more: each alone, and by
+// go-redis's automatic pipelining. worker numbers the goroutine.
 func raw(name string, prepare func(ctx context.Context, rdb *redis.Client) error, do func(ctx context.Context, rdb redis.Cmdable, worker int) error) []entrant {
 	entrants := make([]entrant, 2)
 	for i, piped := range []bool{false, true} {
-		entrants[i] = entrant{name: name, kind: "floor", open: func(addr string) (*opened, error) {
+		entrants[i] = entrant{name: name, kind: report.Floor, open: func(addr string) (*opened, error) {
 			rdb := newClient(addr)
 			if err := prepare(context.Background(), rdb); err != nil {
 				return nil, err

@@ -64,6 +64,12 @@ without: the handler alone, or the bare command.
 	for _, v := range d.Verdicts {
 		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", v.Work, v.Text, v.seen(), v.verdict())
 	}
+	if lines := obstacles(d.Verdicts); len(lines) > 0 {
+		b.WriteString("\nWhat stands in the way of those that are not met:\n\n")
+		for _, line := range lines {
+			fmt.Fprintf(&b, "- %s\n", line)
+		}
+	}
 	for _, s := range d.Results.Scenarios {
 		fmt.Fprintf(&b, "\n## %s\n\n%s\n\n![%s](%s/%s.svg)\n", s.Title, s.Text, s.Title, d.Pictures, s.ID)
 		for _, c := range s.Cases {
@@ -139,10 +145,21 @@ func (v Verdict) verdict() string {
 	if v.Bound == 0 {
 		text = "not met: " + Num(v.Seen) + " " + word + " the goal"
 	}
-	if v.Why != "" {
-		text += ". " + v.Why
-	}
 	return text
+}
+
+// obstacles says of the goals that are not met what stands in the way, each
+// reason once.
+func obstacles(verdicts []Verdict) []string {
+	var out []string
+	for _, v := range verdicts {
+		if v.Measured && !v.Met() && v.Why != "" {
+			if line := v.Work + ": " + v.Why; !slices.Contains(out, line) {
+				out = append(out, line)
+			}
+		}
+	}
+	return out
 }
 
 // cells is the table of a case, its heading first.

@@ -203,12 +203,18 @@ func TestDocument(t *testing.T) {
 	r := &Results{Machine: Machine{CPU: "a processor", Cores: 2}, Scenarios: []Scenario{some()}}
 	d := Document{
 		Results: r, Versions: []string{"example.com/a v1.2.3"}, LeftOut: []string{"b: why"}, Pictures: "bench",
-		Verdicts: Judge(r, []Goal{{Work: "reads", Text: "≥ 3× the best peer", Scenario: "some", Case: "1 at a time", Versus: BestPeer, Bound: 3}}),
+		Verdicts: Judge(r, []Goal{
+			{Work: "reads", Text: "≥ 3× the best peer", Scenario: "some", Case: "1 at a time", Versus: BestPeer, Bound: 3},
+			{Work: "reads", Text: "≥ 4", Scenario: "some", Case: "1 at a time", Versus: BestPeer, Bound: 4, Why: "it is slow"},
+			{Work: "reads", Text: "≥ 5", Scenario: "some", Case: "1 at a time", Versus: BestPeer, Bound: 5, Why: "it is slow"},
+			{Work: "reads", Text: "≥ 1", Scenario: "some", Case: "1 at a time", Versus: BestPeer, Bound: 1, Why: "it is fast"},
+		}),
 	}
 	for _, want := range []string{
 		"| reads | ≥ 3× the best peer | 3× good | **met** |", "| example.com/a | v1.2.3 |", "- Left out: b: why",
 		"](bench/some.svg)", "|   | requests/s | × | allocs |\n|---|--:|--:|--:|\n| herdless | 300 | 1 | 2 |\n| good | 100 | 3 | – |",
-		"in quick mode", "a processor, 2 cores",
+		"in quick mode", "a processor, 2 cores", "| not met: 25 % less than the goal |",
+		"are not met:\n\n- reads: it is slow\n\n## Reads",
 	} {
 		if !strings.Contains(string(d.Markdown()), want) {
 			t.Errorf("no %q in\n%s", want, d.Markdown())
