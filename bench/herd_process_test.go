@@ -168,7 +168,8 @@ func (web *openSite) ask(got *Burst, o BurstOrder, start time.Time) error {
 		from := due
 		if wait := time.Until(due); wait > 0 {
 			time.Sleep(wait)
-			from = time.Now() // that the timer is late is not the cache's doing
+			from = time.Now() // that the timer is late is not the cache's doing,
+			due = from        // nor that the next one is
 		} else if o.At == 0 {
 			from = time.Now()
 		}

@@ -2,11 +2,13 @@ package bench
 
 import (
 	"context"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
-	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -29,7 +31,7 @@ func BenchmarkPeers(b *testing.B) {
 	for _, s := range scenarios() {
 		order = append(order, s.id)
 		b.Run(s.id, func(b *testing.B) {
-			began := time.Now()
+			began, load := time.Now(), loadAverage()
 			measure := compare
 			if s.measure != nil {
 				measure = s.measure
@@ -41,7 +43,7 @@ func BenchmarkPeers(b *testing.B) {
 				return
 			}
 			measured = append(measured, report.Scenario{
-				ID: s.id, Title: s.title, Text: s.text, Headline: s.headline, Mode: theEffort().mode, Measured: began.UTC().Truncate(time.Second), Cases: cases,
+				ID: s.id, Title: s.title, Text: s.text, Headline: s.headline, Mode: theEffort().mode, Measured: began.UTC().Truncate(time.Second), Load: load, Cases: cases,
 			})
 		})
 	}
@@ -76,8 +78,12 @@ func write(b *testing.B, dir string, measured []report.Scenario, order []string)
 			return err
 		}
 	}
+	modules, err := versions(b.Context())
+	if err != nil {
+		return err
+	}
 	d := report.Document{
-		Results: results, Verdicts: report.Judge(results, explained(goals)), Versions: versions(), LeftOut: leftOut, Notes: notes, Pictures: "bench",
+		Results: results, Verdicts: report.Judge(results, explained(goals)), Versions: modules, LeftOut: leftOut, Notes: notes, Pictures: "bench",
 	}
 	var only []string
 	for _, s := range measured {
@@ -119,16 +125,21 @@ var compared = []string{
 }
 
 // versions are those that this binary was built with.
-func versions() []string {
-	var out []string
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, m := range info.Deps {
-			if slices.Contains(compared, m.Path) {
-				out = append(out, m.Path+" "+m.Version)
-			}
-		}
+func versions(ctx context.Context) ([]string, error) {
+	args := append([]string{"list", "-m", "-f", "{{.Path}} {{.Version}}"}, compared...)
+	out, err := exec.CommandContext(ctx, "go", args...).Output()
+	if err != nil {
+		return nil, fmt.Errorf("versions of modules: %w", err)
 	}
-	return out
+	return strings.Split(strings.TrimSpace(string(out)), "\n"), nil
+}
+
+// loadAverage is that of the last minute, 0 where the system does not tell.
+func loadAverage() float64 {
+	text, _ := os.ReadFile("/proc/loadavg")
+	first, _, _ := strings.Cut(string(text), " ")
+	load, _ := strconv.ParseFloat(first, 64)
+	return load
 }
 
 // leftOut are peers that the module proxy did not have when this was written.

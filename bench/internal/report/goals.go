@@ -75,8 +75,11 @@ func judge(r *Results, g Goal) Verdict {
 		}
 		if row, ok := r.Find(g.Scenario, g.Case, name); ok {
 			v.Seen, v.Measured = row.Values[g.Metric]
-			if g.Metric == "allocs" {
-				v.Seen = math.Round(v.Seen) // what the background adds is not a request's
+			switch g.Metric { // what the background adds is not a request's
+			case "allocs":
+				v.Seen = math.Round(v.Seen)
+			case "trips":
+				v.Seen = math.Round(v.Seen*10) / 10
 			}
 		}
 		return v

@@ -45,7 +45,7 @@ without: the handler alone, or the bare command.
 
 `)
 	fmt.Fprintf(&b, "%s, %d cores, %s; %s; Redis %s on the same machine, over loopback. ", m.CPU, m.Cores, m.OS, m.Go, m.Redis)
-	b.WriteString(measured(d.Results.Scenarios) + "\n\n")
+	b.WriteString(measured(d.Results.Scenarios) + busy(m.Cores, d.Results.Scenarios) + "\n\n")
 	b.WriteString("| module | version |\n|---|---|\n")
 	for _, v := range d.Versions {
 		name, version, _ := strings.Cut(v, " ")
@@ -113,6 +113,22 @@ func measured(scenarios []Scenario) string {
 	default:
 		return text + "; in quick mode, with few and short turns: " + strings.Join(quick, "; ") + "."
 	}
+}
+
+// busy says so if the machine had other things to do: more than twice as many
+// processes than cores wanted one.
+func busy(cores int, scenarios []Scenario) string {
+	var loads []float64
+	for _, s := range scenarios {
+		if s.Load > 0 {
+			loads = append(loads, s.Load)
+		}
+	}
+	if l := Median(loads); l > 2*float64(cores) {
+		return fmt.Sprintf(" **The machine was busy with other things: its load was %s. Times and rates are worse for it, and ratios less certain; "+
+			"allocations, commands, round trips and bytes are not.**", Num(l))
+	}
+	return ""
 }
 
 func (v Verdict) seen() string {

@@ -85,7 +85,10 @@ type Scenario struct {
 	Headline string // the metric that ratios and the picture are of
 	Mode     string // "quick" or "full"
 	Measured time.Time
-	Cases    []Case
+	// Load is how many processes wanted a processor in the minute before, of
+	// this and other programs; 0 where the system does not tell.
+	Load  float64
+	Cases []Case
 }
 
 // Case is a scenario under one load; its rows were interleaved.

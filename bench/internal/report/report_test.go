@@ -199,6 +199,21 @@ func TestResultsAreKeptAndMerged(t *testing.T) {
 	}
 }
 
+func TestBusyMachineIsSaidToBe(t *testing.T) {
+	for _, c := range []struct {
+		loads []float64
+		said  bool
+	}{{nil, false}, {[]float64{0, 3.9}, false}, {[]float64{0, 9, 12, 1}, true}} {
+		var list []Scenario
+		for _, l := range c.loads {
+			list = append(list, Scenario{Load: l})
+		}
+		if got := busy(2, list); (got != "") != c.said {
+			t.Errorf("loads of %v: %q", c.loads, got)
+		}
+	}
+}
+
 func TestDocument(t *testing.T) {
 	r := &Results{Machine: Machine{CPU: "a processor", Cores: 2}, Scenarios: []Scenario{some()}}
 	d := Document{
