@@ -39,7 +39,7 @@ Compare rows of one table; figures of two tables were measured at two times.
 
 *CPU µs*, *allocs* and *bytes* are of the process, per request, with the client library in it. *Commands*, *round trips*, *bytes up*
 and *down* are what goes to Redis and back per request, counted on the wire in a turn of its own. *Floors* are what no library can do
-without: the handler alone, or the bare command.
+without: the handler alone, or the bare command. In the pictures a bar with a gap is longer than there is room for.
 
 ## Where and with what
 

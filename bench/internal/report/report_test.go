@@ -60,7 +60,7 @@ func TestNumHasThreeDigits(t *testing.T) {
 }
 
 func some() Scenario {
-	first := []Sample{{"ops": 300, "allocs": 2}, {"ops": 30, "allocs": 2}, {"ops": 330, "allocs": 3}}
+	first := []Sample{{"ops": 300, "allocs": 2, "trips": 1.02}, {"ops": 30, "allocs": 2, "trips": 1.02}, {"ops": 330, "allocs": 3, "trips": 1.02}}
 	peer := []Sample{{"ops": 100}, {"ops": 10}, {"ops": 100}}
 	slow := []Sample{{"ops": 10}, {"ops": 1}, {"ops": 10}}
 	return Scenario{
@@ -76,7 +76,7 @@ func some() Scenario {
 
 func TestRowSumsUpItsRounds(t *testing.T) {
 	rows := some().Cases[0].Rows
-	if got := rows[0].Values; got["ops"] != 300 || got["allocs"] != 2 || len(got) != 2 {
+	if got := rows[0].Values; got["ops"] != 300 || got["allocs"] != 2 || len(got) != 3 {
 		t.Errorf("medians: %v", got)
 	}
 	if rows[0].Ratio != 1 || rows[1].Ratio != 3 || rows[2].Ratio != 30 {
@@ -139,7 +139,8 @@ func TestGoals(t *testing.T) {
 		{Text: "figure", Scenario: "some", Case: "1 at a time", Metric: "allocs", Bound: 1, AtMost: true},
 		{Text: "met figure", Scenario: "some", Case: "1 at a time", Row: "bare", Metric: "ops", Bound: 300},
 		{Text: "no such scenario", Scenario: "other", Case: "1 at a time", Metric: "ops"},
-		{Text: "no such metric", Scenario: "some", Case: "1 at a time", Metric: "trips"},
+		{Text: "no such metric", Scenario: "some", Case: "1 at a time", Metric: "up"},
+		{Text: "a bit more than one round trip", Scenario: "some", Case: "1 at a time", Metric: "trips", Bound: 1, AtMost: true},
 		{Text: "nothing at all", Scenario: "some", Case: "1 at a time", Metric: "allocs", AtMost: true},
 		{Text: "last row", Scenario: "some", Case: "1 at a time", Versus: LastRow, Bound: 1.25, AtMost: true},
 	})
@@ -154,6 +155,7 @@ func TestGoals(t *testing.T) {
 		{true, true, 300, 0, "**met**"},
 		{false, false, 0, 0, "not measured"},
 		{false, false, 0, 0, "not measured"},
+		{true, true, 1, 0, "**met**"},
 		{true, false, 2, 0, "not met: 2 more than the goal"},
 		{true, true, 1, 0, "**met**"},
 	} {
@@ -227,7 +229,7 @@ func TestDocument(t *testing.T) {
 	}
 	for _, want := range []string{
 		"| reads | ≥ 3× the best peer | 3× good | **met** |", "| example.com/a | v1.2.3 |", "- Left out: b: why",
-		"](bench/some.svg)", "|   | requests/s | × | allocs |\n|---|--:|--:|--:|\n| herdless | 300 | 1 | 2 |\n| good | 100 | 3 | – |",
+		"](bench/some.svg)", "|   | requests/s | × | allocs | round trips |\n|---|--:|--:|--:|--:|\n| herdless | 300 | 1 | 2 | 1.02 |\n| good | 100 | 3 | – | – |",
 		"in quick mode", "a processor, 2 cores", "| not met: 25 % less than the goal |",
 		"are not met:\n\n- reads: it is slow\n\n## Reads",
 	} {
