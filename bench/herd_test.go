@@ -266,6 +266,7 @@ func (h *herdTurn) afterPriming(pause time.Duration, o BurstOrder) (Burst, error
 	time.Sleep(3 * herdWork) // for what goes on in the background
 	got, err := h.all("Process.Close", h.order)
 	got.Executions-- // the first
+	got.FirstEnd = 0 // who is served what is stale waits for none
 	return got, err
 }
 
