@@ -19,7 +19,7 @@ import (
 
 // scenarios are all there are, in the order of the document.
 func scenarios() []scenario {
-	return slices.Concat(pageScenarios(), sessionScenarios(), valueScenarios(), limitScenarios(), lockScenarios(), herdScenarios(), mixedScenarios(), endScenarios(), growthScenarios())
+	return slices.Concat(pageScenarios(), sessionScenarios(), valueScenarios(), limitScenarios(), trafficScenarios(), lockScenarios(), herdScenarios(), mixedScenarios(), endScenarios(), growthScenarios())
 }
 
 // BenchmarkPeers measures every scenario side by side, prints the tables, and

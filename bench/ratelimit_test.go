@@ -132,7 +132,41 @@ func limitScenarios() []scenario {
 			text:     "A decision on a key that has used its limit up.",
 			entrants: deniedEntrants(),
 		},
+		{
+			id: "limit-leased", title: "Rate limit: a hot key", headline: "ops", loads: loads,
+			text: "A decision on one key that all goroutines share, and that is far from its limit. " +
+				"With a batch, a process takes units ahead and decides by itself until they are used up.",
+			entrants: hotEntrants(),
+		},
 	}
+}
+
+// hotEntrants decide about one key, with a batch and without.
+func hotEntrants() []entrant {
+	hot := func(name string, kind report.Kind, batch int) entrant {
+		return entrant{name: name, kind: kind, free: batch > 0, open: func(addr string) (*opened, error) {
+			rdb, err := openRedis(addr)
+			if err != nil {
+				return nil, err
+			}
+			l, err := ratelimit.NewPolicies(redislimit.New(rdb, nil), []ratelimit.Policy{{
+				Name: "hot", Limits: []ratelimit.Limit{ratelimit.PerHour(1_000_000_000_000)}, Key: ratelimit.Everybody, Batch: batch,
+			}}, &ratelimit.Options{Timeout: time.Second})
+			if err != nil {
+				return nil, err
+			}
+			return &opened{worker: func(int) (op, error) {
+				return func() error {
+					r, err := l.Allow(context.Background(), "hot")
+					if err == nil && !r.Allowed {
+						err = fmt.Errorf("%w: it is denied", errDecision)
+					}
+					return err
+				}, nil
+			}, close: func() { _ = rdb.Close() }}, nil
+		}}
+	}
+	return []entrant{hot("herdless with a batch", report.Ours, 100_000), hot("herdless", report.Ours, 0)}
 }
 
 // deniedEntrants need no Redis, or may.

@@ -1,51 +1,80 @@
 package bench
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"net/http/httptest"
 	"net/netip"
 	"testing"
 	"time"
 
+	"github.com/herdless/herdless/bench/internal/report"
 	"github.com/herdless/herdless/internal/redistest"
 	"github.com/herdless/herdless/middleware/traffic"
 	"github.com/herdless/herdless/middleware/traffic/redistraffic"
 )
 
-// BenchmarkTraffic is what counting adds to a request, while the process flushes once
-// a second, next to the bare handler.
-func BenchmarkTraffic(b *testing.B) {
-	var requests []*http.Request
-	for i := range 4096 {
-		r := httptest.NewRequest(http.MethodGet, fmt.Sprintf("/product/%d", i), nil)
-		r.RemoteAddr = fmt.Sprintf("192.0.2.%d:4711", i%256)
-		r.Pattern = "GET /product/{id}"
-		requests = append(requests, r)
-	}
-	run := func(b *testing.B, h http.Handler) {
-		w := &discard{header: http.Header{"Cache-Status": {`herdless; hit; ttl=53; key="https://example.com/product/17"`}}}
-		for _, r := range requests {
-			h.ServeHTTP(w, r)
+// trafficScenarios measure what counting adds to a request, while the process
+// flushes once a second, next to the bare handler.
+func trafficScenarios() []scenario {
+	return []scenario{{
+		id: "traffic", title: "Traffic: a request that is counted", headline: "cpu", loads: goroutines(1, 16, 128),
+		text: "A handler of 4 KiB in the process, whose requests come from 256 addresses to 4,096 products, counted by route, status, latency, visitor and top paths.",
+		entrants: []entrant{
+			{name: "herdless", kind: report.Ours, free: true, open: func(addr string) (*opened, error) {
+				rdb, err := openRedis(addr)
+				if err != nil {
+					return nil, err
+				}
+				r, err := traffic.New(redistraffic.New(rdb, nil), nil)
+				if err != nil {
+					return nil, err
+				}
+				o := productRequests(r.Handler)
+				o.close = func() {
+					_ = r.Close(context.Background())
+					_ = rdb.Close()
+				}
+				return o, nil
+			}},
+			{name: plain, kind: report.Floor, local: true, open: func(string) (*opened, error) {
+				o := productRequests(func(h http.Handler) http.Handler { return h })
+				o.close = func() {}
+				return o, nil
+			}},
+		},
+	}}
+}
+
+var errProduct = errors.New("the page of a product is not whole")
+
+func productRequests(mw func(http.Handler) http.Handler) *opened {
+	body := bytes.Repeat([]byte("x"), 4096)
+	h := mw(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write(body)
+	}))
+	return &opened{worker: func(int) (op, error) {
+		requests := make([]*http.Request, 4096)
+		for i := range requests {
+			r := newRequest(fmt.Sprintf("/product/%d", i), nil)
+			r.RemoteAddr = fmt.Sprintf("192.0.2.%d:4711", i%256)
+			r.Pattern = "GET /product/{id}"
+			requests[i] = r
 		}
-		b.ReportAllocs()
-		began := cpuTime()
-		for i := 0; b.Loop(); i++ {
+		w, i := &sink{header: http.Header{"Content-Type": {"text/plain"}}}, 0
+		return func() error {
+			w.status, w.length = 0, 0
 			h.ServeHTTP(w, requests[i%len(requests)])
-		}
-		b.ReportMetric(float64(cpuTime()-began)/float64(b.N), "cpu-ns/op")
-	}
-	b.Run("bare", func(b *testing.B) { run(b, http.HandlerFunc(page)) })
-	b.Run("counted", func(b *testing.B) {
-		r, err := traffic.New(redistraffic.New(redistest.Standalone(b).Client(b), nil), nil)
-		if err != nil {
-			b.Fatal(err)
-		}
-		defer r.Close(context.Background())
-		run(b, r.Handler(http.HandlerFunc(page)))
-	})
+			i++
+			if w.length != len(body) {
+				return errProduct
+			}
+			return nil
+		}, nil
+	}}
 }
 
 // BenchmarkTrafficBatches is what 200,000 requests to 200,000 paths, by Zipf's law
