@@ -24,7 +24,7 @@
 //     duplex. Hijack over HTTP/2 is an error, where gin alone panics.
 //   - Panics, which pass through it in both directions: to a recovering
 //     middleware, or to gin.Recovery in front. http.ErrAbortHandler is one.
-//   - The route, such as "/users/:id", in Request.Pattern.
+//   - The route, such as "GET /users/:id", in Request.Pattern.
 //   - That nothing was written, if the handlers set no status and wrote nothing.
 //
 // It may replace the request: c.Request is the new one behind it and the old

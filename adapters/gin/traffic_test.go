@@ -39,6 +39,6 @@ func TestTrafficByRoute(t *testing.T) {
 	for _, row := range report.Routes {
 		got[row.Name] = row.Status
 	}
-	assert.Equal(t, map[string][5]uint64{"/product/:id": {1: 2}, "/refused": {3: 1}, "/broken": {4: 1}, "": {3: 1}}, got)
+	assert.Equal(t, map[string][5]uint64{"GET /product/:id": {1: 2}, "GET /refused": {3: 1}, "GET /broken": {4: 1}, "": {3: 1}}, got)
 	assert.Equal(t, uint64(len("product 1product 22404 page not found")), report.Total.Bytes)
 }

@@ -17,15 +17,15 @@ import (
 // net/http; Wrap panics if mw is nil or returns nil. The result is safe for
 // concurrent use if the middleware is, and may be used in several places.
 //
-// The middleware finds the route (c.FullPath) in Request.Pattern, as it finds that
-// of an http.ServeMux after next.
+// The middleware finds the method and gin's route, such as "GET /items/:id", in
+// Request.Pattern, if one has matched, as it finds those of an http.ServeMux after
+// next.
 //
 // Behind the middleware, c.Request is the request that it passed on, and
 // c.Writer writes to the writer that it passed on. In front of it, both are
 // what they were before, and c.Writer tells the status and size of what was
 // really sent. A middleware that does not call next ends the chain, as c.Abort
-// does. The request's Pattern is the method and gin's route, such as
-// "GET /items/:id", if one has matched. See the package documentation for the limits.
+// does. See the package documentation for the limits.
 func Wrap(mw func(http.Handler) http.Handler) gin.HandlerFunc {
 	if mw == nil {
 		panic("ginadapter: Wrap: the middleware is nil")
