@@ -105,7 +105,8 @@ func machine(tb testing.TB) report.Machine {
 		}
 	}
 	if kernel, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
-		m.OS += " " + strings.TrimSpace(string(kernel))
+		version, _, _ := strings.Cut(strings.TrimSpace(string(kernel)), "-") // what follows is its builder's
+		m.OS += " " + version
 	}
 	info, err := redistest.Standalone(tb).Client(tb).InfoMap(context.Background(), "server").Result()
 	if err != nil {
@@ -144,9 +145,9 @@ func loadAverage() float64 {
 
 // leftOut are peers that the module proxy did not have when this was written.
 var leftOut = []string{
-	"`redis/rueidis/rueidisaside` and `redis/rueidis/rueidislock`: the module proxy does not serve them; rueidis itself is there as a floor.",
-	"`rbcervilla/redisstore`: not served either; `gorilla/sessions` has `boj/redistore`.",
-	"`go-chi/httprate-redis`: not served either; `httprate` is there with its counter in the process.",
+	"`redis/rueidis/rueidisaside` and `redis/rueidis/rueidislock`: they were not to be had; rueidis itself is there as a floor.",
+	"`rbcervilla/redisstore`: nor was that; `gorilla/sessions` has `boj/redistore`.",
+	"`go-chi/httprate-redis`: nor was that; `httprate` is there with its counter in the process.",
 }
 
 // notes are what the figures do not say by themselves.

@@ -14,8 +14,8 @@ const maxForm = 64 << 10
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
 	"form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
-// edge is the outermost part of a node: what every response has, whichever
-// router made it, and whether it came from the cache or not.
+// edge is what every response has, whichever router made it, and whether it came
+// from the cache or not. Only the figures are counted further out.
 func (n *node) edge(router http.Handler) http.Handler {
 	router = http.MaxBytesHandler(n.sameOriginForms(router), maxForm)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -48,9 +48,11 @@ func (n *node) sign(h http.Header) {
 		timing += fmt.Sprintf(", cache;desc=%q", o)
 	}
 	h.Set("Server-Timing", timing)
-	h.Set("Content-Security-Policy", policy)
 	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Referrer-Policy", "same-origin")
+	if h.Get("Content-Security-Policy") == "" { // the page of the figures has one of its own
+		h.Set("Content-Security-Policy", policy)
+		h.Set("Referrer-Policy", "same-origin")
+	}
 }
 
 // What became of a request for a page that is cached.

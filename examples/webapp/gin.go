@@ -9,6 +9,7 @@ import (
 
 	ginadapter "github.com/herdless/herdless/adapters/gin"
 	"github.com/herdless/herdless/examples/webapp/internal/shop"
+	"github.com/herdless/herdless/middleware/traffic"
 )
 
 // gin returns the node's routes on gin. nethttp.go has the same on net/http.
@@ -16,6 +17,11 @@ func (n *node) gin() http.Handler {
 	gin.SetMode(gin.ReleaseMode)
 	r := gin.New()
 	r.HTMLRender = ginTemplates{n.templates}
+	r.Use(func(c *gin.Context) { // what stands around the router does not know its routes
+		if route := c.FullPath(); route != "" {
+			traffic.SetRoute(c.Writer, c.Request.Method+" "+route)
+		}
+	})
 
 	// The same for everybody: from the shared cache, without a session.
 	get(r, "/", ginadapter.Wrap(n.cacheCatalogue), func(c *gin.Context) {
@@ -38,6 +44,8 @@ func (n *node) gin() http.Handler {
 	get(r, "/herd", func(c *gin.Context) { n.ginPage(c, "herd.html", n.shop.Herd(), nil) })
 	r.POST("/herd/run", ginadapter.Wrap(n.limitHerd), gin.WrapF(n.runHerd))
 
+	get(r, "/traffic", gin.WrapH(n.figures.Dashboard(anybody)))
+
 	// A visitor's own.
 	personal := r.Group("/", ginadapter.Wrap(n.withSession))
 	get(personal, "/cart", func(c *gin.Context) {
@@ -45,7 +53,7 @@ func (n *node) gin() http.Handler {
 		n.ginPage(c, "cart.html", v, err)
 	})
 	personal.POST("/cart", func(c *gin.Context) {
-		n.ginRedirect(c, "/cart", n.shop.AddToCart(c.Request.Context(), c.PostForm("id")))
+		n.ginRedirect(c, "/cart", n.addToCart(c.Request.Context(), c.PostForm("id")))
 	})
 	personal.POST("/cart/quantity", func(c *gin.Context) {
 		quantity, err := strconv.Atoi(c.PostForm("n"))

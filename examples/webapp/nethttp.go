@@ -5,6 +5,7 @@ import (
 	"strconv"
 
 	"github.com/herdless/herdless/examples/webapp/internal/shop"
+	"github.com/herdless/herdless/middleware/traffic"
 	"github.com/herdless/herdless/session"
 )
 
@@ -35,6 +36,8 @@ func (n *node) netHTTP() http.Handler {
 	})
 	mux.Handle("POST /herd/run", n.limitHerd(http.HandlerFunc(n.runHerd)))
 
+	mux.Handle("GET /traffic", n.figures.Dashboard(anybody))
+
 	// A visitor's own.
 	personal := func(pattern string, h http.HandlerFunc) { mux.Handle(pattern, n.withSession(h)) }
 	personal("GET /cart", func(w http.ResponseWriter, r *http.Request) {
@@ -42,7 +45,7 @@ func (n *node) netHTTP() http.Handler {
 		n.page(w, "cart.html", v, err)
 	})
 	personal("POST /cart", func(w http.ResponseWriter, r *http.Request) {
-		n.redirect(w, r, "/cart", n.shop.AddToCart(r.Context(), r.PostFormValue("id")))
+		n.redirect(w, r, "/cart", n.addToCart(r.Context(), r.PostFormValue("id")))
 	})
 	personal("POST /cart/quantity", func(w http.ResponseWriter, r *http.Request) {
 		quantity, err := strconv.Atoi(r.PostFormValue("n"))
@@ -81,7 +84,7 @@ func (n *node) netHTTP() http.Handler {
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		n.problem(w, n.shop.ProblemStatus(http.StatusNotFound, ""))
 	})
-	return mux
+	return traffic.Routed(mux)
 }
 
 // redirect leads the visitor on after a form.

@@ -16,6 +16,7 @@ import (
 	"github.com/herdless/herdless/lock"
 	"github.com/herdless/herdless/middleware/clientip"
 	"github.com/herdless/herdless/middleware/ratelimit"
+	"github.com/herdless/herdless/middleware/traffic"
 	"github.com/herdless/herdless/responsecache"
 	"github.com/herdless/herdless/session"
 )
@@ -35,6 +36,8 @@ type node struct {
 	shop      *shop.Shop
 	templates *shop.Templates
 	sessions  *session.Manager
+	figures   *traffic.Recorder
+	carts     *traffic.Board // what is put into carts
 	herd      *herd
 	log       *slog.Logger
 	ping      func(ctx context.Context) error
@@ -91,8 +94,13 @@ func newNode(c nodeConfig, s *stores, log *slog.Logger) (*node, error) {
 	herds, err4 := ratelimit.NewPolicies(s.limits, []ratelimit.Policy{
 		{Name: "herd", Limits: []ratelimit.Limit{ratelimit.PerMinute(herdsPerMinute)}, Key: clients.Key},
 	}, &ratelimit.Options{Denied: http.HandlerFunc(n.tooManyHerds), Logger: log})
-	if err := errors.Join(err1, err2, err3, err4); err != nil {
+	figures, err5 := traffic.New(s.figures, &traffic.Options{Node: c.name, Addr: clients.Addr, Logger: log})
+	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
 		return nil, err
+	}
+	n.figures = figures
+	if n.carts, err1 = figures.Board("put into carts", nil); err1 != nil {
+		return nil, err1
 	}
 	n.herd = &herd{target: c.herdTarget, work: c.work, purge: pages.Purge}
 
@@ -111,6 +119,19 @@ func newNode(c nodeConfig, s *stores, log *slog.Logger) (*node, error) {
 	n.sameOriginForms = forms.Handler
 	return n, nil
 }
+
+// addToCart puts something into the visitor's cart, and counts it.
+func (n *node) addToCart(ctx context.Context, id string) error {
+	err := n.shop.AddToCart(ctx, id)
+	if err == nil {
+		n.carts.Add(id, 1)
+	}
+	return err
+}
+
+// anybody may see the figures of this shop, which is a demonstration. A real one asks
+// who it is.
+func anybody(*http.Request) bool { return true }
 
 // page answers with a page, or with the page about err.
 func (n *node) page(w http.ResponseWriter, name string, view interface{ Base() *shop.Page }, err error) {

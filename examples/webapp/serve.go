@@ -150,7 +150,7 @@ func (a *app) addNode(listener net.Listener, name, router string, s *stores) err
 		routes = n.gin
 	}
 	a.nodes = append(a.nodes, n)
-	server := a.newServer(n.edge(routes()))
+	server := a.newServer(n.figures.Handler(n.edge(routes())))
 	a.servers = append(a.servers, server)
 	a.start(server, listener)
 	return nil
@@ -191,6 +191,11 @@ func (a *app) shutdown(ctx context.Context, limit time.Duration) error {
 		if err := s.Shutdown(ctx); err != nil {
 			once.Do(func() { errs = append(errs, fmt.Errorf("requests were cut off after %v: %w", limit, err)) })
 			errs = append(errs, s.Close())
+		}
+	}
+	for _, n := range a.nodes { // sends what they have counted last
+		if err := n.figures.Close(ctx); err != nil {
+			a.log.Warn("the last figures are lost", "node", n.shop.Node(), "error", err)
 		}
 	}
 	return errors.Join(errs...)

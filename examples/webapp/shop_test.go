@@ -1,6 +1,7 @@
 package main_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"html"
 	"net/http"
@@ -38,6 +39,8 @@ func TestRoutersAgree(t *testing.T) {
 		{"GET", "/search?q=wool", nil, 200},
 		{"GET", "/search", nil, 200},
 		{"GET", "/herd", nil, 200},
+		{"GET", "/traffic", nil, 200},
+		{"GET", "/traffic?format=json&window=day", nil, 200},
 		{"GET", "/cart", nil, 200},
 		{"GET", "/login", nil, 200},
 		{"GET", "/me", nil, 200},
@@ -123,6 +126,52 @@ func TestHostileInput(t *testing.T) {
 	// Shared pages know nobody.
 	if strings.Contains(html.UnescapeString(pages["/"]), evil) {
 		t.Error("the shared catalogue page names a visitor")
+	}
+}
+
+// All nodes count together, whichever router they have: requests, hits, and what is
+// put into carts.
+func TestFigures(t *testing.T) {
+	t.Parallel()
+	p := start(t, nil, "-work", "0s")
+	v := newBrowser(t)
+	for range 6 { // on every node
+		v.get(p.url + "/p/" + product)
+	}
+	for range 3 {
+		v.post(p.url+"/cart", url.Values{"id": {product}})
+	}
+	type row struct {
+		Name     string
+		Requests int
+	}
+	var report struct {
+		Total struct {
+			Requests int
+			Visitors int
+		}
+		Routes, Nodes []row
+		Boards        map[string][]struct {
+			Member string
+			Score  float64
+		}
+	}
+	eventually(t, "the figures of all nodes are there", func() bool {
+		if err := json.Unmarshal([]byte(v.get(p.url+"/traffic?format=json").body), &report); err != nil {
+			t.Fatal(err)
+		}
+		carts := report.Boards["put into carts"]
+		return len(report.Nodes) == 3 && len(carts) == 1 && carts[0].Member == product && carts[0].Score == 3
+	})
+	requests := map[string]int{}
+	for _, r := range report.Routes {
+		requests[r.Name] = r.Requests
+	}
+	if got := requests["GET /p/{id}"] + requests["GET /p/:id"]; got != 6 || requests["POST /cart"] != 3 {
+		t.Errorf("got %v, want 6 requests for the product and 3 for the cart", requests)
+	}
+	if page := v.get(p.url + "/traffic"); !strings.Contains(page.body, "</html>") || !strings.Contains(page.header.Get("Content-Security-Policy"), "sha256-") {
+		t.Errorf("the page of the figures has the policy %q: %s", page.header.Get("Content-Security-Policy"), page.body)
 	}
 }
 

@@ -13,6 +13,8 @@ import (
 	"github.com/herdless/herdless/lock/redislock"
 	"github.com/herdless/herdless/middleware/ratelimit"
 	"github.com/herdless/herdless/middleware/ratelimit/redislimit"
+	"github.com/herdless/herdless/middleware/traffic"
+	"github.com/herdless/herdless/middleware/traffic/redistraffic"
 	"github.com/herdless/herdless/session"
 	"github.com/herdless/herdless/session/redisstore"
 )
@@ -35,6 +37,7 @@ type stores struct {
 	pages    cache.Store
 	locks    lock.Store
 	limits   ratelimit.Store
+	figures  traffic.Store
 
 	ping  func(ctx context.Context) error
 	close func() error
@@ -47,6 +50,7 @@ func inProcess() *stores {
 		pages:    cache.NewMemoryStore(nil),
 		locks:    lock.NewMemoryStore(),
 		limits:   ratelimit.NewMemoryStore(),
+		figures:  traffic.NewMemoryStore(),
 		ping:     func(context.Context) error { return nil },
 		close:    func() error { return nil },
 	}
@@ -69,6 +73,7 @@ func onRedis(ctx context.Context, url string) (*stores, error) {
 		pages:    rediscache.New(rdb, &rediscache.Options{Staleness: staleness}),
 		locks:    redislock.New(rdb, nil),
 		limits:   redislimit.New(rdb, nil),
+		figures:  redistraffic.New(rdb, nil),
 		ping:     func(ctx context.Context) error { return rdb.Ping(ctx).Err() },
 		close:    rdb.Close,
 	}, nil

@@ -103,7 +103,9 @@ func TestWhatASiteTakes(t *testing.T) {
 		require.NoError(t, node.Flush(t.Context()))
 	}
 	day := traffic.BucketOf(traffic.UnitDay, time.Now()).N
-	for what, atMost := range map[string]int64{"counters": 24 << 10, "visitors": 15 << 10, "board": 43 << 10} {
+	// The counters' string grows row by row, and Redis keeps twice its 12 KiB then, or
+	// once, as the batches come; the key is 88 bytes on top.
+	for what, atMost := range map[string]int64{"counters": 24<<10 + 88, "visitors": 15 << 10, "board": 43 << 10} {
 		key := fmt.Sprintf("herdless:traffic:{site}:%s:d%d", what, day)
 		if what == "board" {
 			key += ":paths"
