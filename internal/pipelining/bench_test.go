@@ -25,7 +25,7 @@ func BenchmarkPipelined(b *testing.B) {
 	if err := rdb.HSet(b.Context(), "s", fields).Err(); err != nil {
 		b.Fatal(err)
 	}
-	for _, goroutines := range []int{1, 4, 16, 128} {
+	for _, goroutines := range []int{1, 4, 8, 16, 128} {
 		for _, plain := range []bool{true, false} {
 			c := pipelining.New(rdb, plain)
 			b.Run(fmt.Sprintf("%d/%s", goroutines, map[bool]string{true: "plain", false: "together"}[plain]), func(b *testing.B) {

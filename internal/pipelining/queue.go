@@ -15,10 +15,13 @@ import (
 
 const (
 	// maxAlone is how many callers may be under way each by itself. What comes
-	// on top goes together, and so does all that comes while a pipeline is under
-	// way: with some always alone, eight goroutines take a fifth longer. Fewer
-	// hold up two or four.
+	// on top goes together. Fewer hold up two or four goroutines, more make
+	// eight as slow as if nothing went together.
 	maxAlone = 4
+	// crowd is of how many callers a pipeline is that lets nobody go alone beside
+	// it: then four that do cost as much as all the others. If fewer are enough,
+	// eight goroutines wait for one another.
+	crowd = 16
 	// maxTogether is how many callers' commands make up a batch at most.
 	maxTogether = 128
 	// maxSenders is how many batches may be under way at a time. One does, and
@@ -46,7 +49,8 @@ type queue struct {
 	alone    int
 	senders  int // without those that are forsaken
 	forsaken int
-	last     time.Time // when the last batch was sent
+	last     time.Time // when the last batch was sent,
+	size     int       // and how many callers' it was
 	waiting  list.List // of *errand
 	watched  bool      // watch is to come
 	reply    int       // the average size of late
@@ -80,7 +84,7 @@ func (q *queue) goAlone(anyway bool) bool {
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	busy := q.alone >= maxAlone || q.senders > 0 && time.Since(q.last) <= stalled
+	busy := q.alone >= maxAlone || q.senders > 0 && q.size >= crowd && time.Since(q.last) <= stalled
 	if busy && !anyway && q.reply < bigReply {
 		return false
 	}
@@ -297,6 +301,7 @@ func (q *queue) take() *batch {
 		q.senders--
 		return nil
 	}
+	q.size = len(errands)
 	b := &batch{errands: errands, awaited: len(errands)}
 	b.ctx, b.cancel = latest(errands)
 	for _, e := range errands {
