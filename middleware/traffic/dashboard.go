@@ -206,12 +206,16 @@ func (r *Recorder) figures(ctx context.Context, v view) (*figures, error) {
 		if err != nil {
 			return nil, err
 		}
+		if list == nil {
+			list = []Entry{} // null is no list
+		}
 		f.Boards[b.table.board] = list
 	}
 	return f, nil
 }
 
-func namedOf(rows []Row, length time.Duration) (out []named) {
+func namedOf(rows []Row, length time.Duration) []named {
+	out := make([]named, 0, len(rows)) // null is no list
 	for i := range rows {
 		out = append(out, named{rows[i].Name, sumsOf(&rows[i].Counters, length)})
 	}

@@ -149,3 +149,11 @@ func TestTheDashboardOverHTTP(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, resp.ContentLength, int64(len(body)))
 }
+
+// TestAnEmptyDashboardAsJSON: programs go through lists, and null is none.
+func TestAnEmptyDashboardAsJSON(t *testing.T) {
+	r := newRecorder(t, traffic.NewMemoryStore(), nil)
+	w := get(r.Dashboard(everybody), "/?format=json")
+	require.Equal(t, http.StatusOK, w.Code)
+	assert.NotContains(t, w.Body.String(), "null")
+}

@@ -77,7 +77,7 @@ type Recorder struct {
 	boards   map[string]*Board
 
 	// flushing guards what belongs to who flushes.
-	flushing sync.Mutex
+	flushing chan struct{} // has room for one
 	seq      uint64
 	pending  []*slice // what was counted and is in no batch
 	frozen   *parcel  // what was sent, and not confirmed
@@ -99,7 +99,7 @@ type parcel struct {
 // New returns a Recorder that keeps its figures in store, and begins to flush. It
 // reports all faults of its arguments at once. o may be nil.
 func New(store Store, o *Options) (*Recorder, error) {
-	r := &Recorder{store: store, live: newLive(), id: rand.Text(), boards: make(map[string]*Board), stopped: make(chan struct{})}
+	r := &Recorder{store: store, live: newLive(), id: rand.Text(), boards: make(map[string]*Board), stopped: make(chan struct{}), flushing: make(chan struct{}, 1)}
 	if o != nil {
 		r.opts = *o
 	}
@@ -168,18 +168,39 @@ func (r *Recorder) log(ctx context.Context, err error) {
 }
 
 // Close ends the flushing, with a last flush that ctx bounds. Requests may still be
-// counted then, but are not sent any more.
+// counted then, but are not sent any more. After an error it may be called again, for
+// what was not sent.
 func (r *Recorder) Close(ctx context.Context) error {
 	r.stop()
-	<-r.stopped
 	return r.Flush(ctx)
 }
 
 // Flush sends what was counted now, and not at the next interval. After an error
 // what was not sent is kept for the next flush.
+//
+// It returns when ctx ends, also if the store does not: a flush that is under way
+// goes on then, and those that come later wait for it, each as long as its ctx.
 func (r *Recorder) Flush(ctx context.Context) error {
-	r.flushing.Lock()
-	defer r.flushing.Unlock()
+	select {
+	case r.flushing <- struct{}{}:
+	case <-ctx.Done():
+		return fmt.Errorf("traffic: flush: another one is under way: %w", ctx.Err())
+	}
+	done := make(chan error, 1)
+	go func() {
+		defer func() { <-r.flushing }()
+		done <- r.flushAll(ctx)
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("traffic: flush: %w", ctx.Err())
+	}
+}
+
+// flushAll belongs to who has the place in r.flushing.
+func (r *Recorder) flushAll(ctx context.Context) error {
 	err := r.salt(ctx) // before the rest, which then has those visitors that wait for it
 	r.drain()
 	if err == nil {

@@ -229,3 +229,48 @@ type unreadable struct{ traffic.Store }
 func (unreadable) Counters(context.Context, []traffic.Bucket) ([][]traffic.Row, error) {
 	return nil, errAway
 }
+
+// hanging is a Store whose Apply hangs, whatever the context says.
+type hanging struct {
+	traffic.Store
+	entered, leave chan struct{}
+}
+
+func (h *hanging) Apply(ctx context.Context, b *traffic.Batch) (traffic.Receipt, error) {
+	h.entered <- struct{}{}
+	<-h.leave
+	return h.Store.Apply(ctx, b)
+}
+
+// TestNobodyWaitsForAStoreThatHangs: neither requests, nor who closes or flushes, for
+// longer than they say.
+func TestNobodyWaitsForAStoreThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &hanging{traffic.NewMemoryStore(), make(chan struct{}, 9), make(chan struct{})}
+		r, err := traffic.New(store, &traffic.Options{Logger: slog.New(slog.DiscardHandler)})
+		require.NoError(t, err)
+		h := r.Handler(shop())
+		get(h, "/product/1")
+		<-store.entered
+		time.AfterFunc(time.Hour, func() { close(store.leave) }) // else a failure would never end
+		began := time.Now()
+		get(h, "/product/1")
+		r.Stats()
+		for _, f := range []func(context.Context) error{r.Flush, r.Close, r.Close} {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			assert.ErrorIs(t, f(ctx), context.DeadlineExceeded)
+			cancel()
+		}
+		assert.Equal(t, 3*time.Second, time.Since(began))
+		time.Sleep(2 * time.Hour)
+		require.NoError(t, r.Close(t.Context()))
+		assert.Equal(t, uint64(2), requestsOf(t, r, 3*time.Hour), "once")
+	})
+}
+
+func requestsOf(t *testing.T, r *traffic.Recorder, back time.Duration) uint64 {
+	t.Helper()
+	report, err := r.Report(t.Context(), time.Now().Add(-back), time.Now(), traffic.UnitHour)
+	require.NoError(t, err)
+	return report.Total.Requests()
+}

@@ -47,8 +47,8 @@ func (p *Point) PerSecond() float64 {
 }
 
 // Report returns what happened from a time to another one, with Points of the unit
-// step. It reads what was flushed: the last second or so is missing. It takes one
-// round trip, and two commands and one for each point.
+// step. It reads what was flushed: the last second or so is missing. It takes two
+// round trips, and two commands and one for each point.
 //
 // A time that lies ahead is the present, on the store's clock. It is an error if
 // there would be more than 1,500 points.

@@ -106,13 +106,16 @@ func (t *table) add(name string, score int64) {
 		m = &member{name: strings.Clone(name)} // it may be a part of something large
 		s.members[m.name] = m
 	}
-	m.pending += score
+	m.pending = bounded(m.pending + bounded(score))
 	if !m.touched {
 		m.touched = true
 		s.touched = append(s.touched, m)
 	}
 	s.mu.Unlock()
 }
+
+// bounded returns the score that counts: sums of two cannot overflow.
+func bounded(score int64) int64 { return min(max(score, -maxScore), maxScore) }
 
 func (t *table) dropped() (additions, members uint64) {
 	for i := range t.shards {
@@ -192,7 +195,7 @@ func (t *table) book() (touched []*member) {
 		for _, m := range s.touched {
 			for u := range units {
 				w := t.tally(m, u)
-				w.score = min(max(w.score+m.pending, -maxScore), maxScore)
+				w.score = bounded(w.score + m.pending)
 			}
 			m.pending, m.touched, m.round = 0, false, t.round
 		}

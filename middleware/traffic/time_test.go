@@ -3,6 +3,7 @@ package traffic_test
 import (
 	"context"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"strings"
 	"sync/atomic"
@@ -345,4 +346,19 @@ type counting struct {
 func (c *counting) Apply(ctx context.Context, b *traffic.Batch) (traffic.Receipt, error) {
 	c.applied.Add(1)
 	return c.Store.Apply(ctx, b)
+}
+
+// TestScoresThatAreTooLarge: a sum that does not fit must not come out on the other side.
+func TestScoresThatAreTooLarge(t *testing.T) {
+	r := newRecorder(t, traffic.NewMemoryStore(), nil)
+	board, err := r.Board("players", nil)
+	require.NoError(t, err)
+	for range 3 {
+		board.Add("rich", math.MaxInt64)
+		board.Add("poor", math.MinInt64)
+	}
+	require.NoError(t, r.Flush(t.Context()))
+	top, err := board.Top(t.Context(), traffic.AllTime, 2)
+	require.NoError(t, err)
+	assert.Equal(t, []traffic.Entry{{Rank: 1, Member: "rich", Score: 1 << 40}, {Rank: 2, Member: "poor", Score: -(1 << 40)}}, top)
 }

@@ -91,6 +91,9 @@ func (v *visitors) hash(h *Hit, day int64) (hash uint64, ok bool) {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if d := v.salt(day); d != nil { // it has come, and who waited was let in
+		return d.hash(key), true
+	}
 	if len(v.waiting) >= maxWaiting {
 		if _, known := v.waiting[string(key)]; !known {
 			v.dropped++

@@ -26,6 +26,10 @@ local part, seq, capacity = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[5])
 local now = redis.call('TIME')
 local again = (tonumber(redis.call('HGET', KEYS[1], part)) or 0) >= seq
 
+-- Before anything is written: Redis does not take back what a script has done before
+-- its error.
+local trims = tonumber(redis.call('GET', KEYS[3]) or 0) or 0
+
 local members = {}
 for i = 6, #ARGV, 5 do members[#members + 1] = ARGV[i] end
 local scores = redis.call('ZMSCORE', KEYS[2], unpack(members))
@@ -59,8 +63,8 @@ if not again then
     redis.call('PEXPIRE', KEYS[2], ARGV[4])
     if redis.call('ZCARD', KEYS[2]) > capacity + math.ceil(capacity / 2) then
       redis.call('ZREMRANGEBYRANK', KEYS[2], 0, -capacity - 1)
-      redis.call('INCR', KEYS[3])
-      redis.call('PEXPIRE', KEYS[3], ARGV[4])
+      trims = trims + 1
+      redis.call('SET', KEYS[3], string.format('%d', trims), 'PX', ARGV[4])
     end
   end
   redis.call('HSET', KEYS[1], part, ARGV[2])
@@ -68,6 +72,6 @@ if not again then
   scores = redis.call('ZMSCORE', KEYS[2], unpack(members))
 end
 
-local result = { tonumber(now[1]), tonumber(now[2]), tonumber(redis.call('GET', KEYS[3])) or 0 }
+local result = { tonumber(now[1]), tonumber(now[2]), trims }
 for i in ipairs(members) do result[i + 3] = scores[i] and admission(scores[i]) or 0 end
 return result

@@ -2,6 +2,7 @@ package redistraffic
 
 import (
 	"encoding/binary"
+	"math"
 	"strings"
 
 	"github.com/herdless/herdless/middleware/traffic"
@@ -31,7 +32,7 @@ func appendRow(args []any, row *traffic.Row) []any {
 	n := 0
 	for i, c := range wideCounters(&row.Counters) {
 		if *c > 0 {
-			args = append(args, i, *c)
+			args = append(args, i, min(*c, math.MaxInt64)) // BITFIELD takes no more
 			n++
 		}
 	}

@@ -3,6 +3,8 @@ package redistraffic_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
+	"math"
 	"net/netip"
 	"runtime"
 	"strings"
@@ -230,4 +232,104 @@ func TestAKeyOfAnotherType(t *testing.T) {
 		require.True(t, ok)
 		assert.Equal(t, int64(5), e.Score)
 	}
+}
+
+// TestAScriptThatEndsHalfwayCountsOnce: Redis does not take back what a script has
+// done before its error.
+func TestAScriptThatEndsHalfwayCountsOnce(t *testing.T) {
+	for _, what := range []string{"counters:h", "counters:d", "visitors:m", "visitors:h", "visitors:d", "trims:all"} {
+		for _, corrupt := range []bool{false, true} {
+			t.Run(fmt.Sprint(what, " ", corrupt), func(t *testing.T) {
+				server := redistest.Standalone(t)
+				o := redistraffic.Options{Prefix: redistest.Prefix(t), Site: "t"}
+				rdb := server.Client(t)
+				node := newRecorder(t, rdb, o, "web")
+				require.NoError(t, node.Flush(t.Context()))
+				board, err := node.Board("players", &traffic.BoardOptions{Capacity: 1})
+				require.NoError(t, err)
+				block := func(f func(key string)) { // also if the minute, hour or day ends meanwhile
+					key := o.Prefix + "{t}:" + what
+					if what == "trims:all" {
+						f(key + ":players")
+						return
+					}
+					units := map[byte]traffic.Unit{'m': traffic.UnitMinute, 'h': traffic.UnitHour, 'd': traffic.UnitDay}
+					for n := range int64(2) {
+						f(fmt.Sprint(key, traffic.BucketOf(units[what[len(what)-1]], time.Now()).N+n))
+					}
+				}
+				block(func(key string) {
+					if corrupt {
+						require.NoError(t, rdb.Set(t.Context(), key, "x", 0).Err())
+					} else {
+						require.NoError(t, rdb.LPush(t.Context(), key, "x").Err())
+					}
+				})
+				// Two servers admit more than the board has room for.
+				other := newRecorder(t, rdb, o, "other")
+				theirs, err := other.Board("players", nil)
+				require.NoError(t, err)
+				for i := range 300 {
+					theirs.Add(fmt.Sprint(i), 1)
+				}
+				_ = other.Flush(t.Context())
+				for range 3 {
+					node.Record(traffic.Hit{Route: "r", Status: 200, Visitor: "ada", Bytes: 1})
+					board.Add("ada", 10)
+					_ = node.Flush(t.Context())
+				}
+				block(func(key string) { require.NoError(t, rdb.Del(t.Context(), key).Err()) })
+				require.NoError(t, node.Flush(t.Context()))
+				require.NoError(t, node.Flush(t.Context()))
+				report, err := node.Report(t.Context(), time.Now().Add(-5*time.Minute), time.Now().Add(time.Minute), traffic.UnitMinute)
+				require.NoError(t, err)
+				requests := uint64(0)
+				for _, p := range report.Points { // those of minutes
+					requests += p.Requests()
+				}
+				assert.Equal(t, uint64(3), requests, "by minute")
+				e, _, err := board.Rank(t.Context(), traffic.AllTime, "ada")
+				require.NoError(t, err)
+				assert.Equal(t, int64(30), e.Score)
+			})
+		}
+	}
+}
+
+// TestClosingWhileRedisHangs: whatever the client does about deadlines.
+func TestClosingWhileRedisHangs(t *testing.T) {
+	server := redistest.NewStandalone(t)
+	rdb := redis.NewClient(&redis.Options{Addr: server.Addr()}) // takes no deadline from contexts
+	t.Cleanup(func() { rdb.Close() })
+	node, err := traffic.New(redistraffic.New(rdb, nil), &traffic.Options{Node: "web", Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return node.Stats().Flushes > 0 }, 30*time.Second, 10*time.Millisecond)
+	server.Stop(t)
+	node.Record(traffic.Hit{Status: 200})
+	time.Sleep(1500 * time.Millisecond) // a flush is under way
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	closed := make(chan error, 1)
+	go func() { closed <- node.Close(ctx) }()
+	select {
+	case err := <-closed:
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+	case <-time.After(2500 * time.Millisecond): // the client's own timeouts are 3 seconds, four times
+		assert.Fail(t, "Close waits for Redis")
+		server.Continue(t)
+		<-closed
+	}
+}
+
+// TestNumbersThatAreTooLarge: what does not fit is counted as the most that does, and
+// stands in nobody's way.
+func TestNumbersThatAreTooLarge(t *testing.T) {
+	server, o := redistest.Standalone(t), redistraffic.Options{Prefix: redistest.Prefix(t)}
+	node := newRecorder(t, server.Client(t), o, "web")
+	require.NoError(t, node.Flush(t.Context()))
+	for range 2 {
+		node.Record(traffic.Hit{Route: "r", Status: 200, Bytes: math.MaxInt64})
+	}
+	require.NoError(t, node.Flush(t.Context()))
+	assert.Equal(t, uint64(2), total(t, node).Total.Requests())
 }

@@ -100,5 +100,8 @@ func TestAKilledNodeLosesTheLastInterval(t *testing.T) {
 	e, ok, err := board.Rank(t.Context(), traffic.AllTime, "/p")
 	require.NoError(t, err)
 	require.True(t, ok)
-	assert.Equal(t, counted, uint64(e.Score), "the board says the same")
+	// Not the same number: a request may come between the counters and the board,
+	// and the kill between two parts of a batch.
+	assert.GreaterOrEqual(t, uint64(e.Score), seen[2])
+	assert.LessOrEqual(t, uint64(e.Score), last+2000)
 }

@@ -66,13 +66,8 @@ if #args > 3 then calls[#calls + 1] = args end
 if #added > 0 then redis.call('APPEND', KEYS[2], table.concat(added)) end
 redis.call('PEXPIRE', KEYS[2], ARGV[6])
 
-for unit = 1, 3 do
-  for _, call in ipairs(calls) do
-    call[1] = KEYS[2 + unit]
-    redis.call('BITFIELD', unpack(call))
-  end
-  if #calls > 0 then redis.call('PEXPIRE', KEYS[2 + unit], ARGV[3 + unit]) end
-end
+-- What may fail comes first, and may be done twice: Redis does not take back what a
+-- script has done before its error.
 if sketch ~= '' then
   redis.call('SET', KEYS[9], sketch, 'PX', ARGV[4])
   for unit = 1, 3 do
@@ -80,6 +75,15 @@ if sketch ~= '' then
     redis.call('PEXPIRE', KEYS[5 + unit], ARGV[3 + unit])
   end
   redis.call('DEL', KEYS[9])
+end
+for unit = 1, 3 do redis.call('STRLEN', KEYS[2 + unit]) end
+
+for unit = 1, 3 do
+  for _, call in ipairs(calls) do
+    call[1] = KEYS[2 + unit]
+    redis.call('BITFIELD', unpack(call))
+  end
+  if #calls > 0 then redis.call('PEXPIRE', KEYS[2 + unit], ARGV[3 + unit]) end
 end
 redis.call('HSET', KEYS[1], part, ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
