@@ -71,7 +71,7 @@ func (c *core) decide(ctx context.Context, asks []ask, extra int) (Result, error
 	began, budget := c.denials.now(), c.options.Timeout
 	r := Result{Limits: c.standings(asks)}
 	l := c.leaseOf(asks, extra)
-	var spent *denialKey // about which this caller asks for all
+	var spent *asking // if this caller asks for all
 	for now := began; ; now = c.denials.now() {
 		if l != nil && l.take(now, asks[0].n, &r) || c.deniedHere(asks, &r, now) {
 			c.tell(ctx, asks, &r, began)
@@ -93,7 +93,7 @@ func (c *core) decide(ctx context.Context, asks []ask, extra int) (Result, error
 	if l != nil {
 		defer l.led()
 	} else if spent != nil {
-		defer c.denials.led(*spent)
+		defer c.denials.led(spent)
 	}
 	return c.askStore(ctx, asks, extra, l, r, began, budget)
 }

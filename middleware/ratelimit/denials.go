@@ -2,6 +2,7 @@ package ratelimit
 
 import (
 	"math/bits"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -42,9 +43,19 @@ type denial struct {
 	until time.Duration
 	seen  time.Duration // when the store had answered
 	state CheckState
-	// asking is closed when the caller that asks anew has heard. Nil if none does.
-	asking chan struct{}
+	// asking is who asks anew. Nil if nobody does.
+	asking *asking
 }
+
+// asking is a caller that asks about a denial. It ends by itself: the denial may be
+// forgotten meanwhile.
+type asking struct {
+	about denialKey
+	heard chan struct{} // closed when the caller has heard, or need not be waited for
+	once  sync.Once
+}
+
+func (a *asking) end() { a.once.Do(func() { close(a.heard) }) }
 
 func newDenials(longest, timeout time.Duration) *denials {
 	return &denials{
@@ -96,7 +107,7 @@ func timeOf(l Limit, n int) time.Duration {
 // lead looks for a limit that had no room until a moment ago. If nobody asks
 // about it yet, the caller is to, and to call led afterwards; else he gets the channel that is
 // closed when the one who asks has heard.
-func (d *denials) lead(asks []ask) (*denialKey, <-chan struct{}) {
+func (d *denials) lead(asks []ask) (*asking, <-chan struct{}) {
 	for _, a := range asks {
 		if a.n == 0 {
 			continue
@@ -110,29 +121,30 @@ func (d *denials) lead(asks []ask) (*denialKey, <-chan struct{}) {
 				s.mu.Unlock()
 				continue
 			}
-			wait := e.asking
-			if wait == nil {
-				e.asking = make(chan struct{})
+			other := e.asking
+			if other == nil {
+				e.asking = &asking{about: k, heard: make(chan struct{})}
 			}
+			own := e.asking
 			s.mu.Unlock()
-			if wait != nil {
-				return nil, wait
+			if other != nil {
+				return nil, other.heard
 			}
-			return &k, nil
+			return own, nil
 		}
 	}
 	return nil, nil
 }
 
 // led ends what lead has begun.
-func (d *denials) led(k denialKey) {
-	s := d.known.of(k.key)
+func (d *denials) led(a *asking) {
+	s := d.known.of(a.about.key)
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if e, ok := s.entries.Find(k); ok && e.asking != nil {
-		close(e.asking)
+	if e, ok := s.entries.Find(a.about); ok && e.asking == a {
 		e.asking = nil
 	}
+	s.mu.Unlock()
+	a.end()
 }
 
 // learn keeps what the store has said of n units, when it was seen. It does not if
@@ -185,7 +197,7 @@ func (k denialKey) saysMore(n int, until time.Duration, e *denial) bool {
 func (d *denials) drop(s *shard[denialKey, *denial], k denialKey, e *denial) {
 	s.entries.Delete(k)
 	if e.asking != nil {
-		close(e.asking)
+		e.asking.end()
 	}
 }
 
