@@ -129,11 +129,14 @@ func (c *core) deniedHere(asks []ask, r *Result, now time.Duration) bool {
 	if c.options.LocalDenial < 0 {
 		return false
 	}
-	denied, i := false, 0
+	denied, wait, i := false, time.Duration(0), 0
 	for _, a := range asks {
 		for _, l := range a.plan.limits {
 			s := &r.Limits[i]
 			i++
+			if !l.shadow && a.n > l.burst() {
+				wait = never // whatever is known of the other limits
+			}
 			if a.n == 0 || s.Over && s.Shadow {
 				continue
 			}
@@ -141,13 +144,27 @@ func (c *core) deniedHere(asks []ask, r *Result, now time.Duration) bool {
 				s.Known, s.CheckState = true, state
 				if !l.shadow {
 					denied = true
-					r.RetryAfter = max(r.RetryAfter, state.RetryAfter)
+					wait = longer(wait, state.RetryAfter)
 				}
 			}
 		}
 	}
 	r.Local = denied
+	if denied {
+		r.RetryAfter = wait
+	}
 	return denied
+}
+
+// never is the RetryAfter of what has no room however long one waits.
+const never = time.Duration(-1)
+
+// longer returns the longer of two RetryAfters.
+func longer(a, b time.Duration) time.Duration {
+	if a < 0 || b < 0 {
+		return never
+	}
+	return max(a, b)
 }
 
 // askStore asks the store for what the process does not know, and to refill l if that is
@@ -196,11 +213,7 @@ func (c *core) askStore(ctx context.Context, asks []ask, extra int, l *lease, r 
 			s.Known, s.CheckState = true, d.States[at]
 			at++
 			if s.Over && !s.Shadow {
-				if s.RetryAfter < 0 {
-					r.RetryAfter = -1
-				} else if r.RetryAfter >= 0 {
-					r.RetryAfter = max(r.RetryAfter, s.RetryAfter)
-				}
+				r.RetryAfter = longer(r.RetryAfter, s.RetryAfter)
 			}
 			if a.n > 0 {
 				c.denials.learn(denialKey{limit, a.key}, a.n, s.CheckState, seen, round)
@@ -254,7 +267,7 @@ func (c *core) failed(ctx context.Context, asks []ask, extra int, err error, beg
 				Policy: check.Name, Name: check.Name, Limit: check.Limit, Shadow: check.Shadow, Known: true, CheckState: s,
 			})
 			if s.Over && !check.Shadow {
-				r.RetryAfter = max(r.RetryAfter, s.RetryAfter)
+				r.RetryAfter = longer(r.RetryAfter, s.RetryAfter)
 			}
 		}
 		if r.Allowed {
