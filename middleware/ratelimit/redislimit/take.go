@@ -16,11 +16,15 @@ import (
 //go:embed take.lua
 var takeSource string
 
+//go:embed one.lua
+var oneSource string
+
 //go:embed giveback.lua
 var giveBackSource string
 
 var (
 	takeScript     = redis.NewScript(takeSource)
+	oneScript      = redis.NewScript(oneSource)
 	giveBackScript = redis.NewScript(giveBackSource)
 )
 
@@ -87,6 +91,9 @@ func (s *Store) take(ctx context.Context, req ratelimit.Request, onlyAsk bool) (
 	if onlyAsk {
 		req.Extra = 0
 	}
+	if len(req.Checks) == 1 && !req.Checks[0].Limit.Sliding && req.Extra == 0 {
+		return s.takeOne(ctx, req.Checks[0], onlyAsk)
+	}
 	sizes := steps(req.Extra)
 	rules := make([]rule, len(req.Checks))
 	keys := make([]string, len(req.Checks))
@@ -144,6 +151,35 @@ func (s *Store) take(ctx context.Context, req ratelimit.Request, onlyAsk bool) (
 		d.States[i] = state
 	}
 	return d, nil
+}
+
+// takeOne is take for one GCRA limit without extra units.
+func (s *Store) takeOne(ctx context.Context, c ratelimit.Check, onlyAsk bool) (taken, error) {
+	r, err := newRule(c.Limit)
+	if err != nil {
+		return taken{}, err // cannot be: the request is valid
+	}
+	if onlyAsk {
+		c.N = 0
+	}
+	g, keys := r.spread, []string{s.key(c.Key, c.Name)}
+	cost := g.Cost(c.N)
+	reply, err := s.run(ctx, oneScript, keys, g.Capacity.Micros, g.Capacity.Num, g.Den, cost.Micros, cost.Num)
+	if err != nil {
+		return taken{}, explain(err, keys)
+	}
+	if len(reply) != 3 {
+		return taken{}, fmt.Errorf("redislimit: Redis answered with %d numbers, not with 3", len(reply))
+	}
+	state, _ := r.state(c, reply)
+	allowed := !state.Over || c.Shadow
+	if onlyAsk {
+		state.Over = state.RetryAfter != 0
+	}
+	return taken{
+		Decision: ratelimit.Decision{Allowed: allowed, States: []ratelimit.CheckState{state}},
+		windows:  []int64{0},
+	}, nil
 }
 
 func flag(b bool) int {

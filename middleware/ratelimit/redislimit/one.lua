@@ -1,0 +1,58 @@
+-- one.lua: asks for units under one GCRA limit, as most requests do. It decides what
+-- take.lua decides about a single check without extra units, in half the time: take.lua
+-- spends most of its own on what it has for several limits and steps.
+--
+-- KEYS[1]   the key of the limit, as take.lua keeps it
+-- ARGV      whole numbers:
+--             capacity, num     the largest debt, in whole microseconds and the numerator
+--                               of the rest,
+--             den               the denominator of all numerators,
+--             cost, num         what the units cost; zero only asks.
+-- Result    {over, a, b}: over is 1 if there was no room, else 0, and a + b/den is what
+--           the key owes after the decision, in microseconds.
+-- Error     as of take.lua
+--
+-- The arithmetic, and why it must be one atomic step, are explained in take.lua.
+
+local clock = redis.call('TIME')
+local now = clock[1] * 1000000 + clock[2]
+local capacity, capacity_num, den = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local before, before_num = 0, 0
+
+local held = redis.pcall('GET', KEYS[1])
+if held then
+  if type(held) == 'table' then
+    return held -- the error as it is: Redis 6.2 would bury what redis.call raises
+  end
+  local micros, num, written = string.match(held, '^(%d+)%+(%d+)/(%d+)$')
+  if not micros then
+    return redis.error_reply('HERDLESSVALUE the key does not hold a rate limit')
+  end
+  local debt, debt_num = micros - now, tonumber(num)
+  -- Written under another rate: round up, by less than a microsecond.
+  if debt_num > 0 and tonumber(written) ~= den then
+    debt, debt_num = debt + 1, 0
+  end
+  -- More is owed if the burst was lowered, or the clock went back.
+  if debt > capacity or (debt == capacity and debt_num > capacity_num) then
+    debt, debt_num = capacity, capacity_num
+  end
+  if debt >= 0 then
+    before, before_num = debt, debt_num
+  end
+end
+
+local after, after_num = before + ARGV[4], before_num + ARGV[5]
+if after_num >= den then
+  after, after_num = after + 1, after_num - den
+end
+if after > capacity or (after == capacity and after_num > capacity_num) then
+  return { 1, before, before_num }
+end
+if after ~= before or after_num ~= before_num then
+  -- %.0f, because %d is 32 bits wide on some platforms. One millisecond more than it
+  -- counts, rounded up: see take.lua.
+  redis.call('SET', KEYS[1], string.format('%.0f+%.0f/%.0f', now + after, after_num, den),
+    'PX', math.ceil(after / 1000) + 1)
+end
+return { 0, after, after_num }
