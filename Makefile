@@ -18,7 +18,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 .PHONY: test
-test: deps build vet lint race ## everything that must hold: install what is missing, vet, lint, race tests of every module
+test: deps build vet lint budgets race ## everything that must hold: install what is missing, vet, lint, budgets, race tests of every module
 
 .PHONY: deps
 deps: ## install redis-server if it is missing
@@ -43,6 +43,12 @@ fmt: $(LINT) ## format the code as the linter wants it
 $(LINT):
 	@echo "install golangci-lint $(LINT_VERSION)"
 	@GOBIN=$(GOBIN) GOFLAGS= go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
+
+# The race detector allocates itself, so that these tests only print what they count
+# where it is on.
+.PHONY: budgets
+budgets: ## what a request may allocate, counted without the race detector
+	@go test -count=1 -run '^TestAllocations' ./session ./responsecache
 
 .PHONY: race
 race: ## race tests of every module, on real Redis servers that they start themselves

@@ -90,7 +90,10 @@ func TestAllocationsOfAHit(t *testing.T) {
 		w.Header().Set("Vary", "Accept-Language, Accept-Encoding")
 		article(w, r)
 	}
-	rdb := redistest.Standalone(t).Client(t)
+	// As that of redisconn.Open. With a client that does not obey deadlines each step takes
+	// a goroutine of its own.
+	rdb := redis.NewClient(&redis.Options{Addr: redistest.Standalone(t).Addr(), ContextTimeoutEnabled: true})
+	t.Cleanup(func() { rdb.Close() })
 	for _, test := range []struct {
 		name    string
 		store   cache.Store

@@ -138,7 +138,6 @@ func pttl(ms int64) time.Duration {
 // read asks all questions. Afterwards the purge log is up to date.
 func (s *Store) read(ctx context.Context, asked []question) error {
 	var steps []step
-	var cmds []*redis.Cmd
 	if !s.feed.fresh() {
 		steps = []step{s.log.sync()}
 	}
@@ -146,21 +145,26 @@ func (s *Store) read(ctx context.Context, asked []question) error {
 		asked[i].mark = s.tier.mark(asked[i].key)
 	}
 	sent := time.Now()
-	err := s.pipe.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for _, st := range steps {
-			cmds = append(cmds, st.script.EvalSha(ctx, p, st.keys, st.args...))
+	var scripts []*redis.Cmd
+	var all []redis.Cmder
+	for _, st := range steps {
+		cmd := pipelining.EvalSHA(ctx, st.script, st.keys, st.args)
+		scripts, all = append(scripts, cmd), append(all, cmd)
+	}
+	for i := range asked {
+		asked[i].sent = sent
+		own := asked[i].commands(ctx, s.entryName(asked[i].key))
+		if all == nil {
+			all = own // most reads are of one entry, and need no more memory
+		} else {
+			all = append(all, own...)
 		}
-		for i := range asked {
-			asked[i].sent = sent
-			_ = p.BatchProcess(ctx, asked[i].commands(ctx, s.entryName(asked[i].key))...) // it only queues them
-		}
-		return nil
-	})
-	if pipelining.Left(err) {
+	}
+	if err := s.pipe.Process(ctx, all...); pipelining.Left(err) {
 		return err
 	}
 	if len(steps) > 0 {
-		answers, err := s.answers(ctx, steps, cmds)
+		answers, err := s.answers(ctx, steps, scripts)
 		if err != nil {
 			return err
 		}

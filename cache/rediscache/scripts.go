@@ -55,14 +55,12 @@ func (s *Store) together(ctx context.Context, steps ...step) ([]any, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	cmds := make([]*redis.Cmd, len(steps))
-	err := s.pipe.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for i, st := range steps {
-			cmds[i] = st.script.EvalSha(ctx, p, st.keys, st.args...)
-		}
-		return nil
-	})
-	if pipelining.Left(err) {
+	cmds, all := make([]*redis.Cmd, len(steps)), make([]redis.Cmder, len(steps))
+	for i, st := range steps {
+		cmds[i] = pipelining.EvalSHA(ctx, st.script, st.keys, st.args)
+		all[i] = cmds[i]
+	}
+	if err := s.pipe.Process(ctx, all...); pipelining.Left(err) {
 		return nil, err
 	}
 	return s.answers(ctx, steps, cmds)

@@ -98,21 +98,31 @@ func (c *Client) run(ctx context.Context, script *redis.Script, keys []string, a
 	if w != together {
 		return c.runSingly(ctx, w, q, script, keys, args)
 	}
-	made := c.pipe()
-	cmd := script.EvalSha(ctx, made, keys, args...)
-	if err := q.send(ctx, cmd); errors.Is(err, errLeft) {
-		return nil, err
+	cmd := EvalSHA(ctx, script, keys, args)
+	err = q.send(ctx, cmd)
+	if err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
+		cmd = script.Eval(ctx, c.pipeline(), keys, args...) // the pipeline goes nowhere
+		err = q.send(ctx, cmd)
 	}
-	if redis.HasErrorPrefix(cmd.Err(), "NOSCRIPT") {
-		cmd = script.Eval(ctx, made, keys, args...)
-		if err := q.send(ctx, cmd); errors.Is(err, errLeft) {
-			return nil, err
-		}
+	if Left(err) {
+		return nil, err
 	}
 	if c.tryAgain(ctx, cmd) {
 		return c.runSingly(ctx, c.way(ctx, q, true), q, script, keys, args)
 	}
 	return cmd.Result()
+}
+
+// EvalSHA returns the command that runs a script that the server knows.
+func EvalSHA(ctx context.Context, script *redis.Script, keys []string, args []any) *redis.Cmd {
+	all := make([]any, 0, 3+len(keys)+len(args))
+	all = append(all, "evalsha", script.Hash(), len(keys))
+	for _, key := range keys {
+		all = append(all, key)
+	}
+	cmd := redis.NewCmd(ctx, append(all, args...)...)
+	cmd.SetFirstKeyPos(3)
+	return cmd
 }
 
 // runSingly runs a script in a way that is not together.
@@ -130,27 +140,37 @@ func (c *Client) runSingly(ctx context.Context, w way, q *queue, script *redis.S
 	})
 }
 
-// Pipelined runs the commands that fn queues, in one round trip, and those that go
-// to one server in their order. Its error is the first of any command. If ctx ended
-// before there was an answer, the commands may be under way still: Left tells, and
-// nobody may look at them then. It needs a base that has a method Pipelined, as all
-// clients of go-redis have.
-func (c *Client) Pipelined(ctx context.Context, fn func(redis.Pipeliner) error) error {
+// Process runs commands in one round trip, and those that go to one server in their
+// order. Its error is the first of any command. If ctx ended before there was an
+// answer, the commands may be under way still: Left tells, and nobody may look at
+// them then. It needs a base that has a method Pipelined, as all clients of go-redis
+// have.
+func (c *Client) Process(ctx context.Context, cmds ...redis.Cmder) error {
 	if err := Ended(ctx); err != nil {
 		return errors.Join(errLeft, err)
 	}
-	return withEnd(ctx, c.pipelined(ctx, fn))
+	return withEnd(ctx, c.process(ctx, cmds))
 }
 
-func (c *Client) pipelined(ctx context.Context, fn func(redis.Pipeliner) error) error {
+// Pipelined is Process of the commands that fn queues.
+func (c *Client) Pipelined(ctx context.Context, fn func(redis.Pipeliner) error) error {
 	if c.pipeline == nil {
-		return c.plainly(ctx, c.only, fn)
+		if err := Ended(ctx); err != nil {
+			return errors.Join(errLeft, err)
+		}
+		return withEnd(ctx, c.plainly(ctx, c.only, fn))
 	}
-	made := c.pipe()
+	made := c.pipeline() // which goes nowhere
 	if err := fn(made); err != nil {
 		return err
 	}
-	cmds := made.Cmds()
+	return c.Process(ctx, made.Cmds()...)
+}
+
+func (c *Client) process(ctx context.Context, cmds []redis.Cmder) error {
+	if c.pipeline == nil {
+		return c.plainly(ctx, c.only, func(p redis.Pipeliner) error { return p.BatchProcess(ctx, cmds...) })
+	}
 	var keys []string
 	if c.cluster != nil {
 		keys = keysOf(cmds)
@@ -172,9 +192,9 @@ func (c *Client) pipelined(ctx context.Context, fn func(redis.Pipeliner) error) 
 	}
 	if w == alone {
 		defer q.comeBack()
-		return c.execFor(ctx, q, made)
+		return c.execFor(ctx, q, cmds)
 	}
-	_, err = orLeave(ctx, func(ctx context.Context) (any, error) { return nil, c.execFor(ctx, q, made) })
+	_, err = orLeave(ctx, func(ctx context.Context) (any, error) { return nil, c.execFor(ctx, q, cmds) })
 	return err
 }
 
@@ -215,9 +235,10 @@ func (c *Client) pipe() redis.Pipeliner {
 	return c.pipeline()
 }
 
-// execFor runs what one caller has in pipe.
-func (c *Client) execFor(ctx context.Context, q *queue, pipe redis.Pipeliner) error {
-	cmds := pipe.Cmds()
+// execFor runs what one caller wants.
+func (c *Client) execFor(ctx context.Context, q *queue, cmds []redis.Cmder) error {
+	pipe := c.pipe()
+	_ = pipe.BatchProcess(ctx, cmds...) // queues them
 	err := c.exec(ctx, pipe)
 	q.note(cmds...)
 	return err

@@ -60,12 +60,15 @@ type queue struct {
 type errand struct {
 	ctx  context.Context //nolint:containedctx // it stands for a call that waits
 	cmds []redis.Cmder   // they have the answers,
-	done chan struct{}   // when this is closed,
+	done chan struct{}   // when this brings something,
 	hook error           // unless a hook panicked
 
 	place *list.Element // in waiting, or where it was
 	batch *batch        // nil while it waits; guarded by the queue's mu
 }
+
+// spare are the errands that nobody waits for and nobody sends.
+var spare = sync.Pool{New: func() any { return &errand{done: make(chan struct{}, 1)} }}
 
 // batch is what goes in one pipeline.
 type batch struct {
@@ -158,16 +161,20 @@ func bytesIn(answer any) (n int) {
 // send has commands sent with those of others and returns the first error of any,
 // or errLeft.
 func (q *queue) send(ctx context.Context, cmds ...redis.Cmder) error {
-	e := &errand{ctx: ctx, cmds: cmds, done: make(chan struct{})}
+	e := spare.Get().(*errand)
+	e.ctx, e.cmds = ctx, cmds
 	q.hand(e)
 	select {
 	case <-e.done:
 	case <-ctx.Done():
-		q.leave(e)
+		q.leave(e) // and whoever sends may have it still: it is not used again
 		return errors.Join(errLeft, ctx.Err())
 	}
-	if e.hook != nil {
-		panic(e.hook)
+	hook := e.hook
+	*e = errand{done: e.done}
+	spare.Put(e)
+	if hook != nil {
+		panic(hook)
 	}
 	for _, cmd := range cmds {
 		if err := cmd.Err(); err != nil {
@@ -312,13 +319,19 @@ func (q *queue) take() *batch {
 
 func (q *queue) sendTogether(b *batch) {
 	pipe := q.client.pipe()
+	n := 0
 	for _, e := range b.errands {
-		cmds := make([]once, len(e.cmds))
-		for i, cmd := range e.cmds {
-			cmds[i].Cmder = cmd
-			_ = pipe.Process(b.ctx, &cmds[i]) // queues it
+		n += len(e.cmds)
+	}
+	wrapped, cmds := make([]once, n), make([]redis.Cmder, 0, n)
+	for _, e := range b.errands {
+		for _, cmd := range e.cmds {
+			w := &wrapped[len(cmds)]
+			w.Cmder = cmd
+			cmds = append(cmds, w)
 		}
 	}
+	_ = pipe.BatchProcess(b.ctx, cmds...)                     // queues them
 	hook := caught(func() { _ = q.client.exec(b.ctx, pipe) }) // each command has its own error
 	size := 0
 	for _, e := range b.errands {
@@ -327,7 +340,7 @@ func (q *queue) sendTogether(b *batch) {
 	q.noteSize(size / len(b.errands))
 	for _, e := range b.errands {
 		e.hook = hook
-		close(e.done)
+		e.done <- struct{}{} // it has room, and e is the caller's from here on
 	}
 }
 
@@ -344,7 +357,7 @@ func (*once) NoRetry() bool { return true }
 // SetErr implements redis.Cmder. If a connection breaks, go-redis gives its error
 // to all commands of a pipeline. Those before have their answers.
 func (o *once) SetErr(err error) {
-	if o.answered && isOfTheNetwork(err) {
+	if err != nil && o.answered && isOfTheNetwork(err) {
 		return
 	}
 	o.answered = err == nil

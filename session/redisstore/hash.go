@@ -1,7 +1,6 @@
 package redisstore
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"slices"
@@ -51,14 +50,11 @@ func (s *Store) ask(ctx context.Context, key string) (hash, time.Duration, bool,
 	q := &question{args: [...]any{"hgetall", named, "pttl", named}}
 	q.all, q.pttl = redis.NewRawCmd(ctx, q.args[:2]...), redis.NewDurationCmd(ctx, time.Millisecond, q.args[2:]...)
 	q.cmds = [...]redis.Cmder{q.all, q.pttl}
-	err := s.pipe.Pipelined(ctx, func(p redis.Pipeliner) error {
-		return p.BatchProcess(ctx, q.cmds[:]...) // it only queues them
-	})
-	var answer redis.Error
-	switch {
-	case errors.As(err, &answer): // to PTTL, and so to both
-		return nil, 0, false, nil
-	case err != nil:
+	if err := s.pipe.Process(ctx, q.cmds[:]...); err != nil {
+		var answer redis.Error
+		if errors.As(err, &answer) { // to PTTL, and so to both
+			err = nil
+		}
 		return nil, 0, false, err
 	}
 	h, ok := parseHash(q.all.Val())
@@ -100,24 +96,28 @@ func parseHash(raw []byte) (hash, bool) {
 		}
 		n /= 2
 	}
-	counted, size := d, 0
-	for range n {
-		name, ok := counted.bulk()
-		_, ok2 := counted.bulk()
+	if n > len(raw) {
+		return nil, false // nobody gets memory for what is not there
+	}
+	h, size := make(hash, n), 0
+	var few [32][]byte
+	found := few[:0]
+	for i := range h {
+		name, ok := d.bulk()
+		value, ok2 := d.bulk()
 		if !ok || !ok2 {
 			return nil, false
 		}
+		h[i].value = slices.Clip(value)
+		found = append(found, name)
 		size += len(name)
 	}
-	h := make(hash, n)
 	var names strings.Builder
 	names.Grow(size) // so that all are parts of one string
-	for i := range h {
-		name, _ := d.bulk()
-		value, _ := d.bulk()
+	for i, name := range found {
 		at := names.Len()
 		names.Write(name)
-		h[i] = field{names.String()[at:], slices.Clip(value)}
+		h[i].name = names.String()[at:]
 	}
 	return h, len(d.rest) == 0
 }
@@ -127,17 +127,20 @@ type decoder struct{ rest []byte }
 
 // header reads a line of a kind and a number.
 func (d *decoder) header(kind byte) (n int, ok bool) {
-	end := bytes.Index(d.rest, []byte("\r\n"))
-	if end < 2 || end > 12 || d.rest[0] != kind || d.rest[1] == '0' && end > 2 {
+	const most = 11 // digits
+	if len(d.rest) == 0 || d.rest[0] != kind {
 		return 0, false
 	}
-	for _, c := range d.rest[1:end] {
-		if c < '0' || c > '9' {
-			return 0, false
-		}
-		n = 10*n + int(c-'0')
+	line := d.rest[1:]
+	i := 0
+	for i < len(line) && i < most && '0' <= line[i] && line[i] <= '9' {
+		n = 10*n + int(line[i]-'0')
+		i++
 	}
-	d.rest = d.rest[end+2:]
+	if i == 0 || line[0] == '0' && i > 1 || len(line) < i+2 || line[i] != '\r' || line[i+1] != '\n' {
+		return 0, false
+	}
+	d.rest = line[i+2:]
 	return n, true
 }
 
