@@ -42,11 +42,12 @@
 -- session. It lives, and no list shows it, or the list shows it, and it does not.
 
 local key, digest = KEYS[1], ARGV[1]
-local prefix, place, rest = string.match(key, '^(.*){(.*)}(.*)$')
-local base, id, channel = prefix .. '{' .. place .. '}', place .. rest, prefix .. 'ended'
+local open, close = string.find(key, '{', 1, true), string.find(key, '}', 1, true)
+local base, channel = string.sub(key, 1, close), string.sub(key, 1, open - 1) .. 'ended'
+local id = string.sub(key, open + 1, close - 1) .. string.sub(key, close + 1)
 local GONE, EXISTS, TOO_LARGE, TOO_MANY = {2}, {3}, {4}, {6}
 
-local create, owner, most, evict, meta, authenticated, rotate, grace, handover, once, idle, absolute, max, low
+local create, owner, most, evict, meta, authenticated, rotate, grace, handover, once, newIdle, newAbsolute, max, low
 local set, del, conditions = {}, {}, {}
 local i = 2
 while i <= #ARGV do
@@ -63,8 +64,8 @@ while i <= #ARGV do
   elseif op == 'R' then
     rotate, grace, handover, once = arg, tonumber(ARGV[i]), ARGV[i + 1], ARGV[i + 2] == '1'
     i = i + 3
-  elseif op == 'I' then idle = tonumber(arg)
-  elseif op == 'A' then absolute = tonumber(arg)
+  elseif op == 'I' then newIdle = tonumber(arg)
+  elseif op == 'A' then newAbsolute = tonumber(arg)
   elseif op == 'M' then max = tonumber(arg)
   elseif op == 'L' then low = tonumber(arg)
   else return redis.error_reply('ERR unknown operation ' .. op) end
@@ -75,12 +76,13 @@ local function number(s)
   return s and #s <= 16 and string.match(s, '^%d+$') and tonumber(s) or nil
 end
 
-local function text(n) return string.format('%.0f', n) end
-
+-- Numbers are whole and below 2^53, so that Redis takes them as they are: it spells
+-- them without an exponent.
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 
 local d, p, g, n, c, size, x
+local idle, absolute = newIdle, newAbsolute
 local fields = redis.pcall('HMGET', key, 'd', 'p', 'g', 'n', 'c', 'i', 'a', 's', 'e', 'o', 'x')
 if fields.err then
   if not string.find(fields.err, 'WRONGTYPE', 1, true) then return fields end
@@ -93,7 +95,7 @@ if fresh then
   d, p, n, c, size = digest, false, 0, now, 0
 else
   g, n, c, size, owner = number(fields[3]), number(fields[4]), number(fields[5]), number(fields[8]), fields[10]
-  idle, absolute = idle or number(fields[6]), absolute or number(fields[7])
+  idle, absolute = newIdle or number(fields[6]), newAbsolute or number(fields[7])
   -- A rotation whose answer was lost arrives again with the old digest.
   local accepted = d and (d == digest or rotate == d or (p == digest and g and now < g))
   -- Without a TTL, or with metadata that this script did not write, it is no
@@ -134,7 +136,7 @@ if index and kind ~= 'zset' and kind ~= 'none' then
 end
 local evicted = {}
 if fresh and index then
-  redis.call('ZREMRANGEBYSCORE', index, '-inf', text(now))
+  redis.call('ZREMRANGEBYSCORE', index, '-inf', now)
   if most and redis.call('ZCARD', index) >= most then
     local began = {}
     for _, other in ipairs(redis.call('ZRANGE', index, 0, -1)) do
@@ -165,16 +167,22 @@ end
 -- HSET comes first: of the commands below it and ZADD alone are refused when
 -- Redis is out of memory, and then nothing is written.
 local write = {
-  'n', text(n), 's', text(size), 'e', text(now + expires), 'i', text(idle), 'a', text(absolute), 'l', text(now),
+  'n', n, 's', size, 'e', now + expires, 'l', now,
 }
 local function put(field, value)
+  if #write >= 1000 then -- Lua unpacks some thousands at most
+    redis.call('HSET', key, unpack(write))
+    write = {}
+  end
   write[#write + 1] = field
   write[#write + 1] = value
 end
+if newIdle then put('i', idle) end
+if newAbsolute then put('a', absolute) end
 if fresh then
-  put('c', text(c))
+  put('c', c)
   put('d', d)
-  put('r', text(now))
+  put('r', now)
   if owner then put('o', owner) end
 end
 local drop, earlier, before = {}, '', 0
@@ -183,14 +191,14 @@ if rotate and rotate ~= d then
     earlier, before = redis.call('HGET', key, 'h') or '', 1
   else
     put('d', rotate)
-    put('r', text(now))
+    put('r', now)
     if grace > 0 then
       if p and g and now >= g then
         -- The one before, if nobody has come with it since its grace was over.
         put('q', string.sub(string.sub(p, 1, 8) .. (redis.call('HGET', key, 'q') or ''), 1, 64))
       end
       put('p', d)
-      put('g', text(now + grace))
+      put('g', now + grace)
       put('h', handover)
     else
       drop = {'p', 'g', 'h'}
@@ -198,19 +206,19 @@ if rotate and rotate ~= d then
   end
 end
 if meta then put('m', meta) end
-if authenticated then put('t', text(now)) end
+if authenticated then put('t', now) end
+for field, value in pairs(set) do put(field, value) end
 redis.call('HSET', key, unpack(write))
-for field, value in pairs(set) do redis.call('HSET', key, field, value) end
 for field in pairs(del) do redis.call('HDEL', key, field) end
 if #drop > 0 then redis.call('HDEL', key, unpack(drop)) end
-redis.call('PEXPIRE', key, text(expires))
+redis.call('PEXPIRE', key, expires)
 for _, other in ipairs(evicted) do
   redis.call('DEL', base .. string.sub(other, 5))
   redis.call('ZREM', index, other)
   redis.call('PUBLISH', channel, other)
 end
 if index then
-  redis.call('ZADD', index, text(now + expires), id)
-  if redis.call('PTTL', index) < expires then redis.call('PEXPIRE', index, text(expires)) end
+  redis.call('ZADD', index, now + expires, id)
+  if redis.call('PTTL', index) < expires then redis.call('PEXPIRE', index, expires) end
 end
 return {1, n, expires, ends, now, earlier, before, evicted}

@@ -3,6 +3,7 @@ package redisstore_test
 import (
 	"context"
 	"errors"
+	"strconv"
 	"testing"
 	"time"
 
@@ -113,6 +114,22 @@ func TestRedisIsFull(t *testing.T) {
 	deleted, err := store.Delete(t.Context(), "sess-1")
 	require.NoError(t, err)
 	assert.True(t, deleted, "a logout must work on a full server")
+}
+
+// A change may be of more values than a function in Lua takes arguments.
+func TestManyValuesAtOnce(t *testing.T) {
+	store := redisstore.New(redistest.Standalone(t).Client(t), &redisstore.Options{Prefix: redistest.Prefix(t)})
+	create(t, store, "many")
+	want := map[string][]byte{"a": []byte("1")}
+	for i := range 9000 {
+		want[strconv.Itoa(i)] = []byte{byte(i)}
+	}
+	res, err := store.Commit(t.Context(), session.Delta{ID: "many", Digest: second, Set: want})
+	require.NoError(t, err)
+	require.Equal(t, session.Committed, res.Outcome)
+	rec, err := store.Load(t.Context(), "many", second)
+	require.NoError(t, err)
+	assert.Equal(t, want, rec.Values)
 }
 
 // A change makes Redis write the fields that changed, and every key has a TTL.
