@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -38,6 +39,8 @@ type guard struct {
 	observe  func(ctx context.Context, e Event)
 	gate     logGate
 	trying   atomic.Bool
+	telling  sync.Mutex  // held by who tells of the circuit breaker
+	told     atomic.Bool // what was told of it last: whether it is open
 }
 
 func newGuard(timeout time.Duration, logger *slog.Logger, c *counters, observe func(context.Context, Event)) *guard {
@@ -53,12 +56,8 @@ func newGuard(timeout time.Duration, logger *slog.Logger, c *counters, observe f
 			if from != gobreaker.StateClosed && to != gobreaker.StateClosed {
 				return
 			}
-			open := to != gobreaker.StateClosed
-			c.open.Store(open)
-			if observe != nil {
-				// Not here, where the breaker is locked: who is told may ask it.
-				go observe(context.Background(), Event{Kind: BreakerChanged, Open: open})
-			}
+			// It is told of later, when the breaker is not locked: who is told may ask it.
+			c.open.Store(to != gobreaker.StateClosed)
 		},
 	})
 	return g
@@ -89,6 +88,7 @@ func (g *guard) do(ctx context.Context, left time.Duration, step, try func(ctx c
 }
 
 func (g *guard) run(ctx context.Context, left time.Duration, step func(ctx context.Context) error) error {
+	defer g.tell(ctx)
 	_, err := g.breaker.Execute(func() (struct{}, error) {
 		g.counters.asked.Add(1)
 		budget, cancel := context.WithTimeoutCause(ctx, left, errBudget)
@@ -113,4 +113,18 @@ func (g *guard) run(ctx context.Context, left time.Duration, step func(ctx conte
 		}
 	}
 	return err
+}
+
+// tell tells of how the circuit breaker stands, if that is news: in order, although steps
+// end at once in many goroutines. Who finds another one telling leaves it to that one, which
+// looks again when it is through.
+func (g *guard) tell(ctx context.Context) {
+	for g.observe != nil && g.told.Load() != g.counters.open.Load() && g.telling.TryLock() {
+		func() {
+			defer g.telling.Unlock()
+			if open := g.counters.open.Load(); g.told.Swap(open) != open {
+				g.observe(context.WithoutCancel(ctx), Event{Kind: BreakerChanged, Open: open})
+			}
+		}()
+	}
 }

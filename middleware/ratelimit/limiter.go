@@ -35,8 +35,8 @@ type Options struct {
 	// of a Reset before. The default is a minute; a negative one asks each time.
 	LocalDenial time.Duration
 
-	// Observe is told what happens, in the goroutine in which it does. It must not
-	// block.
+	// Observe is told what happens, in the goroutine in which it does, so by many at a
+	// time; of the changes of the circuit breaker by one after the other. It must not block.
 	Observe func(ctx context.Context, e Event)
 
 	// Logger gets a line when the store fails and when requests have no key, at
