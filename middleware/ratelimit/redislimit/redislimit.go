@@ -70,6 +70,7 @@ var resetScript = redis.NewScript(resetSource)
 type Options struct {
 	// Prefix begins every key in Redis. The default is "herdless:ratelimit:". One
 	// with a hash tag, such as "{limits}:", puts all keys into one slot of a Cluster.
+	// Its first braces must not be empty.
 	Prefix string
 	// NoPipelining sends each command by itself. By default the commands of more
 	// than four callers at a time go together, in a pipeline, which costs a busy
@@ -96,8 +97,8 @@ var (
 )
 
 // New returns a Store on client, which may be any client of go-redis, or what
-// redisconn.Open returns. o may be nil. It panics if client is nil, which is a
-// mistake in the program.
+// redisconn.Open returns. o may be nil. It panics if client is nil or the first braces
+// of the prefix are empty, which are mistakes in the program.
 func New(client redis.Scripter, o *Options) *Store {
 	if client == nil {
 		panic("redislimit: New needs a client, such as that of redis.NewUniversalClient or redisconn.Open")
@@ -108,6 +109,11 @@ func New(client redis.Scripter, o *Options) *Store {
 	s := &Store{runner: pipelining.New(client, o.NoPipelining), prefix: o.Prefix}
 	if s.prefix == "" {
 		s.prefix = defaultPrefix
+	}
+	if _, rest, _ := strings.Cut(s.prefix, "{"); strings.HasPrefix(rest, "}") {
+		// Nor would it look for that of the key, whose limits must be in one slot.
+		panic(fmt.Sprintf("redislimit: Options.Prefix is %q: Redis takes {} for no hash tag; "+
+			"put something between the braces, or leave them out", s.prefix))
 	}
 	// A Cluster says when keys are apart. A Ring asks the server of the first key.
 	if _, ring := client.(*redis.Ring); ring && !hasTag(s.prefix) {

@@ -196,6 +196,29 @@ func TestDefaultPrefix(t *testing.T) {
 	assert.Regexp(t, `^[0-9]{16}\+0/1$`, value)
 }
 
+// Redis takes empty braces for no hash tag, and looks for no other one: the limits of one key
+// would be in different slots, and every decision of a Cluster fail, which is to pass.
+func TestAPrefixWithEmptyBracesIsRefused(t *testing.T) {
+	rdb := redistest.SharedCluster(t).Client(t)
+	for _, prefix := range []string{"{}:", "app{}:", "{}{limits}:"} {
+		assert.PanicsWithValue(t, fmt.Sprintf("redislimit: Options.Prefix is %q: Redis takes {} for no hash tag; "+
+			"put something between the braces, or leave them out", prefix), func() {
+			redislimit.New(rdb, &redislimit.Options{Prefix: prefix})
+		}, prefix)
+	}
+	// Other braces do no harm.
+	two := ratelimit.Request{Checks: []ratelimit.Check{
+		{Key: "k", Name: "one", Limit: ratelimit.PerHour(10), N: 1}, {Key: "k", Name: "two", Limit: ratelimit.Window(10, time.Hour), N: 1},
+	}}
+	for _, prefix := range []string{"{x}{}:", "}{:", "{:", "}:", "a{b}c}"} {
+		store := redislimit.New(rdb, &redislimit.Options{Prefix: redistest.Prefix(t) + prefix})
+		d, err := store.Take(t.Context(), two)
+		require.NoError(t, err, prefix)
+		assert.True(t, d.Allowed, prefix)
+		require.NoError(t, store.Reset(t.Context(), "k", "one", "two"), prefix)
+	}
+}
+
 // On a Cluster the keys of a request may be in different slots. It is all or
 // nothing there, too.
 func TestSeveralSlotsOfACluster(t *testing.T) {
