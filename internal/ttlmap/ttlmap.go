@@ -93,6 +93,16 @@ func (m *Map[K, V]) Delete(key K) bool {
 	return it.ends.Sub(m.now()) > 0
 }
 
+// DropFirst removes the entry that ends first, dead or alive, and reports whether there was
+// one. It is for who bounds the map.
+func (m *Map[K, V]) DropFirst() bool {
+	if len(m.queue) == 0 {
+		return false
+	}
+	m.remove(m.queue[0])
+	return true
+}
+
 // Len returns how many entries the map holds, dead ones that no Set has removed
 // yet included.
 func (m *Map[K, V]) Len() int { return len(m.items) }

@@ -95,3 +95,19 @@ func TestFindLooksAtNoClock(t *testing.T) {
 	_, ok = m.Find("k")
 	assert.False(t, ok)
 }
+
+func TestDropFirst(t *testing.T) {
+	m := ttlmap.New[string, int]()
+	var removed []string
+	m.OnRemove(func(k string, _ int) { removed = append(removed, k) })
+	assert.False(t, m.DropFirst(), "of none")
+	m.Set("long", 1, time.Hour)
+	m.Set("short", 2, time.Minute)
+	m.Set("longest", 3, 2*time.Hour)
+	assert.True(t, m.DropFirst())
+	assert.True(t, m.DropFirst())
+	assert.Equal(t, []string{"short", "long"}, removed)
+	assert.Equal(t, 1, m.Len())
+	_, _, ok := m.Get("longest")
+	assert.True(t, ok)
+}

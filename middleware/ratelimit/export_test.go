@@ -9,6 +9,9 @@ func Len(m *MemoryStore) int {
 	return m.keys.Len()
 }
 
+// LocalOf returns the store in which l limits by itself while its own fails.
+func LocalOf(l *Limiter) *MemoryStore { return l.local }
+
 // Skew sets the wall clock of l's process, which has no monotonic one then, wrong by d.
 func Skew(l *Limiter, d time.Duration) {
 	l.denials.clock = func() time.Time { return time.Now().Round(0).Add(d) }

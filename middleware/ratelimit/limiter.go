@@ -47,6 +47,9 @@ type Options struct {
 const (
 	defaultTimeout     = 50 * time.Millisecond
 	defaultLocalDenial = time.Minute
+	// maxLocalKeys bounds what Policy.Local takes, some 16 MB, with keys that an attacker
+	// makes up.
+	maxLocalKeys = 1 << 16
 )
 
 // Limiter applies one or more policies to each request. It is safe for concurrent
@@ -73,6 +76,10 @@ type core struct {
 // New returns a Limiter that lets each key have limit, counted in store. It is
 // NewPolicies with one policy, which is called after the limit, such as "100/1m0s".
 // o may be nil.
+//
+// So two Limiters with the same limit and key share one count if they share a store,
+// such as one of logins and one of searches. If they should not, make them with
+// NewPolicies, each with a Name of its own.
 func New(store Store, limit Limit, key KeyFunc, o *Options) (*Limiter, error) {
 	return NewPolicies(store, []Policy{{Name: limit.String(), Limits: []Limit{limit}, Key: key}}, o)
 }
@@ -86,6 +93,7 @@ func NewPolicies(store Store, policies []Policy, o *Options) (*Limiter, error) {
 		o = &Options{}
 	}
 	c := &core{store: store, options: *o, local: NewMemoryStore(), keyGate: logGate{logger: o.Logger}}
+	c.local.most = maxLocalKeys
 	var faults []error
 	if store == nil {
 		faults = append(faults, errors.New("ratelimit: no store: give NewMemoryStore() for one process, "+

@@ -297,6 +297,29 @@ func TestALocalLimitWhileTheStoreFails(t *testing.T) {
 	assert.Zero(t, stats.FailedOpen)
 }
 
+// What an attacker makes up while the store fails takes a bounded amount of memory, and he
+// does not get rid so of what he has taken.
+func TestALocalLimitHoldsSoManyKeysOnly(t *testing.T) {
+	const most = 1 << 16
+	local := ratelimit.Limit{Rate: 10, Period: time.Hour}
+	l := newPolicy(t, &brokenStore{}, ratelimit.Policy{Limits: []ratelimit.Limit{ratelimit.PerHour(100)}, Local: &local}, &ratelimit.Options{
+		Logger: slog.New(slog.DiscardHandler),
+	})
+	allowed := func(key string) bool {
+		result, err := l.Allow(t.Context(), key)
+		require.Error(t, err)
+		return result.Allowed
+	}
+	for range 10 {
+		require.True(t, allowed("spent"))
+	}
+	for i := range most + 1000 {
+		require.True(t, allowed(strconv.Itoa(i)))
+	}
+	assert.Equal(t, most, ratelimit.Len(ratelimit.LocalOf(l)))
+	assert.False(t, allowed("spent"), "those go first that are full again first")
+}
+
 func TestAllow(t *testing.T) {
 	l := newLimiter(t, ratelimit.NewMemoryStore(), ratelimit.PerHour(10), nil)
 	result, err := l.AllowN(t.Context(), 7, "a")

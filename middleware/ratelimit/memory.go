@@ -19,6 +19,7 @@ import (
 // concurrent use.
 type MemoryStore struct {
 	start time.Time // instants are microseconds since then, on the monotonic clock
+	most  int       // how many keys are held at a time; zero: any number
 
 	mu      sync.Mutex
 	keys    *ttlmap.Map[entryKey, entry]
@@ -100,6 +101,9 @@ func (m *MemoryStore) Take(ctx context.Context, req Request) (Decision, error) {
 			s.take(min(c.N+d.Extra, s.remaining()))
 			e, ttl := s.entry()
 			m.keys.Set(entryKey{c.Key, c.Name, c.Limit.Sliding}, e, ttl)
+			if m.most > 0 && m.keys.Len() > m.most {
+				m.keys.DropFirst() // the one that is full again first, so that least is given away
+			}
 		}
 		state := &d.States[i]
 		state.Remaining = s.remaining()

@@ -40,7 +40,8 @@ type Policy struct {
 
 	// While the store fails requests pass, unlimited, and a line is logged. With
 	// FailClosed they are refused with 503 instead. With Local they are limited
-	// in each process by itself, by that limit.
+	// in each process by itself, by that limit. A process counts 65,536 keys at a time
+	// then, in some 16 MB; if there are more, it forgets those that are full again first.
 	FailClosed bool
 	Local      *Limit
 
