@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,13 +39,14 @@ type guard struct {
 	counters *counters
 	observe  func(ctx context.Context, e Event)
 	gate     logGate
+	panics   logGate
 	trying   atomic.Bool
 	telling  sync.Mutex  // held by who tells of the circuit breaker
 	told     atomic.Bool // what was told of it last: whether it is open
 }
 
 func newGuard(timeout time.Duration, logger *slog.Logger, c *counters, observe func(context.Context, Event)) *guard {
-	g := &guard{timeout: timeout, counters: c, observe: observe, gate: logGate{logger: logger}}
+	g := &guard{timeout: timeout, counters: c, observe: observe, gate: logGate{logger: logger}, panics: logGate{logger: logger}}
 	g.breaker = gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
 		Timeout:     openFor,
 		ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= failuresToOpen },
@@ -73,7 +75,9 @@ func (g *guard) do(ctx context.Context, left time.Duration, step, try func(ctx c
 		if g.trying.CompareAndSwap(false, true) {
 			go func() {
 				defer g.trying.Store(false)
-				_ = g.run(context.WithoutCancel(ctx), g.timeout, try) // which has told who has to know
+				_ = g.contained(ctx, func() error { // which has told who has to know
+					return g.run(context.WithoutCancel(ctx), g.timeout, try)
+				})
 			}()
 		}
 		return errOpen
@@ -113,6 +117,18 @@ func (g *guard) run(ctx context.Context, left time.Duration, step func(ctx conte
 		}
 	}
 	return err
+}
+
+// contained runs f in a goroutine of our own, where a panic of the store or of Observe would
+// end the process. In that of a request it is the server of HTTP that contains it.
+func (g *guard) contained(ctx context.Context, f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("ratelimit: panic: %v", p)
+			g.panics.log(ctx, "ratelimit: a panic beside the requests", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		}
+	}()
+	return f()
 }
 
 // tell tells of how the circuit breaker stands, if that is news: in order, although steps

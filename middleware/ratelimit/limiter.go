@@ -36,7 +36,8 @@ type Options struct {
 	LocalDenial time.Duration
 
 	// Observe is told what happens, in the goroutine in which it does, so by many at a
-	// time; of the changes of the circuit breaker by one after the other. It must not block.
+	// time; of the changes of the circuit breaker by one after the other. It must not block. If it
+	// panics beside the requests, that is logged.
 	Observe func(ctx context.Context, e Event)
 
 	// Logger gets a line when the store fails and when requests have no key, at

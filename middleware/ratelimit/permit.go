@@ -52,10 +52,12 @@ func (p *Permit) renew() {
 	var there bool
 	sent := time.Now()
 	ctx := context.WithoutCancel(p.ctx)
-	err := p.c.guard.do(ctx, p.c.options.Timeout, func(ctx context.Context) (err error) {
-		there, err = p.c.store.Extend(ctx, p.request)
-		return err
-	}, p.c.try(p.request))
+	err := p.c.guard.contained(ctx, func() error {
+		return p.c.guard.do(ctx, p.c.options.Timeout, func(ctx context.Context) (err error) {
+			there, err = p.c.store.Extend(ctx, p.request)
+			return err
+		}, p.c.try(p.request))
+	})
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
@@ -82,7 +84,10 @@ func (p *Permit) lose() {
 	}
 	p.cancel(ErrPermitLost)
 	p.c.permitsLost.Add(1)
-	p.c.event(p.ctx, Event{Kind: PermitLost, Limit: p.c.name, Key: p.request.Key, Err: ErrPermitLost})
+	_ = p.c.guard.contained(p.ctx, func() error { // it is logged
+		p.c.event(p.ctx, Event{Kind: PermitLost, Limit: p.c.name, Key: p.request.Key, Err: ErrPermitLost})
+		return nil
+	})
 }
 
 // Release ends the permit and its context. If the store cannot be told, the permit
@@ -112,6 +117,6 @@ func (p *Permit) releaseLate(ctx context.Context) {
 	go func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
-		_ = p.release(ctx) // else it ends by itself
+		_ = p.c.guard.contained(ctx, func() error { return p.release(ctx) }) // else it ends by itself
 	}()
 }
