@@ -172,10 +172,10 @@ func (c *Concurrency) setFields(h http.Header, left int) {
 //
 // If the store fails, it returns a permit that holds nothing, having logged the error,
 // or with FailClosed the error. The same permit is that of a Shadow where all are held. If
-// ctx ends first, or key is empty, that is an error.
+// ctx ends first, or key is empty (ErrNoKey), that is an error.
 func (c *Concurrency) Acquire(ctx context.Context, key string) (*Permit, error) {
 	if key == "" {
-		return nil, errNoKey
+		return nil, errEmptyKey
 	}
 	return c.acquire(ctx, ctx, bounded(key))
 }

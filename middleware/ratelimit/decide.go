@@ -7,8 +7,6 @@ import (
 	"time"
 )
 
-var errNoKey = errors.New("ratelimit: no key: it is empty")
-
 // ask is what is asked of one policy.
 type ask struct {
 	plan *plan

@@ -10,6 +10,13 @@ import (
 	"strings"
 )
 
+// ErrNoKey says that a request has no key, or that one is empty: that is the client's mistake
+// or the program's, not the store's. The error of a KeyFunc of one's own need not match it.
+var ErrNoKey = errors.New("ratelimit: no key")
+
+// errEmptyKey is the ErrNoKey of an empty key.
+var errEmptyKey = fmt.Errorf("%w: it is empty", ErrNoKey)
+
 // KeyFunc says who is limited: it returns what the requests of one client have
 // in common. What decides about it must not be the client's to choose, or one
 // client is many: a header that anybody can send is no key. Package clientip
@@ -24,7 +31,7 @@ type KeyFunc func(*http.Request) (string, error)
 func keyOf(f KeyFunc, r *http.Request) (string, error) {
 	key, err := f(r)
 	if err == nil && key == "" {
-		err = errNoKey
+		err = errEmptyKey
 	}
 	if err != nil {
 		return "", err
@@ -57,7 +64,7 @@ func ByHeader(name string) KeyFunc {
 	return func(r *http.Request) (string, error) {
 		values := r.Header[name]
 		if len(values) != 1 || values[0] == "" {
-			return "", fmt.Errorf("ratelimit: the request has %d fields %s, and must have one", len(values), name)
+			return "", fmt.Errorf("%w: the request has %d fields %s, and must have one", ErrNoKey, len(values), name)
 		}
 		sum := sha256.Sum256([]byte(values[0]))
 		return hex.EncodeToString(sum[:16]), nil
@@ -86,7 +93,7 @@ func ByUser(user, otherwise KeyFunc) KeyFunc {
 		case name != "":
 			return "user:" + name, nil
 		case otherwise == nil:
-			return "", errors.New("ratelimit: nobody is logged in")
+			return "", fmt.Errorf("%w: nobody is logged in", ErrNoKey)
 		}
 		key, err := otherwise(r)
 		if err != nil || key == "" {
@@ -101,7 +108,7 @@ func ByUser(user, otherwise KeyFunc) KeyFunc {
 // it, give ByRouteOf the mux. Most often it is one of several in Join.
 func ByRoute(r *http.Request) (string, error) {
 	if r.Pattern == "" {
-		return "", errors.New("ratelimit: no route has matched yet: use ByRouteOf around a mux")
+		return "", fmt.Errorf("%w: no route has matched yet: use ByRouteOf around a mux", ErrNoKey)
 	}
 	return r.Pattern, nil
 }

@@ -156,8 +156,8 @@ func (l *Limiter) Tier(name string) *Limiter { return &Limiter{core: l.core, tie
 // If the store fails, Allow returns both the error and a Result that the policies
 // ask for: allowed unless one is FailClosed or has no room in Local. It has logged
 // the error, so a caller that only looks at Allowed does the right thing. If ctx
-// ends first, or if the arguments are wrong (another number of keys, an empty one), it
-// returns the error and does not allow.
+// ends first, or if the arguments are wrong (another number of keys, or an empty one, which
+// is ErrNoKey), it returns the error and does not allow.
 func (l *Limiter) Allow(ctx context.Context, keys ...string) (Result, error) {
 	return l.AllowN(ctx, 1, keys...)
 }
@@ -207,7 +207,7 @@ func (l *Limiter) asks(n int, keys []string) ([]ask, error) {
 	asks := make([]ask, len(keys))
 	for i, key := range keys {
 		if key == "" {
-			return nil, errNoKey
+			return nil, errEmptyKey
 		}
 		p := l.policies[i]
 		asks[i] = ask{plan: p.base, key: bounded(key), n: n}

@@ -429,3 +429,31 @@ func TestKeys(t *testing.T) {
 	}
 	assert.Equal(t, "error", key(join, request("A", "a")))
 }
+
+// Who asks by himself can tell a request that has no key, which is the client's, from a store
+// that fails.
+func TestErrNoKey(t *testing.T) {
+	l := newLimiter(t, ratelimit.NewMemoryStore(), ratelimit.PerHour(1), nil)
+	c := newConcurrency(t, ratelimit.NewMemoryStore(), 1, nil)
+	failing := newPolicy(t, &brokenStore{}, ratelimit.Policy{Limits: []ratelimit.Limit{ratelimit.PerHour(1)}, FailClosed: true},
+		&ratelimit.Options{Logger: slog.New(slog.DiscardHandler)})
+	none := func(*http.Request) (string, error) { return "", nil }
+	ask := func(f ratelimit.KeyFunc) func() error {
+		return func() error { _, err := f(request()); return err }
+	}
+	for name, call := range map[string]func() error{
+		"Allow":    func() error { _, err := l.Allow(t.Context(), ""); return err },
+		"AtMost":   func() error { _, err := l.AtMost(t.Context(), 2, ""); return err },
+		"Peek":     func() error { _, err := l.Peek(t.Context(), ""); return err },
+		"Acquire":  func() error { _, err := c.Acquire(t.Context(), ""); return err },
+		"ByHeader": ask(ratelimit.ByHeader("X-API-Key")),
+		"ByUser":   ask(ratelimit.ByUser(none, nil)),
+		"ByRoute":  ask(ratelimit.ByRoute),
+		"Join":     ask(ratelimit.Join(none, ratelimit.Everybody)),
+	} {
+		assert.ErrorIs(t, call(), ratelimit.ErrNoKey, name)
+	}
+	_, err := failing.Allow(t.Context(), "a")
+	assert.Error(t, err)
+	assert.NotErrorIs(t, err, ratelimit.ErrNoKey)
+}
