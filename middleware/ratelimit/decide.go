@@ -151,7 +151,24 @@ func (c *core) deniedHere(asks []ask, r *Result, now time.Duration) bool {
 	if denied {
 		r.RetryAfter = wait
 	}
+	if denied && wait < 0 {
+		markNever(asks, r)
+	}
 	return denied
+}
+
+// markNever marks the limits that never have room for what is asked for. Nothing else may be
+// known of them.
+func markNever(asks []ask, r *Result) {
+	i := 0
+	for _, a := range asks {
+		for _, l := range a.plan.limits {
+			if s := &r.Limits[i]; !l.shadow && a.n > l.burst() {
+				s.Over, s.RetryAfter = true, never
+			}
+			i++
+		}
+	}
 }
 
 // never is the RetryAfter of what has no room however long one waits.

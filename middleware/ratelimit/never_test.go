@@ -1,6 +1,7 @@
 package ratelimit_test
 
 import (
+	"context"
 	"net/http"
 	"testing"
 	"time"
@@ -26,12 +27,13 @@ func TestLocalLimitThatNeverHasRoom(t *testing.T) {
 	assert.NotContains(t, w.Header(), "Retry-After")
 }
 
-// Nor is he if another limit is known to have no room, of which it is known when it will.
+// Nor is he, and he hears which limit it is, if another limit is known to have no room, of which it is known when it will.
 func TestNeverAlsoBesideADenialKnownHere(t *testing.T) {
 	cost := 5
+	var last ratelimit.Event
 	l, err := ratelimit.NewPolicies(ratelimit.NewMemoryStore(), []ratelimit.Policy{{
 		Name: "api", Limits: []ratelimit.Limit{ratelimit.PerHour(10), {Rate: 5, Period: time.Minute}}, Key: byHeader, Cost: costs(&cost),
-	}}, nil)
+	}}, &ratelimit.Options{Observe: func(_ context.Context, e ratelimit.Event) { last = e }})
 	require.NoError(t, err)
 	h := l.Handler(ok)
 	assert.Equal(t, http.StatusNoContent, get(h, "a").Code)
@@ -40,5 +42,8 @@ func TestNeverAlsoBesideADenialKnownHere(t *testing.T) {
 		w := get(h, "a")
 		assert.Equal(t, http.StatusTooManyRequests, w.Code, what)
 		assert.NotContains(t, w.Header(), "Retry-After", what)
+		assert.Contains(t, w.Body.String(), `"violated-policies":["api/1h0m0s","api/1m0s"]`, what)
+		assert.Equal(t, "api/1h0m0s", last.Limit, what)
+		assert.Equal(t, what == "from what the process knows", last.Local)
 	}
 }

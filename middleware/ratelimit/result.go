@@ -34,7 +34,8 @@ type Standing struct {
 	// Shadow says that it denies nothing.
 	Shadow bool
 	// Known says whether CheckState does: not if the process denied on its
-	// own for another limit.
+	// own for another limit. (Over and RetryAfter do all the same of a limit that never has
+	// room.)
 	Known bool
 	CheckState
 }
