@@ -186,8 +186,11 @@ func longer(a, b time.Duration) time.Duration {
 // not nil.
 func (c *core) askStore(ctx context.Context, asks []ask, extra int, l *lease, r Result, began, budget time.Duration) (Result, error) {
 	req := Request{Checks: make([]Check, 0, len(r.Limits)), Extra: extra}
+	leaseRound := 0
 	if l != nil {
-		req.Extra = max(0, l.size(c.denials.now())-asks[0].n)
+		var size int
+		size, leaseRound = l.size(c.denials.now())
+		req.Extra = max(0, size-asks[0].n)
 	}
 	i := 0
 	for _, a := range asks {
@@ -239,7 +242,7 @@ func (c *core) askStore(ctx context.Context, asks []ask, extra int, l *lease, r 
 		r.Taken = asks[0].n + d.Extra
 		if l != nil {
 			r.Taken = asks[0].n
-			l.fill(sent, d, &r)
+			l.fill(sent, leaseRound, d, &r)
 		}
 	}
 	c.tell(ctx, asks, &r, began)

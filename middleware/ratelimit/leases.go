@@ -9,6 +9,7 @@ import (
 // Policy.Batch), by key.
 type leases struct {
 	batch int
+	idle  time.Duration // how long the lease of a key is remembered that nobody asks for
 	all   *shards[leaseKey, *lease]
 }
 
@@ -18,7 +19,7 @@ type leaseKey struct {
 	key  string
 }
 
-// idleLease is how long the lease of a key is remembered that nobody asks for.
+// idleLease is the least leases.idle.
 const idleLease = 10 * leaseTime
 
 // lease is the units of a key that this process may still use. How many it takes at a time doubles from
@@ -31,11 +32,14 @@ type lease struct {
 	until  time.Duration // on the clock of denials
 	next   int           // how many to take next time
 	states []CheckState  // as the store saw it last
+	round  int           // counts forget
 	asking chan struct{} // closed when the caller that refills it has done so; nil if none does
 }
 
-func newLeases(batch int) *leases {
-	return &leases{batch: batch, all: newShards[leaseKey, *lease]()}
+// newLeases returns leases that are asked for within timeout. All of that time a lease is
+// remembered, so that forget finds it.
+func newLeases(batch int, timeout time.Duration) *leases {
+	return &leases{batch: batch, idle: max(idleLease, 2*timeout), all: newShards[leaseKey, *lease]()}
 }
 
 // of returns the lease of a key.
@@ -47,23 +51,29 @@ func (l *leases) of(k leaseKey) *lease {
 	if !ok {
 		e = &lease{batch: l.batch}
 	}
-	if left < idleLease/2 {
-		s.entries.Set(k, e, idleLease)
+	if left < l.idle/2 {
+		s.entries.Set(k, e, l.idle)
 	}
 	return e
 }
 
-// forget drops the lease of a key.
+// forget drops what is in stock of a key, and what is under way:
+//
+//	A asks the store for 20 units, which takes them and answers
+//	B resets the key: in the store nothing is taken any more
+//	A has the answer
+//
+// and with the 20 units more than the limit would be admitted.
 func (l *leases) forget(k leaseKey) {
 	s := l.all.of(k.key)
 	s.mu.Lock()
 	e, _, ok := s.entries.Get(k)
-	s.entries.Delete(k)
 	s.mu.Unlock()
 	if ok {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		e.stock = 0
+		e.round++
 	}
 }
 
@@ -120,8 +130,8 @@ func (l *lease) led() {
 	l.asking = nil
 }
 
-// size returns how many units to take now.
-func (l *lease) size(now time.Duration) int {
+// size returns how many units to take now, and the round, for fill.
+func (l *lease) size(now time.Duration) (n, round int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.stock > 0 && now >= l.until {
@@ -129,13 +139,17 @@ func (l *lease) size(now time.Duration) int {
 	} else {
 		l.next = min(l.batch, max(1, 2*l.next))
 	}
-	return l.next
+	return l.next, l.round
 }
 
-// fill puts in stock what was taken besides, by a request that was sent then.
-func (l *lease) fill(sent time.Duration, d Decision, r *Result) {
+// fill puts in stock what was taken besides, by a request that was sent then. It does not if
+// the lease was forgotten since round.
+func (l *lease) fill(sent time.Duration, round int, d Decision, r *Result) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.round != round {
+		return
+	}
 	l.stock, l.until, l.states = d.Extra, sent+leaseTime, d.States
 	l.show(r)
 }

@@ -103,6 +103,7 @@ func NewPolicies(store Store, policies []Policy, o *Options) (*Limiter, error) {
 	if len(policies) == 0 {
 		faults = append(faults, errors.New("ratelimit: no policy"))
 	}
+	batch := 0
 	for i, p := range policies {
 		compiled, err := compile(p)
 		if err != nil {
@@ -123,7 +124,7 @@ func NewPolicies(store Store, policies []Policy, o *Options) (*Limiter, error) {
 		}
 		c.limits += most
 		if p.Batch > 0 && !p.Shadow {
-			c.leases = newLeases(p.Batch)
+			batch = p.Batch
 		}
 	}
 	if o.Timeout < 0 {
@@ -140,6 +141,9 @@ func NewPolicies(store Store, policies []Policy, o *Options) (*Limiter, error) {
 	}
 	if c.options.LocalDenial == 0 {
 		c.options.LocalDenial = defaultLocalDenial
+	}
+	if batch > 0 {
+		c.leases = newLeases(batch, c.options.Timeout)
 	}
 	c.denials = newDenials(c.options.LocalDenial, c.options.Timeout)
 	c.guard = newGuard(c.options.Timeout, o.Logger, &c.counters, c.options.Observe)
@@ -220,8 +224,9 @@ func (l *Limiter) asks(n int, keys []string) ([]ask, error) {
 
 // Reset forgets what was taken of the keys, one for each policy in the order of
 // NewPolicies; an empty one is left as it is. Other processes may go on denying
-// them for a while, see Options.LocalDenial. It is not held up by the circuit
-// breaker.
+// them for a while, see Options.LocalDenial, and for up to 100 ms using the units of a
+// Policy.Batch that they had taken before: with each of them up to so many more than the
+// limit are admitted. It is not held up by the circuit breaker.
 func (l *Limiter) Reset(ctx context.Context, keys ...string) error {
 	if len(keys) != len(l.policies) {
 		return fmt.Errorf("ratelimit: %d keys for %d policies", len(keys), len(l.policies))

@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -379,6 +381,62 @@ func TestBatchShowsWhatIsLeft(t *testing.T) {
 	assert.Less(t, l.Stats().Asked, uint64(20))
 	require.NoError(t, l.Reset(t.Context(), "a"))
 	assert.Equal(t, http.StatusNoContent, get(h, "a").Code)
+}
+
+// What was taken in advance before a Reset, and arrives after it, is not used: it was
+// forgotten with the rest.
+func TestAResetWhileABatchIsTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const most = 99 // of 100, one comes back within the time that units may lie idle
+		store := &distant{MemoryStore: ratelimit.NewMemoryStore()}
+		l := newPolicy(t, store, ratelimit.Policy{Limits: []ratelimit.Limit{ratelimit.PerHour(100)}, Batch: 20},
+			&ratelimit.Options{Timeout: time.Minute})
+		allow := func() bool {
+			result, err := l.Allow(t.Context(), "a")
+			assert.NoError(t, err)
+			return result.Allowed
+		}
+		var asked int
+		for range 31 { // 1, 2, 4, 8 and 16 at a time
+			require.True(t, allow())
+		}
+		asked = int(l.Stats().Asked)
+		require.Equal(t, 5, asked)
+
+		store.took = 10 * time.Millisecond
+		var admitted atomic.Int64
+		var wg sync.WaitGroup
+		for range 30 {
+			wg.Go(func() {
+				if allow() {
+					admitted.Add(1)
+				}
+			})
+		}
+		time.Sleep(15 * time.Millisecond) // 20 have been taken, and the answer is under way
+		require.NoError(t, l.Reset(t.Context(), "a"))
+		wg.Wait()
+		for range 200 {
+			if allow() {
+				admitted.Add(1)
+			}
+		}
+		assert.EqualValues(t, most+1, admitted.Load(), "and the one that was asked for before the Reset")
+		assert.Less(t, l.Stats().Asked, uint64(asked+20), "those that waited share batches again")
+	})
+}
+
+// distant is a store that takes some time before and after it decides.
+type distant struct {
+	*ratelimit.MemoryStore
+	took time.Duration
+}
+
+func (s *distant) Take(ctx context.Context, req ratelimit.Request) (ratelimit.Decision, error) {
+	time.Sleep(s.took)
+	d, err := s.MemoryStore.Take(ctx, req)
+	time.Sleep(s.took)
+	return d, err
 }
 
 func TestKeys(t *testing.T) {
