@@ -44,7 +44,9 @@
 //
 // Give the client ContextTimeoutEnabled, as redisconn.Open does. Without it a
 // decision ends in time as well, but each one that Redis does not answer keeps a
-// connection and a goroutine until the client's ReadTimeout.
+// connection and a goroutine until the client's ReadTimeout. And give that of a Cluster a
+// ClusterStateReloadInterval of a second: with go-redis's default, a minute, the limits on a
+// master that has died hold no earlier again, as its replica is not asked.
 package redislimit
 
 import (
