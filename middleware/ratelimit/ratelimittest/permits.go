@@ -113,19 +113,31 @@ var permitRules = []permitRule{
 				f.acquire(permit("k", fmt.Sprint(i)), true, i+1)
 			}
 			f.acquire(permit("k", "1"), true, 3)
+			short := permit("k", "1")
+			short.TTL = time.Millisecond // its TTL is what counts from then
+			f.acquire(short, true, 3)
+			f.await(permit("k", "other"))
+			f.extend(permit("k", "1"), false)
 		},
 	},
 	{
 		name: "keys and names are apart",
 		rule: "every key and name counts on its own",
 		test: func(f *permitFixture) {
-			other := permit("k", "a")
+			other := permit("k", "d")
 			other.Name = "other"
-			for i, p := range []ratelimit.PermitRequest{permit("k", "a"), permit("", "a"), permit("}{", "a"), other} {
+			all := []ratelimit.PermitRequest{permit("k", "a"), permit("", "b"), permit("}{", "c"), other}
+			for i, p := range all {
 				p.Limit = 1
 				f.acquire(p, true, 1)
 				p.ID = fmt.Sprint(i)
 				f.acquire(p, false, 1)
+				p.ID = all[(i+1)%len(all)].ID // that of another one, there
+				f.extend(p, false)
+				f.release(p)
+			}
+			for _, p := range all {
+				f.extend(p, true)
 			}
 		},
 	},
@@ -182,6 +194,7 @@ var permitRules = []permitRule{
 			long.TTL = time.Millisecond // shortens it
 			f.extend(long, true)
 			f.await(permit("k", "fourth"))
+			f.extend(short, true) // it did not go with that
 			f.extend(permit("new", "a"), false)
 		},
 	},
@@ -214,6 +227,19 @@ var permitRules = []permitRule{
 			if worst.Load() > 3 || worst.Load() == 0 {
 				f.Errorf("up to %d held a permit, want 1 to 3", worst.Load())
 			}
+		},
+	},
+	{
+		name: "what does not count",
+		rule: "Extend and Release go by who has a permit: they ignore the Limit, and Release the TTL",
+		test: func(f *permitFixture) {
+			p := permit("k", "a")
+			f.acquire(p, true, 1)
+			p.Limit = 0
+			f.extend(p, true)
+			p.TTL = 0
+			f.release(p)
+			f.acquire(permit("k", "b"), true, 1)
 		},
 	},
 	{

@@ -3,6 +3,7 @@ package ratelimittest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -106,6 +107,22 @@ var rules = []rule{
 		},
 	},
 	{
+		name: "NextAfter is for one unit more",
+		rule: "NextAfter is how long to wait until there is room for one unit more than Remaining, and zero if nothing is taken",
+		test: func(f *fixture) {
+			const day = 24 * time.Hour
+			for _, limit := range []ratelimit.Limit{{Rate: 10, Period: 10 * day, Burst: 10}, ratelimit.Window(10, 10*day)} {
+				c := check("k", limit)
+				if s := f.want(true, 0, c).States[0]; s.NextAfter != 0 {
+					f.Errorf("%v, of which nothing is taken: NextAfter = %v, want 0", limit, s.NextAfter)
+				}
+				s := f.want(true, 4, c).States[0]
+				more := f.want(false, 7, c).States[0]
+				f.wantBetween("NextAfter of 4 units of "+limit.String(), s.NextAfter, more.RetryAfter-time.Microsecond, more.RetryAfter+slack)
+			}
+		},
+	},
+	{
 		name: "RetryAfter is exact",
 		rule: "a request that comes back after RetryAfter passes, and one that comes a millisecond earlier does not",
 		test: retryAfterIsExact,
@@ -186,6 +203,14 @@ var rules = []rule{
 			f.want(false, 6, check("third", ratelimit.PerHour(10)), global)
 			f.wantRemaining(10, check("third", ratelimit.PerHour(10)))
 			f.wantRemaining(5, global)
+			// Of windows, and of rates at which a unit costs a fraction.
+			for _, fresh := range []ratelimit.Check{check("window", ratelimit.Window(10, 1000*time.Hour)), check("odd", ratelimit.PerHour(7))} {
+				left := f.want(true, 4, fresh).States[0].Remaining
+				f.want(false, 1, fresh, perUser)
+				f.wantRemaining(left, fresh)
+				f.want(true, left, fresh)
+				f.wantRemaining(0, fresh)
+			}
 		},
 	},
 	{
@@ -201,6 +226,11 @@ var rules = []rule{
 				f.wantBetween("RetryAfter under "+limit.String(), s.RetryAfter, 0, limit.Period)
 				f.wantBetween("ResetAfter under "+limit.String(), s.ResetAfter, 0, limit.Period)
 			}
+			const period = 1000 * time.Hour
+			f.want(true, 10, check("window", ratelimit.Window(10, period)))
+			s := f.want(false, 1, check("window", ratelimit.Window(5, period))).States[0]
+			// All are back at the end of the next window, the first after a fifth of that.
+			f.wantBetween("RetryAfter under a lower window", s.RetryAfter, 0, s.ResetAfter-period*4/5+time.Millisecond)
 		},
 	},
 	{
@@ -311,6 +341,18 @@ var rules = []rule{
 				f.Errorf("state of a shadow check of a denied request = %+v, want it not charged", s)
 			}
 			f.want(true, 1, shadow)
+			// Nor does it keep others from extra units, and what it has no room for takes nothing of it.
+			few := check("few", ratelimit.PerHour(3))
+			few.Shadow = true
+			if d := f.takeMore(1, 5, few, check("many", slow)); !d.Allowed || d.Extra != 5 || d.States[0].Over {
+				f.Errorf("asked for a unit and 5 extra: %+v, want all of them", d)
+			}
+			few.Key = "none of few"
+			if d := f.want(true, 4, few, check("many", slow)); !d.States[0].Over {
+				f.Errorf("asked for 4 units of 3 in Shadow: %+v, want it over", d.States[0])
+			}
+			few.Shadow = false
+			f.wantRemaining(3, few)
 		},
 	},
 	{
@@ -348,7 +390,9 @@ var rules = []rule{
 			if s := f.want(false, 11, w).States[0]; s.RetryAfter >= 0 {
 				f.Errorf("asked for more than the window has: state = %+v, want a negative RetryAfter", s)
 			}
-			f.wantRemaining(100, check("k", slow))
+			f.want(true, 30, check("k", slow))
+			f.wantRemaining(70, check("k", slow))
+			f.wantRemaining(0, w)
 			// Under another limit, and of another length, what was taken still counts.
 			f.wantRemaining(10, check("k", ratelimit.Window(20, 1000*time.Hour)))
 			f.wantRemaining(0, check("k", ratelimit.Window(5, 1000*time.Hour)))
@@ -366,7 +410,7 @@ var rules = []rule{
 			c := check("k", ratelimit.Window(4, 400*time.Millisecond))
 			for f.take(1, c).Allowed {
 			}
-			exactRetry(f, c, 800*time.Millisecond)
+			exactRetry(f, c, 1, 800*time.Millisecond)
 		},
 	},
 	{
@@ -456,28 +500,31 @@ var rules = []rule{
 // within a test.
 const clockSlack = time.Millisecond
 
-// retryAfterIsExact spends a key, and comes back to it.
+// retryAfterIsExact spends a key, and comes back to it: for one unit, and for all of them,
+// for which it must be remembered all of the time.
 func retryAfterIsExact(f *fixture) {
-	c := check("k", ratelimit.Limit{Rate: 5, Period: time.Second, Burst: 2})
-	f.want(true, 2, c)
-	exactRetry(f, c, 200*time.Millisecond)
+	for _, n := range []int{1, 2} {
+		c := check(fmt.Sprint("k", n), ratelimit.Limit{Rate: 5, Period: time.Second, Burst: 2})
+		f.want(true, 2, c)
+		exactRetry(f, c, n, time.Duration(n)*200*time.Millisecond)
+	}
 }
 
-// exactRetry asks without a pause until a spent key lets a unit pass. The store's
+// exactRetry asks without a pause until a spent key lets n units pass. The store's
 // clock is not ours, but it is known that the first denial was decided between
 // denialSent and denialSeen, so that the key has room at some time between ready
 // and late. An answer seen before ready must deny, a request sent after late must
 // pass.
-func exactRetry(f *fixture, c ratelimit.Check, longest time.Duration) {
+func exactRetry(f *fixture, c ratelimit.Check, n int, longest time.Duration) {
 	denialSent := time.Now()
-	wait := f.want(false, 1, c).States[0].RetryAfter
+	wait := f.want(false, n, c).States[0].RetryAfter
 	denialSeen := time.Now()
 	f.wantBetween("RetryAfter", wait, 0, longest)
 
 	ready, late := denialSent.Add(wait-clockSlack), denialSeen.Add(wait+clockSlack)
 	for asked := 1; ; asked++ {
 		sent := time.Now()
-		allowed := f.take(1, c).Allowed
+		allowed := f.take(n, c).Allowed
 		seen := time.Now()
 		switch {
 		case allowed && seen.Before(ready):
