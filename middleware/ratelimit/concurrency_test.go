@@ -32,54 +32,56 @@ func TestNewConcurrencyReportsAllFaultsAtOnce(t *testing.T) {
 }
 
 func TestConcurrencyHandler(t *testing.T) {
-	store := ratelimit.NewMemoryStore()
-	c := newConcurrency(t, store, 2, nil)
-	inside, finish := make(chan struct{}), make(chan struct{})
-	h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get("X-Wait") != "" {
-			inside <- struct{}{}
-			<-finish
+	synctest.Test(t, func(t *testing.T) {
+		store := ratelimit.NewMemoryStore()
+		c := newConcurrency(t, store, 2, nil)
+		inside, finish := make(chan struct{}), make(chan struct{})
+		h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("X-Wait") != "" {
+				inside <- struct{}{}
+				<-finish
+			}
+			w.WriteHeader(http.StatusNoContent)
+		}))
+		done := make(chan *httptest.ResponseRecorder)
+		for range 2 {
+			go func() {
+				r := httptest.NewRequest("GET", "/", nil)
+				r.Header.Set("X-Key", "a")
+				r.Header.Set("X-Wait", "yes")
+				w := httptest.NewRecorder()
+				h.ServeHTTP(w, r)
+				done <- w
+			}()
+			<-inside
 		}
-		w.WriteHeader(http.StatusNoContent)
-	}))
-	done := make(chan *httptest.ResponseRecorder)
-	for range 2 {
-		go func() {
-			r := httptest.NewRequest("GET", "/", nil)
-			r.Header.Set("X-Key", "a")
-			r.Header.Set("X-Wait", "yes")
-			w := httptest.NewRecorder()
-			h.ServeHTTP(w, r)
-			done <- w
-		}()
-		<-inside
-	}
-	w := get(h, "a")
-	assert.Equal(t, http.StatusTooManyRequests, w.Code)
-	assert.Equal(t, "1", w.Header().Get("Retry-After"))
-	assert.Equal(t, `"exports";q=2;qu="concurrent-requests"`, w.Header().Get("RateLimit-Policy"))
-	assert.Equal(t, `"exports";r=0`, w.Header().Get("RateLimit"))
-	assert.Contains(t, w.Body.String(), `"violated-policies":["exports"]`)
-	assert.Equal(t, http.StatusNoContent, get(h, "b").Code, "another key")
-	assert.Equal(t, http.StatusBadRequest, get(h, "").Code)
+		w := get(h, "a")
+		assert.Equal(t, http.StatusTooManyRequests, w.Code)
+		assert.Equal(t, "1", w.Header().Get("Retry-After"))
+		assert.Equal(t, `"exports";q=2;qu="concurrent-requests"`, w.Header().Get("RateLimit-Policy"))
+		assert.Equal(t, `"exports";r=0`, w.Header().Get("RateLimit"))
+		assert.Contains(t, w.Body.String(), `"violated-policies":["exports"]`)
+		assert.Equal(t, http.StatusNoContent, get(h, "b").Code, "another key")
+		assert.Equal(t, http.StatusBadRequest, get(h, "").Code)
 
-	var left []string
-	for range 2 {
-		finish <- struct{}{}
-		left = append(left, (<-done).Header().Get("RateLimit"))
-	}
-	assert.ElementsMatch(t, []string{`"exports";r=1`, `"exports";r=0`}, left)
-	assert.Equal(t, http.StatusNoContent, get(h, "a").Code)
-	stats := c.Stats()
-	assert.EqualValues(t, 4, stats.Admitted)
-	assert.EqualValues(t, 1, stats.Denied)
-	assert.EqualValues(t, 1, stats.NoKey)
+		var left []string
+		for range 2 {
+			finish <- struct{}{}
+			left = append(left, (<-done).Header().Get("RateLimit"))
+		}
+		assert.ElementsMatch(t, []string{`"exports";r=1`, `"exports";r=0`}, left)
+		assert.Equal(t, http.StatusNoContent, get(h, "a").Code)
+		stats := c.Stats()
+		assert.EqualValues(t, 4, stats.Admitted)
+		assert.EqualValues(t, 1, stats.Denied)
+		assert.EqualValues(t, 1, stats.NoKey)
 
-	panics := c.Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("a handler") }))
-	for range 5 {
-		assert.Panics(t, func() { get(panics, "a") })
-	}
-	assert.Equal(t, http.StatusNoContent, get(h, "a").Code, "a handler that panics keeps no permit")
+		panics := c.Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("a handler") }))
+		for range 5 {
+			assert.Panics(t, func() { get(panics, "a") })
+		}
+		assert.Equal(t, http.StatusNoContent, get(h, "a").Code, "a handler that panics keeps no permit")
+	})
 }
 
 func TestPermitsAreExtended(t *testing.T) {
@@ -184,55 +186,61 @@ func (forgetful) Extend(context.Context, ratelimit.PermitRequest) (bool, error) 
 func (forgetful) Release(context.Context, ratelimit.PermitRequest) error        { return nil }
 
 func TestConcurrencyWhenTheStoreFails(t *testing.T) {
-	for _, closed := range []bool{false, true} {
-		store := &brittle{MemoryStore: ratelimit.NewMemoryStore()}
-		store.broken.Store(true)
-		c := newConcurrency(t, store, 1, &ratelimit.ConcurrencyOptions{FailClosed: closed, Logger: slog.New(slog.DiscardHandler)})
-		h := c.Handler(ok)
-		for range 10 {
-			w := get(h, "a")
-			if closed {
-				assert.Equal(t, http.StatusServiceUnavailable, w.Code)
-			} else {
-				assert.Equal(t, http.StatusNoContent, w.Code)
+	synctest.Test(t, func(t *testing.T) {
+		for _, closed := range []bool{false, true} {
+			store := &brittle{MemoryStore: ratelimit.NewMemoryStore()}
+			store.broken.Store(true)
+			c := newConcurrency(t, store, 1, &ratelimit.ConcurrencyOptions{FailClosed: closed, Logger: slog.New(slog.DiscardHandler)})
+			h := c.Handler(ok)
+			for range 10 {
+				w := get(h, "a")
+				if closed {
+					assert.Equal(t, http.StatusServiceUnavailable, w.Code)
+				} else {
+					assert.Equal(t, http.StatusNoContent, w.Code)
+				}
+				assert.Empty(t, w.Header().Get("RateLimit"))
 			}
-			assert.Empty(t, w.Header().Get("RateLimit"))
+			p, err := c.Acquire(t.Context(), "a")
+			if closed {
+				assert.Error(t, err)
+			} else {
+				require.NoError(t, err)
+				assert.False(t, p.Held())
+				p.Release(t.Context())
+			}
+			stats := c.Stats()
+			assert.EqualValues(t, 11, stats.FailedClosed+stats.FailedOpen)
+			assert.True(t, stats.BreakerOpen)
+			assert.EqualValues(t, 3, stats.StoreErrors)
 		}
-		p, err := c.Acquire(t.Context(), "a")
-		if closed {
-			assert.Error(t, err)
-		} else {
-			require.NoError(t, err)
-			assert.False(t, p.Held())
-			p.Release(t.Context())
-		}
-		stats := c.Stats()
-		assert.EqualValues(t, 11, stats.FailedClosed+stats.FailedOpen)
-		assert.True(t, stats.BreakerOpen)
-		assert.EqualValues(t, 3, stats.StoreErrors)
-	}
+	})
 }
 
 func TestConcurrencyInShadow(t *testing.T) {
-	c := newConcurrency(t, ratelimit.NewMemoryStore(), 1, &ratelimit.ConcurrencyOptions{Shadow: true})
-	first, err := c.Acquire(t.Context(), "a")
-	require.NoError(t, err)
-	w := get(c.Handler(ok), "a")
-	assert.Equal(t, http.StatusNoContent, w.Code)
-	assert.Empty(t, w.Header())
-	first.Release(t.Context())
-	assert.EqualValues(t, 1, c.Stats().ShadowDenied)
-	assert.EqualValues(t, 2, c.Stats().Admitted)
+	synctest.Test(t, func(t *testing.T) {
+		c := newConcurrency(t, ratelimit.NewMemoryStore(), 1, &ratelimit.ConcurrencyOptions{Shadow: true})
+		first, err := c.Acquire(t.Context(), "a")
+		require.NoError(t, err)
+		w := get(c.Handler(ok), "a")
+		assert.Equal(t, http.StatusNoContent, w.Code)
+		assert.Empty(t, w.Header())
+		first.Release(t.Context())
+		assert.EqualValues(t, 1, c.Stats().ShadowDenied)
+		assert.EqualValues(t, 2, c.Stats().Admitted)
+	})
 }
 
 func TestAnAcquireThatIsGivenUp(t *testing.T) {
-	c := newConcurrency(t, ratelimit.NewMemoryStore(), 1, nil)
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	for range 5 {
-		p, err := c.Acquire(ctx, "a")
-		assert.Nil(t, p)
-		assert.ErrorIs(t, err, context.Canceled)
-	}
-	assert.False(t, c.Stats().BreakerOpen)
+	synctest.Test(t, func(t *testing.T) {
+		c := newConcurrency(t, ratelimit.NewMemoryStore(), 1, nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		for range 5 {
+			p, err := c.Acquire(ctx, "a")
+			assert.Nil(t, p)
+			assert.ErrorIs(t, err, context.Canceled)
+		}
+		assert.False(t, c.Stats().BreakerOpen)
+	})
 }

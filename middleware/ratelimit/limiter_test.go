@@ -94,27 +94,29 @@ func TestLimits(t *testing.T) {
 }
 
 func TestHandlerDenies(t *testing.T) {
-	h := newLimiter(t, ratelimit.NewMemoryStore(), ratelimit.PerMinute(7), nil).Handler(ok)
-	for range 7 {
+	synctest.Test(t, func(t *testing.T) {
+		h := newLimiter(t, ratelimit.NewMemoryStore(), ratelimit.PerMinute(7), nil).Handler(ok)
+		for range 7 {
+			w := get(h, "a")
+			assert.Equal(t, http.StatusNoContent, w.Code)
+			assert.Empty(t, w.Header().Get("Retry-After"))
+		}
 		w := get(h, "a")
-		assert.Equal(t, http.StatusNoContent, w.Code)
-		assert.Empty(t, w.Header().Get("Retry-After"))
-	}
-	w := get(h, "a")
-	assert.Equal(t, http.StatusTooManyRequests, w.Code)
-	assert.Equal(t, "9", w.Header().Get("Retry-After"), "8.57 seconds, rounded up")
-	assert.Equal(t, "application/problem+json", w.Header().Get("Content-Type"))
-	assert.Equal(t, strconv.Itoa(w.Body.Len()), w.Header().Get("Content-Length"))
-	var problem map[string]any
-	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &problem))
-	assert.Equal(t, map[string]any{
-		"type":              "https://iana.org/assignments/http-problem-types#quota-exceeded",
-		"title":             "Request cannot be satisfied as assigned quota has been exceeded",
-		"status":            429.0,
-		"violated-policies": []any{"7/1m0s"},
-	}, problem)
+		assert.Equal(t, http.StatusTooManyRequests, w.Code)
+		assert.Equal(t, "9", w.Header().Get("Retry-After"), "8.57 seconds, rounded up")
+		assert.Equal(t, "application/problem+json", w.Header().Get("Content-Type"))
+		assert.Equal(t, strconv.Itoa(w.Body.Len()), w.Header().Get("Content-Length"))
+		var problem map[string]any
+		require.NoError(t, json.Unmarshal(w.Body.Bytes(), &problem))
+		assert.Equal(t, map[string]any{
+			"type":              "https://iana.org/assignments/http-problem-types#quota-exceeded",
+			"title":             "Request cannot be satisfied as assigned quota has been exceeded",
+			"status":            429.0,
+			"violated-policies": []any{"7/1m0s"},
+		}, problem)
 
-	assert.Equal(t, http.StatusNoContent, get(h, "b").Code, "another key")
+		assert.Equal(t, http.StatusNoContent, get(h, "b").Code, "another key")
+	})
 }
 
 // RFC 9110 gives whole seconds only, so the exact ones are those that matter: a
@@ -140,16 +142,18 @@ func TestRetryAfterIsTheFirstSecondThatPasses(t *testing.T) {
 }
 
 func TestOwnDeniedHandler(t *testing.T) {
-	h := newLimiter(t, ratelimit.NewMemoryStore(), ratelimit.PerHour(1), &ratelimit.Options{
-		Denied: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			http.Error(w, "slow down", http.StatusTeapot)
-		}),
-	}).Handler(ok)
-	get(h, "a")
-	w := get(h, "a")
-	assert.Equal(t, http.StatusTeapot, w.Code)
-	assert.Equal(t, "slow down\n", w.Body.String())
-	assert.Equal(t, "3600", w.Header().Get("Retry-After"))
+	synctest.Test(t, func(t *testing.T) {
+		h := newLimiter(t, ratelimit.NewMemoryStore(), ratelimit.PerHour(1), &ratelimit.Options{
+			Denied: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				http.Error(w, "slow down", http.StatusTeapot)
+			}),
+		}).Handler(ok)
+		get(h, "a")
+		w := get(h, "a")
+		assert.Equal(t, http.StatusTeapot, w.Code)
+		assert.Equal(t, "slow down\n", w.Body.String())
+		assert.Equal(t, "3600", w.Header().Get("Retry-After"))
+	})
 }
 
 func TestARequestWithoutAKeyIsRefused(t *testing.T) {
@@ -281,94 +285,100 @@ func TestTheCircuitBreaker(t *testing.T) {
 
 // While the store fails each process limits by itself, if the policy says so.
 func TestALocalLimitWhileTheStoreFails(t *testing.T) {
-	local := ratelimit.PerHour(2)
-	l := newPolicy(t, &brokenStore{}, ratelimit.Policy{Limits: []ratelimit.Limit{ratelimit.PerHour(100)}, Local: &local}, &ratelimit.Options{
-		Logger: slog.New(slog.DiscardHandler),
+	synctest.Test(t, func(t *testing.T) {
+		local := ratelimit.PerHour(2)
+		l := newPolicy(t, &brokenStore{}, ratelimit.Policy{Limits: []ratelimit.Limit{ratelimit.PerHour(100)}, Local: &local}, &ratelimit.Options{
+			Logger: slog.New(slog.DiscardHandler),
+		})
+		h := l.Handler(ok)
+		for _, want := range []int{http.StatusNoContent, http.StatusNoContent, http.StatusTooManyRequests} {
+			assert.Equal(t, want, get(h, "a").Code)
+		}
+		assert.Equal(t, "1800", get(h, "a").Header().Get("Retry-After"))
+		assert.Equal(t, http.StatusNoContent, get(h, "b").Code)
+		stats := l.Stats()
+		assert.EqualValues(t, 3, stats.LocalAdmitted)
+		assert.EqualValues(t, 2, stats.LocalDenied)
+		assert.Zero(t, stats.FailedOpen)
 	})
-	h := l.Handler(ok)
-	for _, want := range []int{http.StatusNoContent, http.StatusNoContent, http.StatusTooManyRequests} {
-		assert.Equal(t, want, get(h, "a").Code)
-	}
-	assert.Equal(t, "1800", get(h, "a").Header().Get("Retry-After"))
-	assert.Equal(t, http.StatusNoContent, get(h, "b").Code)
-	stats := l.Stats()
-	assert.EqualValues(t, 3, stats.LocalAdmitted)
-	assert.EqualValues(t, 2, stats.LocalDenied)
-	assert.Zero(t, stats.FailedOpen)
 }
 
 // What an attacker makes up while the store fails takes a bounded amount of memory, and he
 // does not get rid so of what he has taken.
 func TestALocalLimitHoldsSoManyKeysOnly(t *testing.T) {
-	const most = 1 << 16
-	local := ratelimit.Limit{Rate: 10, Period: time.Hour}
-	l := newPolicy(t, &brokenStore{}, ratelimit.Policy{Limits: []ratelimit.Limit{ratelimit.PerHour(100)}, Local: &local}, &ratelimit.Options{
-		Logger: slog.New(slog.DiscardHandler),
+	synctest.Test(t, func(t *testing.T) {
+		const most = 1 << 16
+		local := ratelimit.Limit{Rate: 10, Period: time.Hour}
+		l := newPolicy(t, &brokenStore{}, ratelimit.Policy{Limits: []ratelimit.Limit{ratelimit.PerHour(100)}, Local: &local}, &ratelimit.Options{
+			Logger: slog.New(slog.DiscardHandler),
+		})
+		allowed := func(key string) bool {
+			result, err := l.Allow(t.Context(), key)
+			require.Error(t, err)
+			return result.Allowed
+		}
+		for range 10 {
+			require.True(t, allowed("spent"))
+		}
+		for i := range most + 1000 {
+			require.True(t, allowed(strconv.Itoa(i)))
+		}
+		assert.Equal(t, most, ratelimit.Len(ratelimit.LocalOf(l)))
+		assert.False(t, allowed("spent"), "those go first that are full again first")
 	})
-	allowed := func(key string) bool {
-		result, err := l.Allow(t.Context(), key)
-		require.Error(t, err)
-		return result.Allowed
-	}
-	for range 10 {
-		require.True(t, allowed("spent"))
-	}
-	for i := range most + 1000 {
-		require.True(t, allowed(strconv.Itoa(i)))
-	}
-	assert.Equal(t, most, ratelimit.Len(ratelimit.LocalOf(l)))
-	assert.False(t, allowed("spent"), "those go first that are full again first")
 }
 
 func TestAllow(t *testing.T) {
-	l := newLimiter(t, ratelimit.NewMemoryStore(), ratelimit.PerHour(10), nil)
-	result, err := l.AllowN(t.Context(), 7, "a")
-	require.NoError(t, err)
-	assert.True(t, result.Allowed)
-	assert.Equal(t, 7, result.Taken)
-	result, err = l.AllowN(t.Context(), 4, "a")
-	require.NoError(t, err)
-	assert.False(t, result.Allowed)
-	assert.Zero(t, result.Taken)
-	assert.Equal(t, 3, result.Limits[0].Remaining)
-	assert.Equal(t, []string{"10/1h0m0s"}, result.Violated())
-	result, err = l.AllowN(t.Context(), 11, "a")
-	require.NoError(t, err)
-	assert.Negative(t, result.RetryAfter)
-	result, err = l.Peek(t.Context(), "a")
-	require.NoError(t, err)
-	assert.True(t, result.Allowed)
-	assert.Equal(t, 3, result.Limits[0].Remaining)
-	result, err = l.Allow(t.Context(), "a")
-	require.NoError(t, err)
-	assert.Equal(t, 2, result.Limits[0].Remaining)
+	synctest.Test(t, func(t *testing.T) {
+		l := newLimiter(t, ratelimit.NewMemoryStore(), ratelimit.PerHour(10), nil)
+		result, err := l.AllowN(t.Context(), 7, "a")
+		require.NoError(t, err)
+		assert.True(t, result.Allowed)
+		assert.Equal(t, 7, result.Taken)
+		result, err = l.AllowN(t.Context(), 4, "a")
+		require.NoError(t, err)
+		assert.False(t, result.Allowed)
+		assert.Zero(t, result.Taken)
+		assert.Equal(t, 3, result.Limits[0].Remaining)
+		assert.Equal(t, []string{"10/1h0m0s"}, result.Violated())
+		result, err = l.AllowN(t.Context(), 11, "a")
+		require.NoError(t, err)
+		assert.Negative(t, result.RetryAfter)
+		result, err = l.Peek(t.Context(), "a")
+		require.NoError(t, err)
+		assert.True(t, result.Allowed)
+		assert.Equal(t, 3, result.Limits[0].Remaining)
+		result, err = l.Allow(t.Context(), "a")
+		require.NoError(t, err)
+		assert.Equal(t, 2, result.Limits[0].Remaining)
 
-	result, err = l.AtMost(t.Context(), 5, "a")
-	require.NoError(t, err)
-	assert.True(t, result.Allowed)
-	assert.Equal(t, 2, result.Taken)
-	result, err = l.AtMost(t.Context(), 5, "a")
-	require.NoError(t, err)
-	assert.False(t, result.Allowed)
-	assert.Zero(t, result.Taken)
+		result, err = l.AtMost(t.Context(), 5, "a")
+		require.NoError(t, err)
+		assert.True(t, result.Allowed)
+		assert.Equal(t, 2, result.Taken)
+		result, err = l.AtMost(t.Context(), 5, "a")
+		require.NoError(t, err)
+		assert.False(t, result.Allowed)
+		assert.Zero(t, result.Taken)
 
-	require.NoError(t, l.Reset(t.Context(), "a"))
-	result, err = l.AtMost(t.Context(), 50, "a")
-	require.NoError(t, err)
-	assert.Equal(t, 10, result.Taken)
+		require.NoError(t, l.Reset(t.Context(), "a"))
+		result, err = l.AtMost(t.Context(), 50, "a")
+		require.NoError(t, err)
+		assert.Equal(t, 10, result.Taken)
 
-	for name, call := range map[string]func() (ratelimit.Result, error){
-		"an empty key":  func() (ratelimit.Result, error) { return l.Allow(t.Context(), "") },
-		"no key":        func() (ratelimit.Result, error) { return l.Allow(t.Context()) },
-		"two keys":      func() (ratelimit.Result, error) { return l.Allow(t.Context(), "a", "b") },
-		"a negative n":  func() (ratelimit.Result, error) { return l.AllowN(t.Context(), -1, "a") },
-		"at most none":  func() (ratelimit.Result, error) { return l.AtMost(t.Context(), 0, "a") },
-		"reset no keys": func() (ratelimit.Result, error) { return ratelimit.Result{}, l.Reset(t.Context()) },
-	} {
-		result, err := call()
-		assert.Error(t, err, name)
-		assert.False(t, result.Allowed, name)
-	}
+		for name, call := range map[string]func() (ratelimit.Result, error){
+			"an empty key":  func() (ratelimit.Result, error) { return l.Allow(t.Context(), "") },
+			"no key":        func() (ratelimit.Result, error) { return l.Allow(t.Context()) },
+			"two keys":      func() (ratelimit.Result, error) { return l.Allow(t.Context(), "a", "b") },
+			"a negative n":  func() (ratelimit.Result, error) { return l.AllowN(t.Context(), -1, "a") },
+			"at most none":  func() (ratelimit.Result, error) { return l.AtMost(t.Context(), 0, "a") },
+			"reset no keys": func() (ratelimit.Result, error) { return ratelimit.Result{}, l.Reset(t.Context()) },
+		} {
+			result, err := call()
+			assert.Error(t, err, name)
+			assert.False(t, result.Allowed, name)
+		}
+	})
 }
 
 func TestAllowWhenTheStoreFails(t *testing.T) {
@@ -405,43 +415,45 @@ func TestAllowWithAContextThatIsDone(t *testing.T) {
 
 // A client that hangs up at once is counted like every other.
 func TestAClientThatHangsUpIsCounted(t *testing.T) {
-	h := newLimiter(t, ratelimit.NewMemoryStore(), ratelimit.PerHour(1), nil).Handler(ok)
-	for _, want := range []int{http.StatusNoContent, http.StatusTooManyRequests} {
-		ctx, cancel := context.WithCancel(t.Context())
-		cancel()
-		r := httptest.NewRequestWithContext(ctx, "GET", "/", nil)
-		r.Header.Set("X-Key", "a")
-		w := httptest.NewRecorder()
-		h.ServeHTTP(w, r)
-		assert.Equal(t, want, w.Code)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		h := newLimiter(t, ratelimit.NewMemoryStore(), ratelimit.PerHour(1), nil).Handler(ok)
+		for _, want := range []int{http.StatusNoContent, http.StatusTooManyRequests} {
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			r := httptest.NewRequestWithContext(ctx, "GET", "/", nil)
+			r.Header.Set("X-Key", "a")
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, r)
+			assert.Equal(t, want, w.Code)
+		}
+	})
 }
 
 func TestLimitersThatShareAStore(t *testing.T) {
-	store := ratelimit.NewMemoryStore()
-	one := newLimiter(t, store, ratelimit.PerHour(1), nil)
-	result, err := one.Allow(t.Context(), "a")
-	require.NoError(t, err)
-	require.True(t, result.Allowed)
-	for name, other := range map[string]struct {
-		limiter *ratelimit.Limiter
-		share   bool
-	}{
-		"the same limit": {newLimiter(t, store, ratelimit.PerHour(1), nil), true},
-		"another limit":  {newLimiter(t, store, ratelimit.PerMinute(1), nil), false},
-		"another burst":  {newLimiter(t, store, ratelimit.Limit{Rate: 1, Period: time.Hour, Burst: 2}, nil), false},
-		"a window":       {newLimiter(t, store, ratelimit.Window(1, time.Hour), nil), false},
-		"another name": {newPolicy(t, store, ratelimit.Policy{
-			Name: "login", Limits: []ratelimit.Limit{ratelimit.PerHour(1)},
-		}, nil), false},
-		"the same name": {newPolicy(t, store, ratelimit.Policy{
-			Name: "1/1h0m0s", Limits: []ratelimit.Limit{ratelimit.PerHour(1)},
-		}, nil), true},
-	} {
-		t.Run(name, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := ratelimit.NewMemoryStore()
+		one := newLimiter(t, store, ratelimit.PerHour(1), nil)
+		result, err := one.Allow(t.Context(), "a")
+		require.NoError(t, err)
+		require.True(t, result.Allowed)
+		for name, other := range map[string]struct {
+			limiter *ratelimit.Limiter
+			share   bool
+		}{
+			"the same limit": {newLimiter(t, store, ratelimit.PerHour(1), nil), true},
+			"another limit":  {newLimiter(t, store, ratelimit.PerMinute(1), nil), false},
+			"another burst":  {newLimiter(t, store, ratelimit.Limit{Rate: 1, Period: time.Hour, Burst: 2}, nil), false},
+			"a window":       {newLimiter(t, store, ratelimit.Window(1, time.Hour), nil), false},
+			"another name": {newPolicy(t, store, ratelimit.Policy{
+				Name: "login", Limits: []ratelimit.Limit{ratelimit.PerHour(1)},
+			}, nil), false},
+			"the same name": {newPolicy(t, store, ratelimit.Policy{
+				Name: "1/1h0m0s", Limits: []ratelimit.Limit{ratelimit.PerHour(1)},
+			}, nil), true},
+		} {
 			result, err := other.limiter.Allow(t.Context(), "a")
-			require.NoError(t, err)
-			assert.Equal(t, !other.share, result.Allowed)
-		})
-	}
+			require.NoError(t, err, name)
+			assert.Equal(t, !other.share, result.Allowed, name)
+		}
+	})
 }

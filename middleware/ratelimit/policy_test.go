@@ -36,131 +36,137 @@ func serve(h http.Handler, r *http.Request) *httptest.ResponseRecorder {
 
 // Two policies, one rejects: the other is not consumed.
 func TestSeveralPoliciesAllOrNothing(t *testing.T) {
-	l, err := ratelimit.NewPolicies(ratelimit.NewMemoryStore(), []ratelimit.Policy{
-		{Name: "user", Limits: []ratelimit.Limit{ratelimit.PerHour(3), {Rate: 100, Period: 24 * time.Hour}}, Key: byHeader},
-		{Name: "global", Limits: []ratelimit.Limit{ratelimit.PerHour(5)}, Key: ratelimit.Everybody},
-	}, nil)
-	require.NoError(t, err)
-	h := l.Handler(ok)
-	left := func(keys ...string) (n []int) {
-		result, err := l.Peek(t.Context(), keys...)
+	synctest.Test(t, func(t *testing.T) {
+		l, err := ratelimit.NewPolicies(ratelimit.NewMemoryStore(), []ratelimit.Policy{
+			{Name: "user", Limits: []ratelimit.Limit{ratelimit.PerHour(3), {Rate: 100, Period: 24 * time.Hour}}, Key: byHeader},
+			{Name: "global", Limits: []ratelimit.Limit{ratelimit.PerHour(5)}, Key: ratelimit.Everybody},
+		}, nil)
 		require.NoError(t, err)
-		for _, s := range result.Limits {
-			n = append(n, s.Remaining)
+		h := l.Handler(ok)
+		left := func(keys ...string) (n []int) {
+			result, err := l.Peek(t.Context(), keys...)
+			require.NoError(t, err)
+			for _, s := range result.Limits {
+				n = append(n, s.Remaining)
+			}
+			return n
 		}
-		return n
-	}
-	for range 3 {
-		assert.Equal(t, http.StatusNoContent, get(h, "a").Code)
-	}
-	for range 5 {
-		w := get(h, "a")
+		for range 3 {
+			assert.Equal(t, http.StatusNoContent, get(h, "a").Code)
+		}
+		for range 5 {
+			w := get(h, "a")
+			assert.Equal(t, http.StatusTooManyRequests, w.Code)
+			assert.Equal(t, "1200", w.Header().Get("Retry-After"))
+			assert.Contains(t, w.Body.String(), `"violated-policies":["user/1h0m0s"]`)
+		}
+		assert.Equal(t, []int{0, 97, 2}, left("a", "everybody"))
+		for range 2 {
+			assert.Equal(t, http.StatusNoContent, get(h, "b").Code)
+		}
+		w := get(h, "b")
 		assert.Equal(t, http.StatusTooManyRequests, w.Code)
-		assert.Equal(t, "1200", w.Header().Get("Retry-After"))
-		assert.Contains(t, w.Body.String(), `"violated-policies":["user/1h0m0s"]`)
-	}
-	assert.Equal(t, []int{0, 97, 2}, left("a", "everybody"))
-	for range 2 {
-		assert.Equal(t, http.StatusNoContent, get(h, "b").Code)
-	}
-	w := get(h, "b")
-	assert.Equal(t, http.StatusTooManyRequests, w.Code)
-	assert.Contains(t, w.Body.String(), `"violated-policies":["global"]`)
-	assert.Equal(t, []int{1, 98, 0}, left("b", "everybody"))
+		assert.Contains(t, w.Body.String(), `"violated-policies":["global"]`)
+		assert.Equal(t, []int{1, 98, 0}, left("b", "everybody"))
 
-	require.NoError(t, l.Reset(t.Context(), "", "everybody"))
-	assert.Equal(t, []int{1, 98, 5}, left("b", "everybody"))
-	assert.Equal(t, http.StatusNoContent, get(h, "b").Code)
+		require.NoError(t, l.Reset(t.Context(), "", "everybody"))
+		assert.Equal(t, []int{1, 98, 5}, left("b", "everybody"))
+		assert.Equal(t, http.StatusNoContent, get(h, "b").Code)
+	})
 }
 
 func TestTiersAndCosts(t *testing.T) {
-	l := newPolicy(t, ratelimit.NewMemoryStore(), ratelimit.Policy{
-		Limits: []ratelimit.Limit{ratelimit.PerHour(10)},
-		Tier:   func(r *http.Request) string { return r.Header.Get("X-Tier") },
-		Tiers:  map[string][]ratelimit.Limit{"gold": {ratelimit.PerHour(100)}},
-		Cost: func(r *http.Request) int {
-			n, _ := strconv.Atoi(r.Header.Get("X-Cost"))
-			return n
-		},
-	}, nil)
-	h := l.Handler(ok)
-	for _, step := range []struct {
-		tier, cost string
-		status     int
-		left       string
-	}{
-		{"", "4", 204, `"api";r=6;t=360`},
-		{"unknown", "6", 204, `"api";r=0;t=360`},
-		{"", "1", 429, `"api";r=0;t=360`},
-		{"", "11", 429, `"api";r=0;t=360`},
-		// What was taken counts in another tier as well: an hour of debt.
-		{"gold", "1", 429, `"api";r=0;t=36`},
-		{"", "0", 204, `"api";r=0;t=360`},
-		{"", "-5", 204, `"api";r=0;t=360`},
-	} {
-		w := serve(h, request("X-Key", "a", "X-Tier", step.tier, "X-Cost", step.cost))
-		assert.Equal(t, step.status, w.Code, step)
-		assert.Equal(t, step.left, w.Header().Get("RateLimit"), step)
-		if step.cost == "11" {
-			assert.NotContains(t, w.Header(), "Retry-After", "it never passes")
+	synctest.Test(t, func(t *testing.T) {
+		l := newPolicy(t, ratelimit.NewMemoryStore(), ratelimit.Policy{
+			Limits: []ratelimit.Limit{ratelimit.PerHour(10)},
+			Tier:   func(r *http.Request) string { return r.Header.Get("X-Tier") },
+			Tiers:  map[string][]ratelimit.Limit{"gold": {ratelimit.PerHour(100)}},
+			Cost: func(r *http.Request) int {
+				n, _ := strconv.Atoi(r.Header.Get("X-Cost"))
+				return n
+			},
+		}, nil)
+		h := l.Handler(ok)
+		for _, step := range []struct {
+			tier, cost string
+			status     int
+			left       string
+		}{
+			{"", "4", 204, `"api";r=6;t=360`},
+			{"unknown", "6", 204, `"api";r=0;t=360`},
+			{"", "1", 429, `"api";r=0;t=360`},
+			{"", "11", 429, `"api";r=0;t=360`},
+			// What was taken counts in another tier as well: an hour of debt.
+			{"gold", "1", 429, `"api";r=0;t=36`},
+			{"", "0", 204, `"api";r=0;t=360`},
+			{"", "-5", 204, `"api";r=0;t=360`},
+		} {
+			w := serve(h, request("X-Key", "a", "X-Tier", step.tier, "X-Cost", step.cost))
+			assert.Equal(t, step.status, w.Code, step)
+			assert.Equal(t, step.left, w.Header().Get("RateLimit"), step)
+			if step.cost == "11" {
+				assert.NotContains(t, w.Header(), "Retry-After", "it never passes")
+			}
 		}
-	}
-	w := serve(h, request("X-Key", "b", "X-Tier", "gold", "X-Cost", "40"))
-	assert.Equal(t, `"api";q=100;w=3600`, w.Header().Get("RateLimit-Policy"))
-	assert.Equal(t, `"api";r=60;t=36`, w.Header().Get("RateLimit"))
+		w := serve(h, request("X-Key", "b", "X-Tier", "gold", "X-Cost", "40"))
+		assert.Equal(t, `"api";q=100;w=3600`, w.Header().Get("RateLimit-Policy"))
+		assert.Equal(t, `"api";r=60;t=36`, w.Header().Get("RateLimit"))
 
-	result, err := l.Tier("gold").AllowN(t.Context(), 50, "b")
-	require.NoError(t, err)
-	assert.True(t, result.Allowed)
-	result, err = l.AllowN(t.Context(), 5, "b")
-	require.NoError(t, err)
-	assert.False(t, result.Allowed)
-	require.NoError(t, l.Reset(t.Context(), "b"))
-	result, err = l.AllowN(t.Context(), 5, "b")
-	require.NoError(t, err)
-	assert.True(t, result.Allowed)
+		result, err := l.Tier("gold").AllowN(t.Context(), 50, "b")
+		require.NoError(t, err)
+		assert.True(t, result.Allowed)
+		result, err = l.AllowN(t.Context(), 5, "b")
+		require.NoError(t, err)
+		assert.False(t, result.Allowed)
+		require.NoError(t, l.Reset(t.Context(), "b"))
+		result, err = l.AllowN(t.Context(), 5, "b")
+		require.NoError(t, err)
+		assert.True(t, result.Allowed)
+	})
 }
 
 func TestShadow(t *testing.T) {
-	var events []ratelimit.Event
-	l, err := ratelimit.NewPolicies(ratelimit.NewMemoryStore(), []ratelimit.Policy{
-		{Name: "new", Limits: []ratelimit.Limit{ratelimit.PerHour(2)}, Key: byHeader, Shadow: true, FailClosed: true},
-		{Name: "old", Limits: []ratelimit.Limit{ratelimit.PerHour(5)}, Key: byHeader},
-	}, &ratelimit.Options{Observe: func(_ context.Context, e ratelimit.Event) { events = append(events, e) }})
-	require.NoError(t, err)
-	h := l.Handler(ok)
-	for i := range 7 {
-		w := get(h, "a")
-		assert.Equal(t, i >= 5, w.Code == http.StatusTooManyRequests)
-		assert.NotContains(t, w.Header().Get("RateLimit"), "new")
-		assert.NotContains(t, w.Header().Get("RateLimit-Policy"), "new")
-		assert.NotContains(t, w.Body.String(), "new")
-	}
-	stats := l.Stats()
-	assert.EqualValues(t, 5, stats.Admitted)
-	assert.EqualValues(t, 2, stats.Denied)
-	assert.EqualValues(t, 5, stats.ShadowDenied)
-	kinds := map[ratelimit.EventKind]int{}
-	for _, e := range events {
-		kinds[e.Kind]++
-		assert.Equal(t, "a", e.Key)
-		assert.Equal(t, map[ratelimit.EventKind]string{ratelimit.ShadowDenied: "new", ratelimit.Denied: "old"}[e.Kind], e.Limit)
-	}
-	assert.Equal(t, map[ratelimit.EventKind]int{ratelimit.ShadowDenied: 5, ratelimit.Admitted: 5, ratelimit.Denied: 2}, kinds)
+	synctest.Test(t, func(t *testing.T) {
+		var events []ratelimit.Event
+		l, err := ratelimit.NewPolicies(ratelimit.NewMemoryStore(), []ratelimit.Policy{
+			{Name: "new", Limits: []ratelimit.Limit{ratelimit.PerHour(2)}, Key: byHeader, Shadow: true, FailClosed: true},
+			{Name: "old", Limits: []ratelimit.Limit{ratelimit.PerHour(5)}, Key: byHeader},
+		}, &ratelimit.Options{Observe: func(_ context.Context, e ratelimit.Event) { events = append(events, e) }})
+		require.NoError(t, err)
+		h := l.Handler(ok)
+		for i := range 7 {
+			w := get(h, "a")
+			assert.Equal(t, i >= 5, w.Code == http.StatusTooManyRequests)
+			assert.NotContains(t, w.Header().Get("RateLimit"), "new")
+			assert.NotContains(t, w.Header().Get("RateLimit-Policy"), "new")
+			assert.NotContains(t, w.Body.String(), "new")
+		}
+		stats := l.Stats()
+		assert.EqualValues(t, 5, stats.Admitted)
+		assert.EqualValues(t, 2, stats.Denied)
+		assert.EqualValues(t, 5, stats.ShadowDenied)
+		kinds := map[ratelimit.EventKind]int{}
+		for _, e := range events {
+			kinds[e.Kind]++
+			assert.Equal(t, "a", e.Key)
+			assert.Equal(t, map[ratelimit.EventKind]string{ratelimit.ShadowDenied: "new", ratelimit.Denied: "old"}[e.Kind], e.Limit)
+		}
+		assert.Equal(t, map[ratelimit.EventKind]int{ratelimit.ShadowDenied: 5, ratelimit.Admitted: 5, ratelimit.Denied: 2}, kinds)
 
-	only := newPolicy(t, ratelimit.NewMemoryStore(), ratelimit.Policy{Limits: []ratelimit.Limit{ratelimit.PerHour(1)}, Shadow: true}, nil)
-	for range 100 {
-		w := get(only.Handler(ok), "a")
-		assert.Equal(t, http.StatusNoContent, w.Code)
-		assert.Empty(t, w.Header())
-	}
-	assert.EqualValues(t, 99, only.Stats().ShadowDenied)
-	assert.EqualValues(t, 1, only.Stats().Asked, "the first says that there is no room for an hour")
+		only := newPolicy(t, ratelimit.NewMemoryStore(), ratelimit.Policy{Limits: []ratelimit.Limit{ratelimit.PerHour(1)}, Shadow: true}, nil)
+		for range 100 {
+			w := get(only.Handler(ok), "a")
+			assert.Equal(t, http.StatusNoContent, w.Code)
+			assert.Empty(t, w.Header())
+		}
+		assert.EqualValues(t, 99, only.Stats().ShadowDenied)
+		assert.EqualValues(t, 1, only.Stats().Asked, "the first says that there is no room for an hour")
 
-	failing := newPolicy(t, &brokenStore{}, ratelimit.Policy{
-		Limits: []ratelimit.Limit{ratelimit.PerHour(1)}, Shadow: true, FailClosed: true,
-	}, &ratelimit.Options{Logger: slog.New(slog.DiscardHandler)})
-	assert.Equal(t, http.StatusNoContent, get(failing.Handler(ok), "a").Code, "it denies nothing, whatever fails")
+		failing := newPolicy(t, &brokenStore{}, ratelimit.Policy{
+			Limits: []ratelimit.Limit{ratelimit.PerHour(1)}, Shadow: true, FailClosed: true,
+		}, &ratelimit.Options{Logger: slog.New(slog.DiscardHandler)})
+		assert.Equal(t, http.StatusNoContent, get(failing.Handler(ok), "a").Code, "it denies nothing, whatever fails")
+	})
 }
 
 // counting counts what a store is asked.
@@ -281,21 +287,23 @@ func TestLocalDenialIsBounded(t *testing.T) {
 // The trouble with one key says nothing about the others: whoever can make it would
 // switch all limits off.
 func TestTroubleWithOneKeyOpensNoCircuitBreaker(t *testing.T) {
-	foreign := &foreignKey{ratelimit.NewMemoryStore()}
-	l := newPolicy(t, foreign, ratelimit.Policy{Limits: []ratelimit.Limit{ratelimit.PerHour(1)}}, &ratelimit.Options{
-		Logger: slog.New(slog.DiscardHandler),
+	synctest.Test(t, func(t *testing.T) {
+		foreign := &foreignKey{ratelimit.NewMemoryStore()}
+		l := newPolicy(t, foreign, ratelimit.Policy{Limits: []ratelimit.Limit{ratelimit.PerHour(1)}}, &ratelimit.Options{
+			Logger: slog.New(slog.DiscardHandler),
+		})
+		for range 10 {
+			result, err := l.Allow(t.Context(), "foreign")
+			assert.ErrorIs(t, err, ratelimit.ErrForeign)
+			assert.True(t, result.Allowed)
+		}
+		assert.False(t, l.Stats().BreakerOpen)
+		for _, want := range []bool{true, false} {
+			result, err := l.Allow(t.Context(), "a")
+			require.NoError(t, err)
+			assert.Equal(t, want, result.Allowed)
+		}
 	})
-	for range 10 {
-		result, err := l.Allow(t.Context(), "foreign")
-		assert.ErrorIs(t, err, ratelimit.ErrForeign)
-		assert.True(t, result.Allowed)
-	}
-	assert.False(t, l.Stats().BreakerOpen)
-	for _, want := range []bool{true, false} {
-		result, err := l.Allow(t.Context(), "a")
-		require.NoError(t, err)
-		assert.Equal(t, want, result.Allowed)
-	}
 }
 
 // foreignKey has something else at the key "foreign".
@@ -368,19 +376,21 @@ func TestBatch(t *testing.T) {
 }
 
 func TestBatchShowsWhatIsLeft(t *testing.T) {
-	l := newPolicy(t, ratelimit.NewMemoryStore(), ratelimit.Policy{Limits: []ratelimit.Limit{ratelimit.PerHour(100)}, Batch: 20}, nil)
-	h := l.Handler(ok)
-	for i := range 99 {
+	synctest.Test(t, func(t *testing.T) {
+		l := newPolicy(t, ratelimit.NewMemoryStore(), ratelimit.Policy{Limits: []ratelimit.Limit{ratelimit.PerHour(100)}, Batch: 20}, nil)
+		h := l.Handler(ok)
+		for i := range 99 {
+			w := get(h, "a")
+			assert.Equal(t, http.StatusNoContent, w.Code)
+			assert.Contains(t, w.Header().Get("RateLimit"), `"api";r=`+strconv.Itoa(98-i)+";", i)
+		}
 		w := get(h, "a")
-		assert.Equal(t, http.StatusNoContent, w.Code)
-		assert.Contains(t, w.Header().Get("RateLimit"), `"api";r=`+strconv.Itoa(98-i)+";", i)
-	}
-	w := get(h, "a")
-	assert.Equal(t, http.StatusTooManyRequests, w.Code, "of 100, one comes back within the time that units may lie idle")
-	assert.Equal(t, `"api";q=99;w=3564`, w.Header().Get("RateLimit-Policy"))
-	assert.Less(t, l.Stats().Asked, uint64(20))
-	require.NoError(t, l.Reset(t.Context(), "a"))
-	assert.Equal(t, http.StatusNoContent, get(h, "a").Code)
+		assert.Equal(t, http.StatusTooManyRequests, w.Code, "of 100, one comes back within the time that units may lie idle")
+		assert.Equal(t, `"api";q=99;w=3564`, w.Header().Get("RateLimit-Policy"))
+		assert.Less(t, l.Stats().Asked, uint64(20))
+		require.NoError(t, l.Reset(t.Context(), "a"))
+		assert.Equal(t, http.StatusNoContent, get(h, "a").Code)
+	})
 }
 
 // What was taken in advance before a Reset, and arrives after it, is not used: it was
@@ -491,27 +501,29 @@ func TestKeys(t *testing.T) {
 // Who asks by himself can tell a request that has no key, which is the client's, from a store
 // that fails.
 func TestErrNoKey(t *testing.T) {
-	l := newLimiter(t, ratelimit.NewMemoryStore(), ratelimit.PerHour(1), nil)
-	c := newConcurrency(t, ratelimit.NewMemoryStore(), 1, nil)
-	failing := newPolicy(t, &brokenStore{}, ratelimit.Policy{Limits: []ratelimit.Limit{ratelimit.PerHour(1)}, FailClosed: true},
-		&ratelimit.Options{Logger: slog.New(slog.DiscardHandler)})
-	none := func(*http.Request) (string, error) { return "", nil }
-	ask := func(f ratelimit.KeyFunc) func() error {
-		return func() error { _, err := f(request()); return err }
-	}
-	for name, call := range map[string]func() error{
-		"Allow":    func() error { _, err := l.Allow(t.Context(), ""); return err },
-		"AtMost":   func() error { _, err := l.AtMost(t.Context(), 2, ""); return err },
-		"Peek":     func() error { _, err := l.Peek(t.Context(), ""); return err },
-		"Acquire":  func() error { _, err := c.Acquire(t.Context(), ""); return err },
-		"ByHeader": ask(ratelimit.ByHeader("X-API-Key")),
-		"ByUser":   ask(ratelimit.ByUser(none, nil)),
-		"ByRoute":  ask(ratelimit.ByRoute),
-		"Join":     ask(ratelimit.Join(none, ratelimit.Everybody)),
-	} {
-		assert.ErrorIs(t, call(), ratelimit.ErrNoKey, name)
-	}
-	_, err := failing.Allow(t.Context(), "a")
-	assert.Error(t, err)
-	assert.NotErrorIs(t, err, ratelimit.ErrNoKey)
+	synctest.Test(t, func(t *testing.T) {
+		l := newLimiter(t, ratelimit.NewMemoryStore(), ratelimit.PerHour(1), nil)
+		c := newConcurrency(t, ratelimit.NewMemoryStore(), 1, nil)
+		failing := newPolicy(t, &brokenStore{}, ratelimit.Policy{Limits: []ratelimit.Limit{ratelimit.PerHour(1)}, FailClosed: true},
+			&ratelimit.Options{Logger: slog.New(slog.DiscardHandler)})
+		none := func(*http.Request) (string, error) { return "", nil }
+		ask := func(f ratelimit.KeyFunc) func() error {
+			return func() error { _, err := f(request()); return err }
+		}
+		for name, call := range map[string]func() error{
+			"Allow":    func() error { _, err := l.Allow(t.Context(), ""); return err },
+			"AtMost":   func() error { _, err := l.AtMost(t.Context(), 2, ""); return err },
+			"Peek":     func() error { _, err := l.Peek(t.Context(), ""); return err },
+			"Acquire":  func() error { _, err := c.Acquire(t.Context(), ""); return err },
+			"ByHeader": ask(ratelimit.ByHeader("X-API-Key")),
+			"ByUser":   ask(ratelimit.ByUser(none, nil)),
+			"ByRoute":  ask(ratelimit.ByRoute),
+			"Join":     ask(ratelimit.Join(none, ratelimit.Everybody)),
+		} {
+			assert.ErrorIs(t, call(), ratelimit.ErrNoKey, name)
+		}
+		_, err := failing.Allow(t.Context(), "a")
+		assert.Error(t, err)
+		assert.NotErrorIs(t, err, ratelimit.ErrNoKey)
+	})
 }

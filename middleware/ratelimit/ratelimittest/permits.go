@@ -73,6 +73,26 @@ func (f *permitFixture) release(p ratelimit.PermitRequest) {
 	}
 }
 
+// acquireShort acquires p for a short time, which it returns, and extends it in time.
+func (f *permitFixture) acquireShort(p ratelimit.PermitRequest) time.Duration {
+	f.Helper()
+	short := p
+	for short.TTL = 20 * time.Millisecond; ; short.TTL *= 2 {
+		sent := time.Now()
+		f.acquire(short, true, 1)
+		there, err := f.store.Extend(f.ctx(), p)
+		switch held := time.Since(sent); {
+		case err != nil:
+			f.Fatalf("Extend: %v", err)
+		case there:
+			return short.TTL
+		case held < short.TTL-clockSlack:
+			f.Fatalf("a permit of %v was gone after %v", short.TTL, held)
+		}
+		// This machine was held up.
+	}
+}
+
 // await acquires p as soon as it can, and returns when it was seen to be denied last.
 func (f *permitFixture) await(p ratelimit.PermitRequest) (denied time.Time) {
 	f.Helper()
@@ -181,20 +201,19 @@ var permitRules = []permitRule{
 		rule: "Extend has the permit end its TTL from then, whatever other permits do, and reports one that has ended",
 		test: func(f *permitFixture) {
 			long, short := permit("k", "long"), permit("k", "short")
-			long.TTL, short.TTL = time.Hour, 20*time.Millisecond
-			f.acquire(short, true, 1)
-			short.TTL = time.Minute
-			f.extend(short, true)
+			long.TTL, short.TTL = time.Hour, time.Minute
+			first := f.acquireShort(short)
 			f.acquire(long, true, 2)
 			f.extend(short, true)
-			<-time.After(40 * time.Millisecond)
+			<-time.After(2 * first)
 			f.acquire(permit("k", "third"), true, 3)
 			f.extend(permit("k", "nobody"), false)
 			f.acquire(permit("k", "nobody"), false, 3)
 			long.TTL = time.Millisecond // shortens it
 			f.extend(long, true)
-			f.await(permit("k", "fourth"))
+			<-time.After(20 * time.Millisecond)
 			f.extend(short, true) // it did not go with that
+			f.await(permit("k", "fourth"))
 			f.extend(permit("new", "a"), false)
 		},
 	},

@@ -163,23 +163,25 @@ func TestRetryAfterOnRedis(t *testing.T) {
 				func(*http.Request) (string, error) { return "k", nil }, &ratelimit.Options{Timeout: 10 * time.Second})
 			require.NoError(t, err)
 			h := l.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
-			status, _ := serve(h)
-			require.Equal(t, http.StatusNoContent, status)
+			// The denial was decided between sent and told.
+			var sent, told time.Time
 			w := httptest.NewRecorder()
-			h.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
-			told := time.Now()
-			require.Equal(t, http.StatusTooManyRequests, w.Code)
+			for w.Code != http.StatusTooManyRequests { // the first one passes, and more if this machine is held up
+				w, sent = httptest.NewRecorder(), time.Now()
+				h.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+				told = time.Now()
+			}
 			seconds, err := strconv.Atoi(w.Header().Get("Retry-After"))
 			require.NoError(t, err)
-			for asked := told; asked.Before(told.Add(time.Duration(seconds-1)*time.Second - 10*time.Millisecond)); {
+			for asked := told; asked.Before(sent.Add(time.Duration(seconds-1)*time.Second - 10*time.Millisecond)); {
 				status, _ := serve(h)
-				if asked = time.Now(); asked.Before(told.Add(time.Duration(seconds-1) * time.Second)) {
-					require.Equal(t, http.StatusTooManyRequests, status, "%v after it was told to wait for %d s", asked.Sub(told), seconds)
+				if asked = time.Now(); asked.Before(sent.Add(time.Duration(seconds-1) * time.Second)) {
+					require.Equal(t, http.StatusTooManyRequests, status, "%v after it was told to wait for %d s", asked.Sub(sent), seconds)
 				}
 				time.Sleep(5 * time.Millisecond)
 			}
 			time.Sleep(time.Until(told.Add(time.Duration(seconds) * time.Second)))
-			status, _ = serve(h)
+			status, _ := serve(h)
 			assert.Equal(t, http.StatusNoContent, status)
 		})
 	}
