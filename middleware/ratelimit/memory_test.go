@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
@@ -228,5 +229,23 @@ func TestTheMemoryStoreForgetsFullKeys(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 		require.LessOrEqual(t, ratelimit.Len(store), 1_001, "10,000 keys, one a millisecond, each full after a second")
+	})
+}
+
+// What was taken in the window before counts as well when a window gets another length.
+func TestAWindowOfAnotherLength(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := ratelimit.NewMemoryStore()
+		take := func(n int, period time.Duration) ratelimit.CheckState {
+			d, err := store.Take(t.Context(), ratelimit.Request{Checks: []ratelimit.Check{
+				{Key: "k", Name: "limit", Limit: ratelimit.Window(10, period), N: n},
+			}})
+			require.NoError(t, err)
+			require.True(t, d.Allowed)
+			return d.States[0]
+		}
+		time.Sleep(take(3, time.Hour).ResetAfter - time.Hour) // until the next window
+		take(2, time.Hour)
+		assert.Equal(t, 5, take(0, 2*time.Hour).Remaining)
 	})
 }
