@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -20,9 +21,12 @@ type ConcurrencyOptions struct {
 	// 10 s, and the least 100 ms.
 	Lease time.Duration
 
-	// FailClosed refuses requests with 503 while the store fails. By default they
-	// pass, without a permit, and a line is logged.
+	// While the store fails requests pass, without a permit, and a line is logged. With
+	// FailClosed they are refused with 503 instead. With Local each process lets each key
+	// have so many of them under way at a time, besides those that hold a permit of the
+	// store from before; when the store is back, what is under way so does not count there.
 	FailClosed bool
+	Local      int
 
 	// Shadow makes it count, and report what it would deny, but deny nothing.
 	Shadow bool
@@ -66,6 +70,7 @@ type Concurrency struct {
 	start   time.Time
 	guard   *guard
 	keyGate logGate
+	local   localPermits
 	ids     string        // begins the ids of this process's permits
 	lastID  atomic.Uint64 // and this ends them
 	counters
@@ -98,6 +103,12 @@ func NewConcurrency(store PermitStore, name string, limit int, key KeyFunc, o *C
 	}
 	if o.Lease != 0 && o.Lease < minLease {
 		fault("ConcurrencyOptions.Lease is %v, but must be at least %v", o.Lease, minLease)
+	}
+	if o.Local < 0 {
+		fault("ConcurrencyOptions.Local is %d, but must not be negative", o.Local)
+	}
+	if o.FailClosed && o.Local > 0 {
+		fault("FailClosed and Local exclude each other")
 	}
 	if o.Timeout < 0 {
 		fault("ConcurrencyOptions.Timeout is %v, but must not be negative", o.Timeout)
@@ -171,7 +182,8 @@ func (c *Concurrency) setFields(h http.Header, left int) {
 // held. It does not wait for one.
 //
 // If the store fails, it returns a permit that holds nothing, having logged the error,
-// or with FailClosed the error. The same permit is that of a Shadow where all are held. If
+// or with FailClosed the error; with Local one that counts in the process, or an error that
+// matches ErrNoPermit. A permit that holds nothing is also that of a Shadow where all are held. If
 // ctx ends first, or key is empty (ErrNoKey), that is an error.
 func (c *Concurrency) Acquire(ctx context.Context, key string) (*Permit, error) {
 	if key == "" {
@@ -211,9 +223,21 @@ func (c *Concurrency) acquire(ctx, parent context.Context, key string) (*Permit,
 			c.guard.gate.log(ctx, "ratelimit: the store fails: requests are refused", "policy", c.name, "error", err)
 			return nil, err
 		}
-		c.failedOpen.Add(1)
 		event.Kind = FailedOpen
-		c.guard.gate.log(ctx, "ratelimit: the store fails: requests pass UNLIMITED", "policy", c.name, "error", err)
+		if c.options.Local == 0 || c.options.Shadow {
+			c.failedOpen.Add(1)
+			c.guard.gate.log(ctx, "ratelimit: the store fails: requests pass UNLIMITED", "policy", c.name, "error", err)
+			break
+		}
+		c.guard.gate.log(ctx, "ratelimit: the store fails: each process limits by itself", "policy", c.name, "error", err)
+		event.Local = true
+		if p.local = c.local.acquire(key, c.options.Local); !p.local {
+			c.localDenied.Add(1)
+			event.Kind = Denied
+			c.event(ctx, event)
+			return nil, fmt.Errorf("%w in this process: %w", ErrNoPermit, err)
+		}
+		c.localAdmitted.Add(1)
 	case state.Acquired:
 		c.admitted.Add(1)
 		p.held, p.left = true, max(0, c.limit-state.Held)
@@ -247,5 +271,33 @@ func (c *Concurrency) try(p PermitRequest) func(ctx context.Context) error {
 func (c *Concurrency) event(ctx context.Context, e Event) {
 	if c.options.Observe != nil {
 		c.options.Observe(context.WithoutCancel(ctx), e)
+	}
+}
+
+// localPermits counts what is under way in this process while the store fails, by key.
+type localPermits struct {
+	mu   sync.Mutex
+	held map[string]int
+}
+
+// acquire takes one of limit permits, and reports whether there was one left.
+func (l *localPermits) acquire(key string, limit int) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.held[key] >= limit {
+		return false
+	}
+	if l.held == nil {
+		l.held = make(map[string]int)
+	}
+	l.held[key]++
+	return true
+}
+
+func (l *localPermits) release(key string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.held[key]--; l.held[key] == 0 {
+		delete(l.held, key)
 	}
 }

@@ -25,10 +25,12 @@ func newConcurrency(t *testing.T, store ratelimit.PermitStore, limit int, o *rat
 }
 
 func TestNewConcurrencyReportsAllFaultsAtOnce(t *testing.T) {
-	_, err := ratelimit.NewConcurrency(nil, "a:b", 0, nil, &ratelimit.ConcurrencyOptions{Lease: time.Millisecond, Timeout: -1})
-	for _, want := range []string{"no store", "a name holds only", "must be positive", "no key", "Lease is 1ms", "Timeout is -1ns"} {
+	_, err := ratelimit.NewConcurrency(nil, "a:b", 0, nil, &ratelimit.ConcurrencyOptions{Lease: time.Millisecond, Timeout: -1, Local: -1})
+	for _, want := range []string{"no store", "a name holds only", "must be positive", "no key", "Lease is 1ms", "Timeout is -1ns", "Local is -1"} {
 		assert.ErrorContains(t, err, want)
 	}
+	_, err = ratelimit.NewConcurrency(ratelimit.NewMemoryStore(), "exports", 1, byHeader, &ratelimit.ConcurrencyOptions{FailClosed: true, Local: 1})
+	assert.ErrorContains(t, err, "FailClosed and Local exclude each other")
 }
 
 func TestConcurrencyHandler(t *testing.T) {
@@ -242,5 +244,81 @@ func TestAnAcquireThatIsGivenUp(t *testing.T) {
 			assert.ErrorIs(t, err, context.Canceled)
 		}
 		assert.False(t, c.Stats().BreakerOpen)
+	})
+}
+
+// While the store fails each process limits by itself, if the options say so.
+func TestALocalConcurrencyWhileTheStoreFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &brittle{MemoryStore: ratelimit.NewMemoryStore()}
+		var last ratelimit.Event
+		c := newConcurrency(t, store, 10, &ratelimit.ConcurrencyOptions{
+			Local: 2, Logger: slog.New(slog.DiscardHandler),
+			Observe: func(_ context.Context, e ratelimit.Event) {
+				if e.Kind != ratelimit.BreakerChanged { // which is told beside
+					last = e
+				}
+			},
+		})
+		fromStore, err := c.Acquire(t.Context(), "a")
+		require.NoError(t, err)
+		store.broken.Store(true)
+		var held []*ratelimit.Permit
+		for range 2 {
+			p, err := c.Acquire(t.Context(), "a")
+			require.NoError(t, err)
+			assert.False(t, p.Held(), "in the store")
+			assert.NoError(t, p.Context().Err())
+			assert.Equal(t, ratelimit.FailedOpen, last.Kind)
+			assert.True(t, last.Local)
+			held = append(held, p)
+		}
+		for range 5 {
+			_, err = c.Acquire(t.Context(), "a")
+			assert.ErrorIs(t, err, ratelimit.ErrNoPermit)
+			assert.ErrorContains(t, err, "the store fails")
+			assert.Equal(t, ratelimit.Denied, last.Kind)
+			assert.True(t, last.Local)
+		}
+		h := c.Handler(ok)
+		assert.Equal(t, http.StatusTooManyRequests, get(h, "a").Code)
+		for range 5 {
+			assert.Equal(t, http.StatusNoContent, get(h, "b").Code, "another key, and what was released")
+		}
+		for range 3 {
+			held[0].Release(t.Context())
+		}
+		assert.ErrorIs(t, held[0].Context().Err(), context.Canceled)
+		again, err := c.Acquire(t.Context(), "a")
+		require.NoError(t, err)
+		_, err = c.Acquire(t.Context(), "a")
+		assert.ErrorIs(t, err, ratelimit.ErrNoPermit, "it was released once")
+		again.Release(t.Context())
+		held[1].Release(t.Context())
+		stats := c.Stats()
+		assert.EqualValues(t, 8, stats.LocalAdmitted)
+		assert.EqualValues(t, 7, stats.LocalDenied)
+		assert.Zero(t, stats.FailedOpen+stats.FailedClosed)
+		assert.Zero(t, ratelimit.LocalPermits(c), "nothing is left of them")
+
+		store.broken.Store(false)
+		time.Sleep(time.Second)
+		get(h, "a") // which tries the store, beside
+		synctest.Wait()
+		p, err := c.Acquire(t.Context(), "a")
+		require.NoError(t, err)
+		assert.True(t, p.Held())
+		p.Release(t.Context())
+		fromStore.Release(t.Context())
+
+		store.broken.Store(true)
+		shadow := newConcurrency(t, store, 10, &ratelimit.ConcurrencyOptions{
+			Local: 1, Shadow: true, Logger: slog.New(slog.DiscardHandler),
+		})
+		for range 3 {
+			p, err := shadow.Acquire(t.Context(), "a")
+			require.NoError(t, err, "it denies nothing, whatever fails")
+			defer p.Release(t.Context())
+		}
 	})
 }

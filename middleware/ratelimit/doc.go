@@ -31,7 +31,7 @@
 // three failures none waits at all until it is back. Requests pass meanwhile, loudly:
 // a line in the log every ten seconds, [Stats], and Options.Observe. With
 // Policy.FailClosed they are refused with 503, and with Policy.Local each process
-// limits them by itself. A limit that stands for something that must not happen,
+// limits them by itself; a Concurrency has the same options. A limit that stands for something that must not happen,
 // such as guessing passwords, wants one of the two.
 //
 // # Where it belongs

@@ -12,6 +12,13 @@ func Len(m *MemoryStore) int {
 // LocalOf returns the store in which l limits by itself while its own fails.
 func LocalOf(l *Limiter) *MemoryStore { return l.local }
 
+// LocalPermits returns of how many keys c knows that permits are held in the process.
+func LocalPermits(c *Concurrency) int {
+	c.local.mu.Lock()
+	defer c.local.mu.Unlock()
+	return len(c.local.held)
+}
+
 // Skew sets the wall clock of l's process, which has no monotonic one then, wrong by d.
 func Skew(l *Limiter, d time.Duration) {
 	l.denials.clock = func() time.Time { return time.Now().Round(0).Add(d) }

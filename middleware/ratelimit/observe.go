@@ -69,7 +69,7 @@ type Stats struct {
 	ShadowDenied uint64
 	// FailedOpen counts requests that passed uncounted because the store failed,
 	// FailedClosed those that were refused therefore. LocalAdmitted and LocalDenied
-	// count what Policy.Local has decided meanwhile.
+	// count what Policy.Local or ConcurrencyOptions.Local has decided meanwhile.
 	FailedOpen, FailedClosed, LocalAdmitted, LocalDenied uint64
 	// Asked counts steps of the store, StoreErrors those that failed.
 	Asked, StoreErrors uint64

@@ -11,6 +11,7 @@ type Permit struct {
 	c       *Concurrency
 	request PermitRequest
 	held    bool // in the store
+	local   bool // in this process, because the store fails
 	left    int  // how many there are besides, or -1: it is not known
 
 	ctx    context.Context //nolint:containedctx // it stands for the life of the permit
@@ -28,7 +29,7 @@ type Permit struct {
 func (p *Permit) Context() context.Context { return p.ctx }
 
 // Held reports whether the permit is one in the store, and not just what stands for
-// it while the store fails, or in Shadow.
+// it while the store fails (with Local, one of this process), or in Shadow.
 func (p *Permit) Held() bool { return p.held }
 
 // keep extends the permit, which was acquired by a request sent then, until it is
@@ -102,6 +103,9 @@ func (p *Permit) Release(ctx context.Context) {
 	}
 	p.mu.Unlock()
 	p.cancel(context.Canceled)
+	if p.local && !again {
+		p.c.local.release(p.request.Key)
+	}
 	if again || !p.held {
 		return
 	}
