@@ -339,6 +339,57 @@ func TestAServerThatHangsInBetween(t *testing.T) {
 	}, 30*time.Second, 10*time.Millisecond)
 }
 
+// scripted is a client whose n-th script meets what is said for it, and runs if that is nothing.
+type scripted struct {
+	redis.Scripter
+	n    atomic.Int64
+	meet func(n int64) error
+}
+
+func (s *scripted) EvalSha(ctx context.Context, sha string, keys []string, args ...any) *redis.Cmd {
+	if err := s.meet(s.n.Add(1)); err != nil {
+		return redis.NewCmdResult(nil, err)
+	}
+	return s.Scripter.EvalSha(ctx, sha, keys, args...)
+}
+
+// redisError is an error that Redis answers with.
+type redisError string
+
+func (e redisError) Error() string { return string(e) }
+func (redisError) RedisError()     {}
+
+// What a decision that has failed took is given back in a goroutine of the store's own, where a
+// hook of go-redis that panics would end the process.
+func TestAPanicWhileUnitsAreGivenBackIsContained(t *testing.T) {
+	rdb := redistest.Standalone(t).Client(t)
+	options := &redislimit.Options{Prefix: redistest.Prefix(t)}
+	_, err := redislimit.New(rdb, options).Take(t.Context(), request("new")) // the server knows the script now
+	require.NoError(t, err)
+	panicked := make(chan struct{})
+	client := &scripted{Scripter: rdb, meet: func(n int64) error {
+		switch n {
+		case 1: // for both keys at once
+			return redisError("CROSSSLOT Keys in request don't hash to the same slot")
+		case 3: // for the second key
+			return redisError("ERR broken")
+		case 4: // to give back what was taken of the first one
+			defer close(panicked)
+			panic("a mistake in a hook")
+		}
+		return nil
+	}}
+	store := redislimit.New(client, options)
+	_, err = store.Take(t.Context(), request("a", "b"))
+	require.ErrorContains(t, err, "broken")
+	<-panicked
+	for _, want := range []int{98, 97} {
+		d, err := store.Take(t.Context(), request("a"))
+		require.NoError(t, err)
+		assert.Equal(t, want, d.States[0].Remaining, "what was not given back comes back at the limit's rate")
+	}
+}
+
 func TestAnAbandonedDecisionLeavesNoGoroutine(t *testing.T) {
 	server := redistest.NewStandalone(t)
 	rdb := redis.NewClient(&redis.Options{Addr: server.Addr(), ContextTimeoutEnabled: true})

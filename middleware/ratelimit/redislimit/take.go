@@ -4,6 +4,8 @@ import (
 	"context"
 	_ "embed"
 	"fmt"
+	"log/slog"
+	"runtime/debug"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -274,7 +276,14 @@ func (s *Store) undo(ctx context.Context, turns []turn) {
 // decision that has failed.
 const giveBackTimeout = time.Second
 
+// giveBackLate gives back what the turns have taken, for nobody who waits.
 func (s *Store) giveBackLate(ctx context.Context, turns []turn) {
+	defer func() {
+		// A hook of go-redis would end the process here.
+		if p := recover(); p != nil {
+			slog.ErrorContext(ctx, "redislimit: a panic while units were given back", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		}
+	}()
 	ctx, cancel := context.WithTimeout(ctx, giveBackTimeout)
 	defer cancel()
 	for _, t := range turns {
