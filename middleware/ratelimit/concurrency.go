@@ -251,11 +251,18 @@ func (c *Concurrency) acquire(ctx, parent context.Context, key string) (*Permit,
 		c.event(ctx, event)
 		return nil, ErrNoPermit
 	}
-	c.event(ctx, event)
 	p.ctx, p.cancel = context.WithCancelCause(parent)
 	if p.held {
 		p.keep(sent)
 	}
+	told := false
+	defer func() {
+		if !told { // Observe panics
+			p.Release(ctx)
+		}
+	}()
+	c.event(ctx, event)
+	told = true
 	return p, nil
 }
 

@@ -209,3 +209,30 @@ func TestAPanicWhileAPermitIsKeptIsContained(t *testing.T) {
 		<-heard
 	})
 }
+
+// An Observe that panics when it hears of a permit keeps that from nobody, whether it is one of
+// the store or of the process.
+func TestAPanicOfObserveKeepsNoPermit(t *testing.T) {
+	for name, broken := range map[string]bool{"the store": false, "the process": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := &brittle{MemoryStore: ratelimit.NewMemoryStore()}
+				store.broken.Store(broken)
+				mistake := true
+				c := newConcurrency(t, store, 1, &ratelimit.ConcurrencyOptions{
+					Local: 1, Logger: slog.New(slog.DiscardHandler),
+					Observe: func(_ context.Context, e ratelimit.Event) {
+						if mistake && (e.Kind == ratelimit.Admitted || e.Kind == ratelimit.FailedOpen) {
+							panic("a mistake")
+						}
+					},
+				})
+				assert.Panics(t, func() { _, _ = c.Acquire(t.Context(), "a") })
+				mistake = false
+				p, err := c.Acquire(t.Context(), "a")
+				require.NoError(t, err)
+				p.Release(t.Context())
+			})
+		})
+	}
+}
