@@ -167,11 +167,17 @@ func (r *Recorder) log(ctx context.Context, err error) {
 	}
 }
 
-// Close ends the flushing, with a last flush that ctx bounds. Requests may still be
-// counted then, but are not sent any more. After an error it may be called again, for
-// what was not sent.
+// Close ends the flushing, with a last flush. ctx bounds all of it. Without an error the
+// Recorder uses its store and its logger no more. Requests may still be counted then,
+// but are not sent any more. After an error it may be called again, for what was not
+// sent.
 func (r *Recorder) Close(ctx context.Context) error {
 	r.stop()
+	select {
+	case <-r.stopped:
+	case <-ctx.Done():
+		return fmt.Errorf("traffic: close: the flushing has not ended: %w", ctx.Err())
+	}
 	return r.Flush(ctx)
 }
 

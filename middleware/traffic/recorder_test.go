@@ -274,3 +274,56 @@ func requestsOf(t *testing.T, r *traffic.Recorder, back time.Duration) uint64 {
 	require.NoError(t, err)
 	return report.Total.Requests()
 }
+
+// slowHandler is a slog.Handler that takes its time.
+type slowHandler struct {
+	slog.Handler
+	takes time.Duration
+}
+
+func (h slowHandler) Enabled(context.Context, slog.Level) bool { return true }
+
+func (h slowHandler) Handle(context.Context, slog.Record) error {
+	time.Sleep(h.takes)
+	return nil
+}
+
+// TestCloseWaitsForTheGoroutineThatFlushes: whoever has closed a Recorder may take its
+// store and its logger away.
+func TestCloseWaitsForTheGoroutineThatFlushes(t *testing.T) {
+	for _, tt := range []struct {
+		name         string
+		takes, waits time.Duration
+		err          error
+	}{
+		{"as long as it takes", time.Second, time.Second, nil},
+		{"but not longer than its context says", time.Hour, 2 * time.Second, context.DeadlineExceeded},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := &failing{Store: traffic.NewMemoryStore()}
+				store.set(true, false)
+				r, err := traffic.New(store, &traffic.Options{Logger: slog.New(slowHandler{slog.DiscardHandler, tt.takes})})
+				require.NoError(t, err)
+				r.Record(traffic.Hit{Status: 200})
+				synctest.Wait() // it has failed, and says so
+				store.set(false, false)
+				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+				defer cancel()
+				began := time.Now()
+				require.ErrorIs(t, r.Close(ctx), tt.err)
+				assert.Equal(t, tt.waits, time.Since(began))
+				if tt.err == nil {
+					select {
+					case <-r.Stopped():
+					default:
+						assert.Fail(t, "it still runs")
+					}
+				}
+				<-r.Stopped()
+				require.NoError(t, r.Close(t.Context()))
+				assert.Equal(t, uint64(1), lastHour(t, r).Total.Requests())
+			})
+		})
+	}
+}
