@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -161,6 +162,7 @@ func (r *Recorder) run(ctx context.Context) {
 }
 
 func (r *Recorder) log(ctx context.Context, err error) {
+	defer func() { _ = recover() }() // the logger is not ours, and where else would one say so?
 	if now := time.Now(); r.loggedAt.IsZero() || now.Sub(r.loggedAt) >= logEvery {
 		r.loggedAt = now
 		r.opts.Logger.LogAttrs(ctx, slog.LevelWarn, "traffic: figures could not be sent; they are kept, and sent later", slog.Any("error", err))
@@ -182,7 +184,7 @@ func (r *Recorder) Close(ctx context.Context) error {
 }
 
 // Flush sends what was counted now, and not at the next interval. After an error
-// what was not sent is kept for the next flush.
+// what was not sent is kept for the next flush. A panic of the store is an error.
 //
 // It returns when ctx ends, also if the store does not: a flush that is under way
 // goes on then, and those that come later wait for it, each as long as its ctx.
@@ -194,8 +196,21 @@ func (r *Recorder) Flush(ctx context.Context) error {
 	}
 	done := make(chan error, 1)
 	go func() {
-		defer func() { <-r.flushing }()
-		done <- r.flushAll(ctx)
+		err := errors.New("the store has ended its goroutine")
+		defer func() { // a panic would end the process here, and not a request only
+			if p := recover(); p != nil {
+				err = fmt.Errorf("panic: %v\n\n%s", p, debug.Stack())
+			}
+			if err != nil {
+				r.faults.Add(1)
+				err = fmt.Errorf("traffic: flush: %w", err)
+			} else {
+				r.flushes.Add(1)
+			}
+			<-r.flushing
+			done <- err
+		}()
+		err = r.flushAll(ctx)
 	}()
 	select {
 	case err := <-done:
@@ -212,12 +227,7 @@ func (r *Recorder) flushAll(ctx context.Context) error {
 	if err == nil {
 		err = r.flush(ctx)
 	}
-	if err != nil {
-		r.faults.Add(1)
-		return fmt.Errorf("traffic: flush: %w", err)
-	}
-	r.flushes.Add(1)
-	return nil
+	return err
 }
 
 func (r *Recorder) flush(ctx context.Context) error {
@@ -284,6 +294,11 @@ func (r *Recorder) send(ctx context.Context) error {
 	}
 	if len(receipt.Boards) != len(p.batch.Boards) {
 		return fmt.Errorf("the store answered to %d boards instead of %d", len(receipt.Boards), len(p.batch.Boards))
+	}
+	for i, b := range receipt.Boards {
+		if got, want := len(b.Admissions), len(p.members[i]); got != want {
+			return fmt.Errorf("the store answered to %d members of a board instead of %d", got, want)
+		}
 	}
 	r.clock.sync(receipt.Now)
 	for i, t := range p.tables {

@@ -8,8 +8,10 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -305,7 +307,9 @@ func TestCloseWaitsForTheGoroutineThatFlushes(t *testing.T) {
 				store.set(true, false)
 				r, err := traffic.New(store, &traffic.Options{Logger: slog.New(slowHandler{slog.DiscardHandler, tt.takes})})
 				require.NoError(t, err)
+				synctest.Wait() // for the first flush
 				r.Record(traffic.Hit{Status: 200})
+				time.Sleep(time.Second)
 				synctest.Wait() // it has failed, and says so
 				store.set(false, false)
 				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
@@ -326,4 +330,115 @@ func TestCloseWaitsForTheGoroutineThatFlushes(t *testing.T) {
 			})
 		})
 	}
+}
+
+// panicking is a Store whose Apply, or Salt, panics after it has done its work, or ends
+// its goroutine.
+type panicking struct {
+	traffic.Store
+	salt, apply func()
+}
+
+func (p *panicking) Salt(ctx context.Context, day int64) ([]byte, time.Time, error) {
+	salt, now, err := p.Store.Salt(ctx, day)
+	p.salt()
+	return salt, now, err
+}
+
+func (p *panicking) Apply(ctx context.Context, b *traffic.Batch) (traffic.Receipt, error) {
+	receipt, err := p.Store.Apply(ctx, b)
+	p.apply()
+	return receipt, err
+}
+
+// panickingHandler is a slog.Handler that notes what it is told, and panics.
+type panickingHandler struct {
+	slog.Handler
+	seen *[]string
+}
+
+func (h panickingHandler) Enabled(context.Context, slog.Level) bool { return true }
+
+func (h panickingHandler) Handle(_ context.Context, rec slog.Record) error {
+	rec.Attrs(func(a slog.Attr) bool {
+		*h.seen = append(*h.seen, a.String())
+		return true
+	})
+	panic("the logger")
+}
+
+// TestAStoreThatPanics: the flushing runs in a goroutine of its own, where a panic would
+// end the process. Nothing is lost for it, and nothing counted twice.
+func TestAStoreThatPanics(t *testing.T) {
+	nothing, boom := func() {}, func() { panic("boom") }
+	for _, tt := range []struct {
+		name        string
+		salt, apply func()
+		want        string
+	}{
+		{"in Apply", nothing, boom, "boom"},
+		{"in Salt", boom, nothing, "boom"},
+		{"or ends the goroutine", nothing, runtime.Goexit, "ended its goroutine"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := &panicking{Store: traffic.NewMemoryStore(), salt: tt.salt, apply: tt.apply}
+				var seen []string
+				r, err := traffic.New(store, &traffic.Options{Logger: slog.New(panickingHandler{slog.DiscardHandler, &seen})})
+				require.NoError(t, err)
+				board, err := r.Board("products", nil)
+				require.NoError(t, err)
+				for range 5 {
+					r.Record(traffic.Hit{Status: 200})
+					board.Add("teapot", 1)
+					time.Sleep(time.Second)
+				}
+				synctest.Wait()
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				require.ErrorContains(t, r.Flush(ctx), tt.want)
+				assert.GreaterOrEqual(t, r.Stats().Faults, uint64(6))
+				require.Len(t, seen, 1, "once a minute")
+				assert.Contains(t, seen[0], tt.want)
+				store.salt, store.apply = nothing, nothing
+				require.NoError(t, r.Close(t.Context()))
+				assert.Equal(t, uint64(5), lastHour(t, r).Total.Requests())
+				e, _, err := board.Rank(t.Context(), traffic.AllTime, "teapot")
+				require.NoError(t, err)
+				assert.Equal(t, int64(5), e.Score)
+			})
+		})
+	}
+}
+
+// shortAnswers is a Store that leaves something out.
+type shortAnswers struct {
+	traffic.Store
+	short atomic.Bool
+}
+
+func (s *shortAnswers) Apply(ctx context.Context, b *traffic.Batch) (traffic.Receipt, error) {
+	receipt, err := s.Store.Apply(ctx, b)
+	for i := range receipt.Boards {
+		if s.short.Load() {
+			receipt.Boards[i].Admissions = nil
+		}
+	}
+	return receipt, err
+}
+
+// TestAStoreThatAnswersTooLittle: half an answer is as good as none.
+func TestAStoreThatAnswersTooLittle(t *testing.T) {
+	store := &shortAnswers{Store: traffic.NewMemoryStore()}
+	store.short.Store(true)
+	r := newRecorder(t, store, nil)
+	board, err := r.Board("products", nil)
+	require.NoError(t, err)
+	board.Add("teapot", 1)
+	require.ErrorContains(t, r.Flush(t.Context()), "members")
+	store.short.Store(false)
+	require.NoError(t, r.Flush(t.Context()))
+	e, _, err := board.Rank(t.Context(), traffic.AllTime, "teapot")
+	require.NoError(t, err)
+	assert.Equal(t, int64(1), e.Score)
 }
