@@ -23,8 +23,9 @@ const (
 const agoShift = 3
 
 // Ago returns the n-th window before this one: Minute.Ago(1) is the last full
-// minute. n must not be negative. For how long boards are kept says
-// Unit.KeepBoard. AllTime has none before it.
+// minute. n must not be negative. It is an error to ask a board about a window that it
+// may have forgotten: it keeps the last nine minutes, 24 hours and seven days beside the
+// present ones (see Unit.KeepBoard). AllTime has none before it.
 func (w Window) Ago(n int) Window { return w + Window(n)<<agoShift }
 
 func (w Window) bucket(now time.Time) Bucket {
@@ -108,9 +109,23 @@ func (r *Recorder) allBoards() []*Board {
 // 256 bytes, and scores end at 2^40.
 func (b *Board) Add(member string, score int64) { b.table.add(member, score) }
 
+// bucket returns the bucket of a window, or an error if the store may have forgotten it.
+func (b *Board) bucket(w Window) (Bucket, error) {
+	now := b.recorder.clock.now()
+	at := w.bucket(now)
+	if keep := at.Unit.KeepBoard(); !at.kept(keep, now) {
+		return at, fmt.Errorf("a board of a %v is kept for %v", at.Unit, keep)
+	}
+	return at, nil
+}
+
 // Top returns the n members with the largest scores, the largest first.
 func (b *Board) Top(ctx context.Context, w Window, n int) ([]Entry, error) {
-	list, err := b.recorder.store.Top(ctx, b.table.board, w.bucket(b.recorder.clock.now()), n)
+	at, err := b.bucket(w)
+	var list []Entry
+	if err == nil {
+		list, err = b.recorder.store.Top(ctx, b.table.board, at, n)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("traffic: top of %s: %w", b.table.board, err)
 	}
@@ -133,7 +148,11 @@ func (b *Board) Around(ctx context.Context, w Window, member string, n int) ([]E
 	if len(member) > maxMember {
 		member = member[:maxMember]
 	}
-	list, err := b.recorder.store.Around(ctx, b.table.board, w.bucket(b.recorder.clock.now()), member, n)
+	at, err := b.bucket(w)
+	var list []Entry
+	if err == nil {
+		list, err = b.recorder.store.Around(ctx, b.table.board, at, member, n)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("traffic: around a member of %s: %w", b.table.board, err)
 	}

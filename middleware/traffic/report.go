@@ -9,9 +9,6 @@ import (
 	"time"
 )
 
-// maxPoints bounds the points of a Report.
-const maxPoints = 1500
-
 // Report is what happened in some time, on all servers.
 type Report struct {
 	// From and To are the time that it is about: what was asked for, extended to
@@ -50,21 +47,22 @@ func (p *Point) PerSecond() float64 {
 // step. It reads what was flushed: the last second or so is missing. It takes two
 // round trips, and two commands and one for each point.
 //
-// A time that lies ahead is the present, on the store's clock. It is an error if
-// there would be more than 1,500 points.
+// A time that lies ahead is the present, on the store's clock. It is an error if from
+// is longer ago than the store keeps points of this unit: two hours for minutes, eight
+// days for hours, 400 days for days.
 func (r *Recorder) Report(ctx context.Context, from, to time.Time, step Unit) (*Report, error) {
 	now := r.clock.now()
 	if to.After(now) {
 		to = now
 	}
 	if step >= UnitAll || !from.Before(to) {
-		return nil, fmt.Errorf("traffic: a report from %v to %v by unit %d is not possible: the end must come after the beginning, and the unit be minute, hour or day", from, to, step)
+		return nil, fmt.Errorf("traffic: a report from %v to %v by %v is not possible: the end must come after the beginning, and the unit be minute, hour or day", from, to, step)
+	}
+	first, last := BucketOf(step, from), BucketOf(step, to.Add(-1))
+	if !first.kept(step.Keep(), now) {
+		return nil, fmt.Errorf("traffic: a report from %v on by %v is not possible: %vs are kept for %v", from, step, step, step.Keep()-step.Duration())
 	}
 	whole := cover(from, to, now)
-	first, last := BucketOf(step, from), BucketOf(step, to.Add(-1))
-	if last.N-first.N >= maxPoints {
-		return nil, fmt.Errorf("traffic: %d points are too many, at most %d are possible: take a longer unit", last.N-first.N+1, maxPoints)
-	}
 	buckets := slices.Clone(whole)
 	groups := [][]Bucket{whole}
 	for n := first.N; n <= last.N; n++ {
@@ -139,7 +137,7 @@ func cover(from, to, now time.Time) []Bucket {
 	var list []Bucket
 	for t := from; t.Before(to); {
 		least := UnitMinute
-		for least < UnitDay && BucketOf(least, t).Start().Before(now.Add(-least.Keep())) {
+		for least < UnitDay && !BucketOf(least, t).kept(least.Keep(), now) {
 			least++
 		}
 		b := BucketOf(least, t)

@@ -2,6 +2,7 @@ package traffic
 
 import (
 	"context"
+	"fmt"
 	"time"
 )
 
@@ -66,16 +67,25 @@ func (u Unit) Duration() time.Duration {
 	return 0
 }
 
+// String returns "minute", "hour", "day" or "all".
+func (u Unit) String() string {
+	if u < units {
+		return [units]string{"minute", "hour", "day", "all"}[u]
+	}
+	return fmt.Sprintf("Unit(%d)", uint8(u))
+}
+
 // Keep returns for how long counters and visitors are kept after the last write:
-// two hours by the minute, eight days by the hour, 400 days by the day.
+// two hours by the minute, eight days by the hour, 400 days by the day, and a unit
+// more, so that the one in which that time begins is whole.
 func (u Unit) Keep() time.Duration {
 	switch u {
 	case UnitMinute:
-		return 2 * time.Hour
+		return 2*time.Hour + u.Duration()
 	case UnitHour:
-		return 8 * 24 * time.Hour
+		return 8*24*time.Hour + u.Duration()
 	}
-	return 400 * 24 * time.Hour
+	return 401 * 24 * time.Hour
 }
 
 // KeepBoard returns for how long a board is kept after the last write: ten minutes
@@ -115,6 +125,12 @@ func BucketOf(u Unit, t time.Time) Bucket {
 // Start returns when the bucket begins.
 func (b Bucket) Start() time.Time {
 	return time.Unix(b.N*int64(b.Unit.Duration()/time.Second), 0).UTC()
+}
+
+// kept reports whether all of the bucket is there at a time, if it is kept for so long
+// after its last write.
+func (b Bucket) kept(keep time.Duration, now time.Time) bool {
+	return b.Unit == UnitAll || !b.Start().Before(now.Add(-keep))
 }
 
 // In returns the bucket of a longer unit that b is in.

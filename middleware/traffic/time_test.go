@@ -362,3 +362,62 @@ func TestScoresThatAreTooLarge(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, []traffic.Entry{{Rank: 1, Member: "rich", Score: 1 << 40}, {Rank: 2, Member: "poor", Score: -(1 << 40)}}, top)
 }
+
+// TestATimeThatIsNotKept: what is forgotten must not look like a time without traffic.
+func TestATimeThatIsNotKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRecorder(t, traffic.NewMemoryStore(), nil)
+		board, err := r.Board("players", nil)
+		require.NoError(t, err)
+		until("10:00:00")
+		r.Record(traffic.Hit{Status: 200})
+		board.Add("ada", 1)
+		require.NoError(t, r.Flush(t.Context()))
+		began := time.Now()
+		for _, tt := range []struct {
+			step traffic.Unit
+			kept time.Duration
+			want string
+		}{
+			{traffic.UnitMinute, 2 * time.Hour, "minutes are kept for 2h0m0s"},
+			{traffic.UnitHour, 8 * 24 * time.Hour, "hours are kept for 192h0m0s"},
+			{traffic.UnitDay, 400 * 24 * time.Hour, "days are kept for 9600h0m0s"},
+		} {
+			time.Sleep(time.Until(began.Add(tt.kept + tt.step.Duration()/2)))
+			report, err := r.Report(t.Context(), time.Now().Add(-tt.kept), time.Now(), tt.step)
+			require.NoError(t, err)
+			require.Equal(t, uint64(1), report.Points[0].Requests(), "the unit in which it begins is whole")
+			require.Equal(t, uint64(1), report.Total.Requests())
+			_, err = r.Report(t.Context(), time.Now().Add(-tt.kept-tt.step.Duration()), time.Now(), tt.step)
+			require.ErrorContains(t, err, tt.want)
+			_, err = r.Report(t.Context(), time.Now().Add(-tt.kept-tt.step.Duration()), time.Now().Add(-tt.kept), tt.step)
+			require.ErrorContains(t, err, tt.want)
+		}
+
+		time.Sleep(time.Second)
+		board.Add("ada", 1)
+		require.NoError(t, r.Flush(t.Context()))
+		for _, tt := range []struct {
+			window traffic.Window
+			last   int // the last one that is certainly there
+			want   string
+		}{
+			{traffic.Minute, 9, "kept for 10m0s"},
+			{traffic.Hour, 24, "kept for 25h0m0s"},
+			{traffic.Day, 7, "kept for 192h0m0s"},
+		} {
+			_, err := board.Top(t.Context(), tt.window.Ago(tt.last), 10)
+			require.NoError(t, err)
+			for _, err := range []error{
+				second(board.Top(t.Context(), tt.window.Ago(tt.last+1), 10)),
+				second(board.Around(t.Context(), tt.window.Ago(tt.last+1), "ada", 1)),
+			} {
+				require.ErrorContains(t, err, tt.want)
+			}
+			_, _, err = board.Rank(t.Context(), tt.window.Ago(tt.last+1), "ada")
+			require.ErrorContains(t, err, tt.want)
+		}
+		_, err = board.Top(t.Context(), traffic.AllTime.Ago(3), 10)
+		require.NoError(t, err, "it has none before it")
+	})
+}
