@@ -9,6 +9,11 @@ import (
 	"time"
 )
 
+// bucketsAtOnce is how many buckets are read at a time, so that a report on whatever
+// time takes some 50 MB at most: a bucket with all rows is 250 KB, 100 more with their
+// names, and as much again when it is decoded.
+const bucketsAtOnce = 64
+
 // Report is what happened in some time, on all servers.
 type Report struct {
 	// From and To are the time that it is about: what was asked for, extended to
@@ -44,8 +49,9 @@ func (p *Point) PerSecond() float64 {
 }
 
 // Report returns what happened from a time to another one, with Points of the unit
-// step. It reads what was flushed: the last second or so is missing. It takes two
-// round trips, and two commands and one for each point.
+// step. It reads what was flushed: the last second or so is missing. It takes a
+// command, and a round trip, for each 64 minutes, hours or days, and one round trip
+// with a command for the whole and for each point.
 //
 // A time that lies ahead is the present, on the store's clock. It is an error if from
 // is longer ago than the store keeps points of this unit: two hours for minutes, eight
@@ -63,50 +69,73 @@ func (r *Recorder) Report(ctx context.Context, from, to time.Time, step Unit) (*
 		return nil, fmt.Errorf("traffic: a report from %v on by %v is not possible: %vs are kept for %v", from, step, step, step.Keep()-step.Duration())
 	}
 	whole := cover(from, to, now)
-	buckets := slices.Clone(whole)
-	groups := [][]Bucket{whole}
+	buckets, groups := slices.Clone(whole), [][]Bucket{whole}
+	out := &Report{From: whole[0].Start(), To: whole[len(whole)-1].end(now)}
 	for n := first.N; n <= last.N; n++ {
-		buckets = append(buckets, Bucket{step, n})
-		groups = append(groups, []Bucket{{step, n}})
+		b := Bucket{step, n}
+		if !slices.Contains(whole, b) {
+			buckets = append(buckets, b)
+		}
+		groups = append(groups, []Bucket{b})
+		out.Points = append(out.Points, Point{Start: b.Start(), Length: b.end(now).Sub(b.Start())})
 	}
-	counted, err := r.store.Counters(ctx, buckets)
-	var visitors []uint64
-	if err == nil {
-		visitors, err = r.store.Visitors(ctx, groups)
+	sums := make(rowSums)
+	for piece := range slices.Chunk(buckets, bucketsAtOnce) {
+		counted, err := r.store.Counters(ctx, piece)
+		if err == nil && len(counted) != len(piece) {
+			err = errLeftOut
+		}
+		if err != nil {
+			return nil, fmt.Errorf("traffic: report: %w", err)
+		}
+		for i, b := range piece {
+			if slices.Contains(whole, b) {
+				sums.add(counted[i])
+			}
+			if b.Unit == step && b.N >= first.N && b.N <= last.N {
+				out.Points[b.N-first.N].add(counted[i])
+			}
+		}
 	}
-	if err == nil && (len(counted) != len(buckets) || len(visitors) != len(groups)) {
-		err = errors.New("the store has left something out")
+	visitors, err := r.store.Visitors(ctx, groups)
+	if err == nil && len(visitors) != len(groups) {
+		err = errLeftOut
 	}
 	if err != nil {
 		return nil, fmt.Errorf("traffic: report: %w", err)
 	}
-	out := &Report{From: whole[0].Start(), To: whole[len(whole)-1].end(now), Visitors: visitors[0]}
-	out.add(counted[:len(whole)])
-	for i, rows := range counted[len(whole):] {
-		b := groups[i+1][0]
-		p := Point{Start: b.Start(), Length: b.end(now).Sub(b.Start()), Visitors: visitors[i+1]}
-		for i := range rows {
-			if rows[i].Kind == KindRoute {
-				p.Add(&rows[i].Counters)
-			}
-		}
-		out.Points = append(out.Points, p)
+	out.Visitors = visitors[0]
+	for i := range out.Points {
+		out.Points[i].Visitors = visitors[i+1]
 	}
+	out.total(sums)
 	return out, nil
 }
 
-func (out *Report) add(counted [][]Row) {
-	sums := map[rowKey]*Counters{}
-	for _, rows := range counted {
-		for i := range rows {
-			row := &rows[i]
-			k := rowKey{row.Kind, row.Name}
-			if sums[k] == nil {
-				sums[k] = new(Counters)
-			}
-			sums[k].Add(&row.Counters)
+var errLeftOut = errors.New("the store has left something out")
+
+func (p *Point) add(rows []Row) {
+	for i := range rows {
+		if rows[i].Kind == KindRoute {
+			p.Add(&rows[i].Counters)
 		}
 	}
+}
+
+type rowSums map[rowKey]*Counters
+
+func (sums rowSums) add(rows []Row) {
+	for i := range rows {
+		k := rowKey{rows[i].Kind, rows[i].Name}
+		if sums[k] == nil {
+			sums[k] = new(Counters)
+		}
+		sums[k].Add(&rows[i].Counters)
+	}
+}
+
+// total makes the totals, and the rows of routes and nodes, of the sums.
+func (out *Report) total(sums rowSums) {
 	for k, c := range sums {
 		switch k.kind {
 		case KindRoute:

@@ -24,7 +24,8 @@ type Store interface {
 	Apply(ctx context.Context, b *Batch) (Receipt, error)
 
 	// Counters returns what was counted in each of the buckets, in their order,
-	// and nothing for those without any.
+	// and nothing for those without any. A Recorder asks for 64 at most at a
+	// time.
 	Counters(ctx context.Context, buckets []Bucket) ([][]Row, error)
 
 	// Visitors returns how many visitors there were in each of the groups of

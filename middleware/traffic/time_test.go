@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -420,4 +421,69 @@ func TestATimeThatIsNotKept(t *testing.T) {
 		_, err = board.Top(t.Context(), traffic.AllTime.Ago(3), 10)
 		require.NoError(t, err, "it has none before it")
 	})
+}
+
+// full is a Store in which every bucket has all rows that there can be.
+type full struct {
+	traffic.Store
+	asked, most int
+	heap        uint64 // the largest
+}
+
+func (f *full) Counters(_ context.Context, buckets []traffic.Bucket) ([][]traffic.Row, error) {
+	f.asked += len(buckets)
+	f.most = max(f.most, len(buckets))
+	out := make([][]traffic.Row, len(buckets))
+	for i, b := range buckets {
+		for n := range traffic.MaxRows + 2 {
+			kind := traffic.KindRoute
+			if n%2 == 1 {
+				kind = traffic.KindNode
+			}
+			out[i] = append(out[i], traffic.Row{Kind: kind, Name: fmt.Sprint(n / 2), Counters: traffic.Counters{Status: [5]uint64{1: uint64(b.N)}}})
+		}
+	}
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	f.heap = max(f.heap, m.HeapAlloc)
+	return out, nil
+}
+
+func (f *full) Visitors(_ context.Context, groups [][]traffic.Bucket) ([]uint64, error) {
+	return make([]uint64, len(groups)), nil
+}
+
+// TestAReportInPieces: however long the time is, and whatever has become a route, a
+// report holds the counters of some buckets at a time only. Four hundred days of all
+// rows are 98 MB in Redis.
+func TestAReportInPieces(t *testing.T) {
+	store := &full{Store: traffic.NewMemoryStore()}
+	r := newRecorder(t, store, nil)
+	require.NoError(t, r.Flush(t.Context()))
+	before := heap()
+	report, err := r.Report(t.Context(), time.Now().Add(-399*24*time.Hour), time.Now(), traffic.UnitDay)
+	require.NoError(t, err)
+	t.Logf("%d buckets, %d of them at a time at most; the heap grew by %d MiB", store.asked, store.most, int64(store.heap-before)>>20)
+	assert.LessOrEqual(t, store.most, 64)
+	assert.InDelta(t, 400, store.asked, 1, "each once")
+	last := traffic.BucketOf(traffic.UnitDay, report.To.Add(-1)).N
+	want := uint64(0)
+	for i, p := range report.Points {
+		n := uint64(last) - uint64(len(report.Points)-1-i)
+		require.Equal(t, n*(traffic.MaxRows+2)/2, p.Requests())
+		want += n
+	}
+	assert.Equal(t, want*(traffic.MaxRows+2)/2, report.Total.Requests())
+	require.Len(t, report.Routes, (traffic.MaxRows+2)/2)
+	require.Len(t, report.Nodes, (traffic.MaxRows+2)/2)
+	for _, row := range report.Routes {
+		require.Equal(t, want, row.Requests())
+	}
+}
+
+func heap() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }

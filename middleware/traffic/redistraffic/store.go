@@ -2,7 +2,7 @@
 // standalone, behind Sentinel or as a Cluster.
 //
 // All keys of a site are in one slot, so that a node's batch is one pipeline to one
-// server, and a report two commands. Every key has a TTL. docs/redis.md has all of
+// server, and a report few round trips. Every key has a TTL. docs/redis.md has all of
 // them, and what they take.
 //
 // A batch is some scripts, each of which remembers in the same step that it has run:
