@@ -1,6 +1,7 @@
 package traffic
 
 import (
+	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -49,12 +50,12 @@ func (r *Recorder) served(rec *writer, req *http.Request, h *Hit, began time.Tim
 	if lines := rec.Header()["Cache-Status"]; len(lines) > 0 {
 		h.Cache = cacheStatus(lines[len(lines)-1])
 	}
+	h.Route = rec.route
+	*rec = writer{Writer: respwriter.Watch(gone{})}
 	switch {
 	case r.opts.Route != nil:
 		h.Route = r.opts.Route(req)
-	case rec.route != "":
-		h.Route = rec.route
-	default:
+	case h.Route == "":
 		h.Route = req.Pattern
 	}
 	if r.opts.Visitor != nil {
@@ -127,9 +128,20 @@ func (w *writer) ReadFrom(r io.Reader) (int64, error) {
 	return n, err
 }
 
+// gone is what a handler writes to after it has returned, which is an error of the
+// program.
+type gone struct{}
+
+func (gone) Header() http.Header       { return http.Header{} }
+func (gone) Write([]byte) (int, error) { return 0, errGone }
+func (gone) WriteHeader(int)           {}
+
+var errGone = errors.New("traffic: a write to a response after its handler has returned")
+
 // writers makes writers. They are cut from slabs, so that there is one allocation in
-// a few dozen requests, and none is used twice: a handler that writes after it has
-// returned, which is an error of the program, must never reach another client.
+// a few dozen requests, and none is used twice: what a handler writes after it has
+// returned must never reach another client. A request that goes on for long keeps all
+// of its slab, so a writer lets go of its response when that is over.
 var writers = sync.Pool{New: func() any { return new(slab) }}
 
 type slab struct {

@@ -8,9 +8,12 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+	"weak"
 
 	"github.com/herdless/herdless/middleware/traffic"
 	"github.com/stretchr/testify/assert"
@@ -186,6 +189,40 @@ func TestCacheStatus(t *testing.T) {
 	}
 }
 
+// TestALongRequestKeepsNoOthers: writers have common memory, of which one request that
+// goes on, such as a stream of events, keeps all. It must not keep the responses that
+// are over.
+func TestALongRequestKeepsNoOthers(t *testing.T) {
+	r := newRecorder(t, traffic.NewMemoryStore(), nil)
+	leave := make(chan struct{})
+	var long sync.WaitGroup
+	defer long.Wait()
+	defer close(leave)
+	entered := make(chan struct{})
+	h := r.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/events" {
+			entered <- struct{}{}
+			<-leave
+		}
+	}))
+	var over []weak.Pointer[httptest.ResponseRecorder]
+	for i := range 320 {
+		if i%32 == 0 {
+			long.Go(func() { get(h, "/events") })
+			<-entered
+		}
+		over = append(over, weak.Make(get(h, "/")))
+	}
+	runtime.GC()
+	kept := 0
+	for _, w := range over {
+		if w.Value() != nil {
+			kept++
+		}
+	}
+	assert.LessOrEqual(t, kept, 1, "one may lie on the stack still")
+}
+
 // A handler that writes after it has returned is wrong; it must not reach somebody
 // else for that.
 func TestALateWriteReachesNobodyElse(t *testing.T) {
@@ -197,10 +234,16 @@ func TestALateWriteReachesNobodyElse(t *testing.T) {
 		others = append(others, get(h, "/"))
 	}
 	for i, w := range late {
-		fmt.Fprint(w, i)
+		w.Header().Set("X-Late", "yes")
+		w.WriteHeader(http.StatusTeapot)
+		_, err := fmt.Fprint(w, i)
+		assert.Error(t, err)
+		assert.Error(t, http.NewResponseController(w).Flush())
 	}
-	for i, w := range others {
-		assert.Equal(t, fmt.Sprint(i), w.Body.String())
+	for _, w := range others {
+		assert.Equal(t, http.StatusOK, w.Code)
+		assert.Empty(t, w.Header())
+		assert.Empty(t, w.Body.String(), "its own response is over as well")
 	}
 }
 
