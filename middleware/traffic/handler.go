@@ -55,6 +55,9 @@ func (r *Recorder) served(rec *writer, req *http.Request, h *Hit, began time.Tim
 	switch {
 	case r.opts.Route != nil:
 		h.Route = r.opts.Route(req)
+	case req.Method == http.MethodConnect && h.Status/100 == 3:
+		// The pattern is the path then, with a slash: what a client makes up.
+		h.Route = ""
 	case h.Route == "":
 		h.Route = req.Pattern
 	}

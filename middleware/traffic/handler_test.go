@@ -168,6 +168,38 @@ func TestRoutes(t *testing.T) {
 	traffic.SetRoute(httptest.NewRecorder(), "without a Recorder nothing happens")
 }
 
+// TestClientsMakeNoRoutes: whatever a client asks a ServeMux for, a route is a pattern
+// that the program has.
+func TestClientsMakeNoRoutes(t *testing.T) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /u/{user}/", func(http.ResponseWriter, *http.Request) {})
+	mux.HandleFunc("/all/{user}/", func(http.ResponseWriter, *http.Request) {})
+	mux.HandleFunc("example.com/{$}", func(http.ResponseWriter, *http.Request) {})
+	mux.HandleFunc("CONNECT /tunnel", func(http.ResponseWriter, *http.Request) {})
+	for name, h := range map[string]http.Handler{"plain": mux, "routed": copying(traffic.Routed(mux))} {
+		t.Run(name, func(t *testing.T) {
+			r := newRecorder(t, traffic.NewMemoryStore(), nil)
+			for i := range 100 {
+				for _, method := range []string{"GET", "POST", "CONNECT", "OPTIONS", "PRI", fmt.Sprint("M", i)} {
+					for _, path := range []string{"/u/%d", "/u/%d/", "/all/%d", "/all/%d/", "//%d", "/all/../%d", "/all/./%d/../", "/%d/%%2e%%2e/x"} {
+						get(r.Handler(h), fmt.Sprintf(path, i), func(r *http.Request) {
+							r.Method, r.Host = method, fmt.Sprint("host", i)
+						})
+					}
+				}
+			}
+			get(r.Handler(h), "/tunnel", func(r *http.Request) { r.Method = http.MethodConnect })
+			require.NoError(t, r.Flush(t.Context()))
+			var got []string
+			for _, row := range lastHour(t, r).Routes {
+				got = append(got, row.Name)
+			}
+			assert.Subset(t, []string{"", "GET /u/{user}/", "/all/{user}/", "CONNECT /tunnel"}, got)
+			assert.Contains(t, got, "CONNECT /tunnel")
+		})
+	}
+}
+
 func TestCacheStatus(t *testing.T) {
 	for field, want := range map[string]traffic.CacheStatus{
 		`herdless; hit`:                                         traffic.CacheHit,
