@@ -24,8 +24,8 @@
 // the day of that moment.
 //
 // Memory is bounded whatever comes. A process tells 255 routes apart and has counters
-// for no more than 15 minutes of them; a store tells 510 routes and servers apart a
-// day. The rest is counted as Other. A process knows 16,384 members of a leaderboard,
+// for no more than 15 minutes of them; a store tells 382 routes and 128 servers apart
+// a day. The rest is counted as Other. A process knows 16,384 members of a leaderboard,
 // or eight times its capacity; when those are too many it forgets the ones that came
 // least, so that somebody who asks for a million paths that do not exist moves none of
 // those on top: not while half of all requests are his; where it is nine of ten, some of

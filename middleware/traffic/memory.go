@@ -18,9 +18,32 @@ type MemoryStore struct {
 	mu      sync.Mutex
 	salts   *ttlmap.Map[int64, []byte]
 	applied *ttlmap.Map[string, uint64]
-	rows    *ttlmap.Map[int64, map[rowKey]struct{}] // by day
+	rows    *ttlmap.Map[int64, *memoryRows] // by day
 	buckets *ttlmap.Map[Bucket, *memoryBucket]
 	boards  *ttlmap.Map[memoryKey, *memoryBoard]
+}
+
+// memoryRows are the rows that there are.
+type memoryRows struct {
+	known         map[rowKey]struct{}
+	routes, nodes int
+}
+
+// name returns the row in which k is counted.
+func (m *memoryRows) name(k rowKey) rowKey {
+	if _, ok := m.known[k]; ok || k.name == Other {
+		return k
+	}
+	count, most := &m.routes, MaxRoutes
+	if k.kind == KindNode {
+		count, most = &m.nodes, MaxNodes
+	}
+	if *count == most {
+		return rowKey{k.kind, Other}
+	}
+	*count++
+	m.known[k] = struct{}{}
+	return k
 }
 
 type memoryBucket struct {
@@ -52,7 +75,7 @@ func NewMemoryStore() *MemoryStore {
 	return &MemoryStore{
 		salts:   ttlmap.New[int64, []byte](),
 		applied: ttlmap.New[string, uint64](),
-		rows:    ttlmap.New[int64, map[rowKey]struct{}](),
+		rows:    ttlmap.New[int64, *memoryRows](),
 		buckets: ttlmap.New[Bucket, *memoryBucket](),
 		boards:  ttlmap.New[memoryKey, *memoryBoard](),
 	}
@@ -108,11 +131,11 @@ func (m *MemoryStore) Apply(ctx context.Context, b *Batch) (Receipt, error) {
 func (m *MemoryStore) addSlice(s Slice) {
 	minute := Bucket{UnitMinute, s.Minute}
 	day := minute.In(UnitDay)
-	known, _, ok := m.rows.Get(day.N)
+	names, _, ok := m.rows.Get(day.N)
 	if !ok {
-		known = make(map[rowKey]struct{})
+		names = &memoryRows{known: make(map[rowKey]struct{})}
 	}
-	m.rows.Set(day.N, known, UnitDay.Keep())
+	m.rows.Set(day.N, names, UnitDay.Keep())
 	for _, u := range []Unit{UnitMinute, UnitHour, UnitDay} {
 		at := minute.In(u)
 		b, _, ok := m.buckets.Get(at)
@@ -122,14 +145,7 @@ func (m *MemoryStore) addSlice(s Slice) {
 		m.buckets.Set(at, b, u.Keep())
 		for i := range s.Rows {
 			row := &s.Rows[i]
-			k := rowKey{row.Kind, row.Name}
-			if _, ok := known[k]; !ok && row.Name != Other {
-				if len(known) < MaxRows {
-					known[k] = struct{}{}
-				} else {
-					k.name = Other
-				}
-			}
+			k := names.name(rowKey{row.Kind, row.Name})
 			if b.rows[k] == nil {
 				b.rows[k] = new(Counters)
 			}

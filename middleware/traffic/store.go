@@ -171,9 +171,13 @@ const (
 // there was no room.
 const Other = "(other)"
 
-// MaxRows is how many rows a store has for a day, of routes and nodes together,
-// besides those called Other. What comes on top is counted in those.
-const MaxRows = 510
+// MaxRoutes and MaxNodes are how many rows a store has for a day, besides those called
+// Other. What comes on top is counted in those. Servers that have another name each time
+// that they start take no row from a route so, nor routes that are paths from a server.
+const (
+	MaxRoutes = 382
+	MaxNodes  = 128
+)
 
 // Row is what was counted of one route, or on one node.
 type Row struct {

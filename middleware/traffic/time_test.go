@@ -227,10 +227,43 @@ func TestManyRoutes(t *testing.T) {
 	require.NoError(t, r.Flush(t.Context()))
 	report := lastHour(t, r)
 	assert.Equal(t, uint64(10_000), report.Total.Requests())
-	assert.LessOrEqual(t, len(report.Routes), traffic.MaxRows+1)
+	assert.LessOrEqual(t, len(report.Routes), traffic.MaxRoutes+1)
 	assert.Equal(t, traffic.Other, report.Routes[0].Name)
 	for _, row := range report.Routes {
 		assert.LessOrEqual(t, len(row.Name), 200)
+	}
+}
+
+// TestRoutesTakeNoNamesFromServers: servers whose programs take paths for routes have
+// their names in a report all the same; and servers with another name each time that
+// they start leave room for routes.
+func TestRoutesTakeNoNamesFromServers(t *testing.T) {
+	for _, tt := range []struct{ nodes, routes int }{{5, 300}, {600, 10}} {
+		store := traffic.NewMemoryStore()
+		var last *traffic.Recorder
+		for n := range tt.nodes {
+			r := newRecorder(t, store, &traffic.Options{Node: fmt.Sprint("web", n)})
+			for i := range tt.routes {
+				r.Record(traffic.Hit{Route: fmt.Sprint("route ", n*tt.routes+i), Status: 200})
+			}
+			require.NoError(t, r.Close(t.Context()))
+			last = r
+		}
+		report := lastHour(t, last)
+		assert.Equal(t, uint64(tt.nodes*tt.routes), report.Total.Requests())
+		has := map[traffic.Kind]int{}
+		requests := map[traffic.Kind]uint64{}
+		for _, rows := range [][]traffic.Row{report.Nodes, report.Routes} {
+			for _, row := range rows {
+				requests[row.Kind] += row.Requests()
+				if row.Name != traffic.Other {
+					has[row.Kind]++
+				}
+			}
+		}
+		assert.Equal(t, min(tt.nodes, traffic.MaxNodes), has[traffic.KindNode], "servers")
+		assert.Equal(t, traffic.MaxRoutes, has[traffic.KindRoute], "routes")
+		assert.Equal(t, requests[traffic.KindNode], requests[traffic.KindRoute], "all of them")
 	}
 }
 
@@ -423,6 +456,8 @@ func TestATimeThatIsNotKept(t *testing.T) {
 	})
 }
 
+const allRows = traffic.MaxRoutes + traffic.MaxNodes + 2
+
 // full is a Store in which every bucket has all rows that there can be.
 type full struct {
 	traffic.Store
@@ -435,7 +470,7 @@ func (f *full) Counters(_ context.Context, buckets []traffic.Bucket) ([][]traffi
 	f.most = max(f.most, len(buckets))
 	out := make([][]traffic.Row, len(buckets))
 	for i, b := range buckets {
-		for n := range traffic.MaxRows + 2 {
+		for n := range allRows {
 			kind := traffic.KindRoute
 			if n%2 == 1 {
 				kind = traffic.KindNode
@@ -470,12 +505,12 @@ func TestAReportInPieces(t *testing.T) {
 	want := uint64(0)
 	for i, p := range report.Points {
 		n := uint64(last) - uint64(len(report.Points)-1-i)
-		require.Equal(t, n*(traffic.MaxRows+2)/2, p.Requests())
+		require.Equal(t, n*allRows/2, p.Requests())
 		want += n
 	}
-	assert.Equal(t, want*(traffic.MaxRows+2)/2, report.Total.Requests())
-	require.Len(t, report.Routes, (traffic.MaxRows+2)/2)
-	require.Len(t, report.Nodes, (traffic.MaxRows+2)/2)
+	assert.Equal(t, want*allRows/2, report.Total.Requests())
+	require.Len(t, report.Routes, allRows/2)
+	require.Len(t, report.Nodes, allRows/2)
 	for _, row := range report.Routes {
 		require.Equal(t, want, row.Requests())
 	}

@@ -136,7 +136,7 @@ func (s *Store) calls(b *traffic.Batch) []call {
 		sketch := encodeSketch(sl.Visitors)
 		for from := 0; from < max(len(sl.Rows), 1); from += rowsAtOnce {
 			args := head(millis(traffic.UnitMinute.Keep()), millis(traffic.UnitHour.Keep()), millis(traffic.UnitDay.Keep()),
-				traffic.MaxRows+2, rowBits, sketch)
+				traffic.MaxRoutes, traffic.MaxNodes, rowBits, sketch)
 			sketch = nil
 			for i := from; i < min(len(sl.Rows), from+rowsAtOnce); i++ {
 				args = appendRow(args, &sl.Rows[i])

@@ -9,7 +9,8 @@
 -- KEYS[6..8]  the visitors of the minute, the hour and the day, HyperLogLogs
 -- KEYS[9]     a key that lives in this script only
 -- ARGV        part, number of the batch, time to live of the node in ms, those of
---             minute, hour and day, most rows, bits of a row, a HyperLogLog or '';
+--             minute, hour and day, most routes, most nodes, bits of a row, a
+--             HyperLogLog or '';
 --             then for each row: name, how many counters, and for each its place in
 --             the row and what to add
 -- Result      {seconds, microseconds} of the server's clock
@@ -18,7 +19,8 @@
 -- written apart from the counters, a server or a connection that dies in between
 -- would make it count twice, or not at all.
 
-local part, seq, maxrows, bits, sketch = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9]
+local part, seq, bits, sketch = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[9]), ARGV[10]
+local room = { r = tonumber(ARGV[7]) + 1, n = tonumber(ARGV[8]) + 1 } -- and the others
 local now = redis.call('TIME')
 if (tonumber(redis.call('HGET', KEYS[1], part)) or 0) >= seq then return now end
 
@@ -31,22 +33,26 @@ local rows, count = {}, 0
 for name in string.gmatch(names, '([^\n]*)\n') do
   rows[name] = count
   count = count + 1
+  local kind = string.sub(name, 1, 1)
+  room[kind] = room[kind] - 1
 end
 
 -- One BITFIELD adds many counters; the limit is Lua's, for arguments of a call.
 local limit, calls, args, added = 4000, {}, { '', 'OVERFLOW', 'SAT' }, {}
-local i = 10
+local i = 11
 while i <= #ARGV do
   local name, n = ARGV[i], tonumber(ARGV[i + 1])
   local row = rows[name]
   if not row then
-    if count < maxrows then
+    local kind = string.sub(name, 1, 1)
+    if room[kind] > 0 then
       row = count
       rows[name] = row
       count = count + 1
+      room[kind] = room[kind] - 1
       added[#added + 1] = name .. '\n'
     else
-      row = rows[string.sub(name, 1, 1) .. '(other)']
+      row = rows[kind .. '(other)']
     end
   end
   for j = i + 2, i + 2 * n, 2 do

@@ -298,21 +298,25 @@ var rules = []rule{
 		},
 	},
 	{
-		"there is room for MaxRows rows a day",
+		"there is room for MaxRoutes routes and MaxNodes nodes a day",
 		"What comes on top is counted in Other.",
 		func(f *fixture) {
 			s := traffic.Slice{Minute: f.minute.N}
-			for i := range traffic.MaxRows - 1 {
+			for i := range traffic.MaxRoutes {
 				s.Rows = append(s.Rows, route(fmt.Sprint(i), 1))
 			}
-			s.Rows = append(s.Rows, traffic.Row{Kind: traffic.KindNode, Name: "n", Counters: everything(1)})
+			f.apply(traffic.Batch{Slices: []traffic.Slice{s}})
+			s.Rows = []traffic.Row{{Kind: traffic.KindNode, Name: "n", Counters: everything(1)}}
+			for i := range traffic.MaxNodes - 1 {
+				s.Rows = append(s.Rows, traffic.Row{Kind: traffic.KindNode, Name: fmt.Sprint(i), Counters: everything(1)})
+			}
 			f.apply(traffic.Batch{Slices: []traffic.Slice{s}})
 			late := traffic.Slice{Minute: f.minute.N, Rows: []traffic.Row{
 				route("late", 1), route("later", 2), route("7", 5), {Kind: traffic.KindNode, Name: "late", Counters: everything(2)},
 			}}
 			f.apply(traffic.Batch{Slices: []traffic.Slice{late}})
 			rows := f.rows(f.minute.In(traffic.UnitDay))
-			require.Len(f, rows, traffic.MaxRows+2)
+			require.Len(f, rows, traffic.MaxRoutes+traffic.MaxNodes+2)
 			require.Equal(f, uint64(3), rows["r "+traffic.Other].Status[1])
 			require.Equal(f, everything(2), rows["n "+traffic.Other])
 			require.Equal(f, uint64(6), rows["r 7"].Status[1])
