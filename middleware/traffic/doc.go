@@ -18,10 +18,14 @@
 // servers. A server that is killed takes what it has counted since its last flush
 // with it, a second or so; Recorder.Close flushes.
 //
+// A request counts in the minute in which it ends, on the store's clock, whenever it is
+// sent. What is added to a leaderboard counts in the minute, the hour and the day in
+// which it is sent, a second or so later.
+//
 // While the store is away nothing is lost. Counters go on in the process, by the
 // minute for a quarter of an hour and together after that, and are sent when the
-// store is back. What is on leaderboards then counts for the minute, the hour and
-// the day of that moment.
+// store is back; what is added to leaderboards counts in the windows of that moment.
+// A process that has not reached the store since it began takes its own clock.
 //
 // Memory is bounded whatever comes. A process tells 255 routes apart and has counters
 // for no more than 15 minutes of them; a store tells 382 routes and 128 servers apart

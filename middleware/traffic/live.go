@@ -13,17 +13,24 @@ const (
 	// finds them under Other.
 	maxRoutes = 256
 	maxName   = 200
+	// maxSlices is how many minutes are told apart of what could not be sent.
+	maxSlices = 15
 )
 
 // live is what is being counted. Requests choose one of its shards at random, so
 // that they do not wait for each other.
 type live struct {
+	node   string
 	shards []liveShard
 	mask   uint32
+
+	mu   sync.Mutex // may be taken by who has a shard's
+	past []*slice   // what is in no shard any more, and was not taken
 }
 
 type liveShard struct {
 	mu       sync.Mutex
+	minute   int64 // of what is counted here, or 0 if it is not known
 	routes   map[string]*Counters
 	node     Counters
 	visitors Sketch
@@ -31,22 +38,33 @@ type liveShard struct {
 	_        [64]byte
 }
 
-func newLive() *live {
+func newLive(node string) *live {
 	n := 1
 	for n < min(runtime.GOMAXPROCS(0), 16) {
 		n *= 2
 	}
-	l := &live{shards: make([]liveShard, n), mask: uint32(n - 1)}
+	l := &live{node: node, shards: make([]liveShard, n), mask: uint32(n - 1)}
 	for i := range l.shards {
 		l.shards[i].routes = map[string]*Counters{Other: {}}
 	}
 	return l
 }
 
-// count adds a request, and its visitor if visitor is true.
-func (l *live) count(h *Hit, hash uint64, visitor bool) {
+// lock returns one of the shards, locked, in which a minute is counted. One that comes
+// late, by microseconds, counts in the next.
+func (l *live) lock(minute int64) *liveShard {
 	s := &l.shards[rand.Uint32()&l.mask]
 	s.mu.Lock()
+	if minute > s.minute {
+		l.turn(s, minute)
+		s.minute = minute
+	}
+	return s
+}
+
+// count adds a request, and its visitor if visitor is true.
+func (l *live) count(minute int64, h *Hit, hash uint64, visitor bool) {
+	s := l.lock(minute)
 	c := s.routes[h.Route]
 	if c == nil {
 		c = s.newRoute(h.Route)
@@ -69,38 +87,78 @@ func (s *liveShard) newRoute(route string) *Counters {
 	return c
 }
 
-func (l *live) visit(hash uint64) {
-	s := &l.shards[rand.Uint32()&l.mask]
-	s.mu.Lock()
+func (l *live) visit(minute int64, hash uint64) {
+	s := l.lock(minute)
 	s.visitors.Add(hash)
 	s.seen = true
 	s.mu.Unlock()
 }
 
-// drain moves what was counted to a.
-func (l *live) drain(a *slice) {
+// gather moves what was counted out of all shards. now is the present minute.
+func (l *live) gather(now int64) {
 	for i := range l.shards {
 		s := &l.shards[i]
 		s.mu.Lock()
-		for route, c := range s.routes {
-			if c.Requests() > 0 {
-				a.row(KindRoute, rowName(route)).Add(c)
-				*c = Counters{}
-			}
-		}
-		if s.node.Requests() > 0 {
-			a.row(KindNode, a.node).Add(&s.node)
-			s.node = Counters{}
-		}
-		if s.seen {
-			if a.visitors == nil {
-				a.visitors = new(Sketch)
-			}
-			a.visitors.Merge(&s.visitors)
-			s.visitors, s.seen = Sketch{}, false
-		}
+		l.turn(s, now)
+		s.minute = 0
 		s.mu.Unlock()
 	}
+}
+
+// turn moves what a shard, which is locked, has counted to the slice of its minute, or
+// that of now if it has none.
+func (l *live) turn(s *liveShard, now int64) {
+	if s.node.Requests() == 0 && !s.seen {
+		return
+	}
+	minute := s.minute
+	if minute == 0 {
+		minute = now
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	a := l.slice(minute)
+	for route, c := range s.routes {
+		if c.Requests() > 0 {
+			a.row(KindRoute, rowName(route)).Add(c)
+			*c = Counters{}
+		}
+	}
+	if s.node.Requests() > 0 {
+		a.row(KindNode, l.node).Add(&s.node)
+		s.node = Counters{}
+	}
+	if s.seen {
+		if a.visitors == nil {
+			a.visitors = new(Sketch)
+		}
+		a.visitors.Merge(&s.visitors)
+		s.visitors, s.seen = Sketch{}, false
+	}
+}
+
+// slice returns the slice of a minute, or the last one if there are too many.
+func (l *live) slice(minute int64) *slice {
+	for _, a := range l.past {
+		if a.minute == minute {
+			return a
+		}
+	}
+	if n := len(l.past); n == maxSlices {
+		return l.past[n-1]
+	}
+	a := &slice{minute: minute, rows: make(map[rowKey]*Counters)}
+	l.past = append(l.past, a)
+	return a
+}
+
+// take returns what was gathered, and forgets it.
+func (l *live) take() []*slice {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	past := l.past
+	l.past = nil
+	return past
 }
 
 // rowName returns s as it can stand in a store: short, and without characters that
@@ -121,7 +179,6 @@ func rowName(s string) string {
 // slice is what was counted in a minute and not sent.
 type slice struct {
 	minute   int64
-	node     string
 	rows     map[rowKey]*Counters
 	visitors *Sketch
 }
@@ -129,10 +186,6 @@ type slice struct {
 type rowKey struct {
 	kind Kind
 	name string
-}
-
-func newSlice(minute int64, node string) *slice {
-	return &slice{minute: minute, node: node, rows: make(map[rowKey]*Counters)}
 }
 
 func (a *slice) row(kind Kind, name string) *Counters {
@@ -149,20 +202,6 @@ func (a *slice) row(kind Kind, name string) *Counters {
 		a.rows[k] = c
 	}
 	return c
-}
-
-func (a *slice) empty() bool { return len(a.rows) == 0 && a.visitors == nil }
-
-func (a *slice) merge(o *slice) {
-	for k, c := range o.rows {
-		a.row(k.kind, k.name).Add(c)
-	}
-	switch {
-	case a.visitors == nil:
-		a.visitors = o.visitors
-	case o.visitors != nil:
-		a.visitors.Merge(o.visitors)
-	}
 }
 
 func (a *slice) batch() Slice {

@@ -19,8 +19,6 @@ const (
 	defaultInterval = time.Second
 	defaultTimeout  = 2 * time.Second
 	minInterval     = 10 * time.Millisecond
-	// maxSlices is how many minutes are told apart of what could not be sent.
-	maxSlices = 15
 	// defaultCapacity is how many members a board has in the store at least.
 	defaultCapacity = 256
 	maxCapacity     = 10_000
@@ -80,8 +78,7 @@ type Recorder struct {
 	// flushing guards what belongs to who flushes.
 	flushing chan struct{} // has room for one
 	seq      uint64
-	pending  []*slice // what was counted and is in no batch
-	frozen   *parcel  // what was sent, and not confirmed
+	frozen   *parcel // what was sent, and not confirmed
 	loggedAt time.Time
 
 	flushes, faults atomic.Uint64
@@ -100,7 +97,7 @@ type parcel struct {
 // New returns a Recorder that keeps its figures in store, and begins to flush. It
 // reports all faults of its arguments at once. o may be nil.
 func New(store Store, o *Options) (*Recorder, error) {
-	r := &Recorder{store: store, live: newLive(), id: rand.Text(), boards: make(map[string]*Board), stopped: make(chan struct{}), flushing: make(chan struct{}, 1)}
+	r := &Recorder{store: store, id: rand.Text(), boards: make(map[string]*Board), stopped: make(chan struct{}), flushing: make(chan struct{}, 1)}
 	if o != nil {
 		r.opts = *o
 	}
@@ -129,6 +126,7 @@ func New(store Store, o *Options) (*Recorder, error) {
 		opts.Node = host
 	}
 	opts.Node = rowName(opts.Node)
+	r.live = newLive(opts.Node)
 	if opts.Logger == nil {
 		opts.Logger = slog.Default()
 	}
@@ -223,7 +221,7 @@ func (r *Recorder) Flush(ctx context.Context) error {
 // flushAll belongs to who has the place in r.flushing.
 func (r *Recorder) flushAll(ctx context.Context) error {
 	err := r.salt(ctx) // before the rest, which then has those visitors that wait for it
-	r.drain()
+	r.live.gather(minuteOf(r.clock.now()))
 	if err == nil {
 		err = r.flush(ctx)
 	}
@@ -242,26 +240,12 @@ func (r *Recorder) flush(ctx context.Context) error {
 	return nil
 }
 
-// drain moves what was counted since the last time to the slice of its minute.
-func (r *Recorder) drain() {
-	s := newSlice(BucketOf(UnitMinute, r.clock.now()).N, r.opts.Node)
-	r.live.drain(s)
-	if s.empty() {
-		return
-	}
-	if n := len(r.pending); n > 0 && (r.pending[n-1].minute == s.minute || n == maxSlices) {
-		r.pending[n-1].merge(s)
-		return
-	}
-	r.pending = append(r.pending, s)
-}
-
 // freeze makes a batch of what is there. It stays as it is until the store has
 // confirmed it: it may have arrived although there was an error, and the store knows
 // it by its number only.
 func (r *Recorder) freeze() {
 	p := &parcel{batch: Batch{Node: r.id, Seq: r.seq + 1}}
-	for _, s := range r.pending {
+	for _, s := range r.live.take() {
 		p.batch.Slices = append(p.batch.Slices, s.batch())
 	}
 	now := r.clock.now()
@@ -280,7 +264,7 @@ func (r *Recorder) freeze() {
 	if len(p.batch.Slices)+len(p.batch.Boards) == 0 {
 		return
 	}
-	r.seq, r.pending, r.frozen = r.seq+1, nil, p
+	r.seq, r.frozen = r.seq+1, p
 }
 
 // send brings the frozen batch to the store.
@@ -336,20 +320,23 @@ func (r *Recorder) fetchSalt(ctx context.Context, day int64) error {
 	r.clock.sync(now)
 	switch d := newDaySalt(day, salt); dayOf(now) {
 	case day:
-		r.visitor.set(d, true, r.live.visit)
+		minute := r.clock.minute(r.clock.now())
+		r.visitor.set(d, true, func(hash uint64) { r.live.visit(minute, hash) })
 	case day - 1:
 		r.visitor.set(d, false, nil)
 	}
 	return nil
 }
 
-func dayOf(t time.Time) int64 { return BucketOf(UnitDay, t).N }
+func dayOf(t time.Time) int64    { return BucketOf(UnitDay, t).N }
+func minuteOf(t time.Time) int64 { return BucketOf(UnitMinute, t).N }
 
 // clock is the store's clock, as far as this process knows it: what the store has
 // said, and the monotonic time since then.
 type clock struct {
 	start  time.Time
 	origin atomic.Int64 // the store's time at start, in ns since 1970
+	synced atomic.Bool  // the store has said something
 }
 
 func (c *clock) begin() {
@@ -357,7 +344,19 @@ func (c *clock) begin() {
 	c.origin.Store(c.start.UnixNano())
 }
 
-func (c *clock) sync(store time.Time) { c.origin.Store(store.UnixNano() - int64(time.Since(c.start))) }
+func (c *clock) sync(store time.Time) {
+	c.origin.Store(store.UnixNano() - int64(time.Since(c.start)))
+	c.synced.Store(true)
+}
+
+// minute returns the minute that t, a time of the store, is in, or 0 as long as one does
+// not know.
+func (c *clock) minute(t time.Time) int64 {
+	if !c.synced.Load() {
+		return 0
+	}
+	return minuteOf(t)
+}
 
 func (c *clock) at(t time.Time) time.Time { return time.Unix(0, c.origin.Load()+int64(t.Sub(c.start))) }
 
@@ -425,8 +424,9 @@ const (
 func (r *Recorder) Record(h Hit) { r.record(&h, time.Now()) }
 
 func (r *Recorder) record(h *Hit, now time.Time) {
-	hash, ok := r.visitor.hash(h, dayOf(r.clock.at(now)))
-	r.live.count(h, hash, ok)
+	at := r.clock.at(now)
+	hash, ok := r.visitor.hash(h, dayOf(at))
+	r.live.count(r.clock.minute(at), h, hash, ok)
 	if h.Path != "" {
 		r.paths.Add(h.Path, 1)
 	}

@@ -125,6 +125,60 @@ func TestMinutesWhileTheStoreIsAway(t *testing.T) {
 	})
 }
 
+// TestMinutesWhileTheStoreHangs: a request counts in the minute in which it ends, also if
+// the flush of that minute is stuck for longer than it should be.
+func TestMinutesWhileTheStoreHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &hanging{traffic.NewMemoryStore(), make(chan struct{}, 99), make(chan struct{})}
+		r := newRecorder(t, store, &traffic.Options{Interval: time.Second})
+		until("10:00:30")
+		r.Record(traffic.Hit{Status: 200})
+		<-store.entered
+		for i := range 20 {
+			for range i + 1 {
+				r.Record(traffic.Hit{Status: 200})
+			}
+			time.Sleep(time.Minute)
+		}
+		close(store.leave)
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		report, err := r.Report(t.Context(), time.Now().Add(-30*time.Minute), time.Now(), traffic.UnitMinute)
+		require.NoError(t, err)
+		var got []uint64
+		for _, p := range report.Points {
+			if p.Requests() > 0 {
+				got = append(got, p.Requests())
+			}
+		}
+		assert.Equal(t, []uint64{2, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 + 16 + 17 + 18 + 19 + 20}, got, "those of a quarter of an hour, and the rest")
+	})
+}
+
+// TestTheLastSecondOfADay: what ends before midnight counts before midnight, whenever it
+// is sent. Else a visitor would be two on the next day.
+func TestTheLastSecondOfADay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRecorder(t, traffic.NewMemoryStore(), &traffic.Options{Interval: time.Second})
+		until("23:00:00")
+		time.Sleep(time.Second / 2)
+		until("23:59:59")
+		time.Sleep(3 * time.Second / 4)
+		r.Record(traffic.Hit{Status: 200, Visitor: "ada"})
+		until("00:00:03")
+		r.Record(traffic.Hit{Status: 200, Visitor: "ada"})
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		report, err := r.Report(t.Context(), time.Now().Add(-time.Hour), time.Now(), traffic.UnitDay)
+		require.NoError(t, err)
+		require.Len(t, report.Points, 2)
+		for _, p := range report.Points {
+			assert.Equal(t, uint64(1), p.Requests())
+			assert.Equal(t, uint64(1), p.Visitors)
+		}
+	})
+}
+
 // TestAReportOnAnyTime: whatever the time, a report has what lies in it and nothing
 // else, and says how far it had to extend it.
 func TestAReportOnAnyTime(t *testing.T) {
