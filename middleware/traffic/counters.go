@@ -2,6 +2,7 @@ package traffic
 
 import (
 	"math/bits"
+	"net/http"
 	"time"
 )
 
@@ -17,7 +18,8 @@ type Counters struct {
 	Status [5]uint64
 	// Bytes are those of the bodies of responses.
 	Bytes uint64
-	// Micros is the sum of the latencies in microseconds.
+	// Micros is the sum of the latencies in microseconds. An upgraded connection has
+	// none: it says nothing about how long requests take.
 	Micros uint64
 	// CacheLookups are the responses with a Cache-Status field (RFC 9211), and
 	// CacheHits those of them that came out of the cache.
@@ -47,20 +49,25 @@ func ratio(part, whole uint64) float64 {
 
 // Mean returns the mean latency.
 func (c *Counters) Mean() time.Duration {
-	if n := c.Requests(); n > 0 {
+	if n := c.timed(); n > 0 {
 		return time.Duration(c.Micros/n) * time.Microsecond
 	}
 	return 0
+}
+
+// timed returns how many requests have a latency.
+func (c *Counters) timed() (n uint64) {
+	for _, bucket := range c.Latency {
+		n += bucket
+	}
+	return n
 }
 
 // Percentile returns the latency that a share p of the requests, from 0 to 1,
 // stayed below. It is exact to an eighth or so: the histogram knows of buckets
 // only, and within one latencies are taken for spread evenly.
 func (c *Counters) Percentile(p float64) time.Duration {
-	var total uint64
-	for _, n := range c.Latency {
-		total += n
-	}
+	total := c.timed()
 	if total == 0 {
 		return 0
 	}
@@ -94,9 +101,11 @@ func (c *Counters) count(h *Hit) {
 	class := min(max(h.Status/100, 1), len(c.Status))
 	c.Status[class-1]++
 	c.Bytes += uint64(max(h.Bytes, 0))
-	micros := uint64(max(h.Latency, 0) / time.Microsecond)
-	c.Micros += micros
-	c.Latency[bucketOf(micros)]++
+	if h.Status != http.StatusSwitchingProtocols {
+		micros := uint64(max(h.Latency, 0) / time.Microsecond)
+		c.Micros += micros
+		c.Latency[bucketOf(micros)]++
+	}
 	switch h.Cache {
 	case CacheHit:
 		c.CacheLookups++

@@ -124,6 +124,33 @@ func TestWhatIsCountedOfAResponse(t *testing.T) {
 	}
 }
 
+// TestAnUpgradedConnectionHasNoLatency: how long a websocket is open says nothing about
+// how long requests take.
+func TestAnUpgradedConnectionHasNoLatency(t *testing.T) {
+	c := one(t, func(w http.ResponseWriter, _ *http.Request) {
+		conn, rw, err := http.NewResponseController(w).Hijack()
+		if assert.NoError(t, err) {
+			answer(rw)
+			conn.Close()
+		}
+	}, fetch("GET"))
+	assert.Equal(t, [5]uint64{0: 1}, c.Status)
+	assert.Zero(t, c.Micros)
+	assert.Zero(t, c.Latency)
+	assert.Zero(t, c.Mean())
+
+	r := newRecorder(t, traffic.NewMemoryStore(), nil)
+	for range 9 {
+		r.Record(traffic.Hit{Status: http.StatusSwitchingProtocols, Latency: time.Hour})
+	}
+	r.Record(traffic.Hit{Status: http.StatusOK, Latency: 100 * time.Millisecond})
+	require.NoError(t, r.Flush(t.Context()))
+	total := lastHour(t, r).Total
+	assert.Equal(t, [5]uint64{0: 9, 1: 1}, total.Status)
+	assert.Equal(t, 100*time.Millisecond, total.Mean(), "that of those that have one")
+	assert.Less(t, total.Percentile(0.99), 200*time.Millisecond)
+}
+
 func answer(rw *bufio.ReadWriter) {
 	fmt.Fprint(rw, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n")
 	rw.Flush()

@@ -398,8 +398,8 @@ type Hit struct {
 	// PathsBoard. Either may be empty.
 	Route, Path string
 	Status      int
-	Bytes       int64 // of the body of the response
-	Latency     time.Duration
+	Bytes       int64         // of the body of the response
+	Latency     time.Duration // does not count if Status is 101
 	Cache       CacheStatus
 	// Addr is the client's address, Visitor another name of the visitor, which
 	// goes first. Without either nobody is counted.
