@@ -46,8 +46,14 @@ func appendRow(args []any, row *traffic.Row) []any {
 	return args
 }
 
-// decodeRows reads what slice.lua has written.
+// decodeRows reads what slice.lua has written: nothing, if the names are those of
+// another table.
 func decodeRows(names, counters string) []traffic.Row {
+	id, names, _ := strings.Cut(strings.TrimPrefix(names, "#"), "\n")
+	counters, ours := strings.CutPrefix(counters, id)
+	if !ours {
+		return nil
+	}
 	var out []traffic.Row
 	for name := range strings.Lines(names) {
 		if counters == "" {

@@ -208,6 +208,53 @@ func TestRedisIsEmptied(t *testing.T) {
 	assert.Equal(t, int64(4), e.Score, "the node still knows what it has had of it")
 }
 
+// TestAnEvictedKey: figures may be lost with a key that Redis evicts, but none is given to
+// another route or server.
+func TestAnEvictedKey(t *testing.T) {
+	for _, what := range []string{"rows:d", "counters:m", "counters:h", "counters:d"} {
+		t.Run(what, func(t *testing.T) {
+			rdb := redistest.Standalone(t).Client(t)
+			o := redistraffic.Options{Prefix: redistest.Prefix(t), Site: "t"}
+			node := newRecorder(t, rdb, o, "web")
+			count := func(routes ...string) {
+				for _, route := range routes {
+					for range map[string]int{"a": 1, "b": 2, "c": 4, "d": 8}[route] {
+						node.Record(traffic.Hit{Route: route, Status: 200})
+					}
+				}
+				require.NoError(t, node.Flush(t.Context()))
+			}
+			count("a", "b", "c")
+			count("b")
+			// Whichever day it is.
+			keys, err := rdb.Keys(t.Context(), o.Prefix+"*"+what+"*").Result()
+			require.NoError(t, err)
+			require.NotEmpty(t, keys)
+			require.NoError(t, rdb.Del(t.Context(), keys...).Err())
+			for _, step := range []traffic.Unit{traffic.UnitMinute, traffic.UnitHour, traffic.UnitDay} { // while it is away
+				_, err := node.Report(t.Context(), time.Now().Add(-time.Minute), time.Now(), step)
+				require.NoError(t, err)
+			}
+			count("d", "c")
+			count("c")
+			for back, step := range map[time.Duration]traffic.Unit{time.Minute: traffic.UnitMinute, 3 * time.Hour: traffic.UnitHour, 9 * 24 * time.Hour: traffic.UnitDay} {
+				report, err := node.Report(t.Context(), time.Now().Add(-back), time.Now(), step)
+				require.NoError(t, err)
+				got := map[string]uint64{}
+				for _, row := range report.Routes {
+					got[row.Name] = row.Requests()
+				}
+				all := map[string]uint64{"a": 1, "b": 4, "c": 12, "d": 8}
+				late := map[string]uint64{"c": 8, "d": 8}
+				assert.Contains(t, []map[string]uint64{all, late}, got, "by %v", step)
+				require.Len(t, report.Nodes, 1)
+				assert.Equal(t, "web", report.Nodes[0].Name)
+				assert.Equal(t, report.Total.Requests(), report.Nodes[0].Requests())
+			}
+		})
+	}
+}
+
 // TestAKeyOfAnotherType: somebody else's key in the way is an error, and nothing is
 // counted twice when it is gone.
 func TestAKeyOfAnotherType(t *testing.T) {

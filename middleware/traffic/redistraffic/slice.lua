@@ -3,9 +3,11 @@
 --
 -- KEYS[1]     the node, a hash: the part of a batch → the number of the last batch of
 --             which that part was added
--- KEYS[2]     the names of the day's rows, each with a newline; the first is row 0
--- KEYS[3..5]  the counters of the minute, the hour and the day, row after row: 9 of
---             64 bits, and those of the latency histogram of 40 bits
+-- KEYS[2]     the table of the day's rows: '#', 16 digits that name it, a newline, and
+--             the names of the rows, each with a newline; the first is row 0
+-- KEYS[3..5]  the counters of the minute, the hour and the day: the digits of the table
+--             that has the names, and row after row 9 of 64 bits, and those of the
+--             latency histogram of 40 bits
 -- KEYS[6..8]  the visitors of the minute, the hour and the day, HyperLogLogs
 -- KEYS[9]     a key that lives in this script only
 -- ARGV        part, number of the batch, time to live of the node in ms, those of
@@ -18,6 +20,10 @@
 -- Why one script: a batch whose answer was lost comes again. If the number were
 -- written apart from the counters, a server or a connection that dies in between
 -- would make it count twice, or not at all.
+--
+-- Why tables have names of their own: where Redis evicts keys it may have evicted the
+-- table. What another one says about a row would be about somebody else, so counters of
+-- a table that is lost are lost with it.
 
 local part, seq, bits, sketch = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[9]), ARGV[10]
 local room = { r = tonumber(ARGV[7]) + 1, n = tonumber(ARGV[8]) + 1 } -- and the others
@@ -25,12 +31,14 @@ local now = redis.call('TIME')
 if (tonumber(redis.call('HGET', KEYS[1], part)) or 0) >= seq then return now end
 
 local names = redis.call('GET', KEYS[2])
-if not names then
-  names = 'r(other)\nn(other)\n'
+local id = names and string.match(names, '^#(%d+)\n')
+if not id then
+  id = string.format('%010d%06d', tonumber(now[1]), tonumber(now[2]))
+  names = '#' .. id .. '\nr(other)\nn(other)\n'
   redis.call('SET', KEYS[2], names)
 end
 local rows, count = {}, 0
-for name in string.gmatch(names, '([^\n]*)\n') do
+for name in string.gmatch(string.sub(names, #id + 3), '([^\n]*)\n') do
   rows[name] = count
   count = count + 1
   local kind = string.sub(name, 1, 1)
@@ -60,7 +68,7 @@ while i <= #ARGV do
     local wide, offset = 'i64', place * 64
     if place >= 9 then wide, offset = 'u40', 9 * 64 + (place - 9) * 40 end
     local k = #args
-    args[k + 1], args[k + 2], args[k + 3], args[k + 4] = 'INCRBY', wide, string.format('%d', row * bits + offset), ARGV[j + 1]
+    args[k + 1], args[k + 2], args[k + 3], args[k + 4] = 'INCRBY', wide, string.format('%d', #id * 8 + row * bits + offset), ARGV[j + 1]
     if k > limit then
       calls[#calls + 1] = args
       args = { '', 'OVERFLOW', 'SAT' }
@@ -82,9 +90,11 @@ if sketch ~= '' then
   end
   redis.call('DEL', KEYS[9])
 end
-for unit = 1, 3 do redis.call('STRLEN', KEYS[2 + unit]) end
+local lost = {}
+for unit = 1, 3 do lost[unit] = redis.call('GETRANGE', KEYS[2 + unit], 0, #id - 1) ~= id end
 
 for unit = 1, 3 do
+  if #calls > 0 and lost[unit] then redis.call('SET', KEYS[2 + unit], id) end
   for _, call in ipairs(calls) do
     call[1] = KEYS[2 + unit]
     redis.call('BITFIELD', unpack(call))
