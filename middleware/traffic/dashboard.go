@@ -56,7 +56,8 @@ const shownEntries = 10
 // Dashboard returns a handler that shows what happens, to those for whom authorise
 // returns true; the others get 403. If authorise is nil everybody gets 404.
 //
-// It answers with a page that renews itself every five seconds, or with JSON if the
+// It answers with a page that renews itself every five seconds, and says so if it cannot,
+// because the server is away or the visitor is logged out; or with JSON if the
 // query has format=json. The query's window is hour, day or month. The page is one
 // document with pictures in it: it loads nothing from anywhere, and its
 // Content-Security-Policy allows nothing but its own style and script.

@@ -125,6 +125,9 @@ func TestTheDashboardLoadsNothing(t *testing.T) {
 		assert.Equal(t, 4, strings.Count(page, `<svg viewBox="0 -16`))
 		assert.NotContains(t, page, "NaN")
 		assert.Contains(t, page, "</html>")
+		for _, id := range []string{"traffic", "ended", "away"} {
+			assert.Equal(t, 1, strings.Count(page, ` id="`+id+`"`), "the script looks for it")
+		}
 	}
 	empty := newRecorder(t, traffic.NewMemoryStore(), nil)
 	page := get(empty.Dashboard(everybody), "/").Body.String()
