@@ -38,7 +38,7 @@ func Example() {
 	if err := figures.Close(ctx); err != nil { // flushes; while it runs that happens every second
 		log.Fatal(err)
 	}
-	top, err := sold.Top(ctx, traffic.Day, 2)
+	top, err := sold.Top(ctx, traffic.AllTime, 2)
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -71,77 +71,79 @@ func shop() http.Handler {
 }
 
 func TestRequestsAreCountedByRouteStatusAndNode(t *testing.T) {
-	store := traffic.NewMemoryStore()
-	var recorders []*traffic.Recorder
-	var running sync.WaitGroup
-	for node := range 3 {
-		r := newRecorder(t, store, &traffic.Options{Node: fmt.Sprint("web", node)})
-		recorders = append(recorders, r)
-		h := r.Handler(shop())
-		for g := range 4 {
-			running.Go(func() {
-				for i := range 250 {
-					switch i % 5 {
-					case 0, 1:
-						w := get(h, fmt.Sprintf("/product/%d", i), func(r *http.Request) { r.RemoteAddr = fmt.Sprintf("192.0.2.%d:1", g) })
-						assert.Equal(t, fmt.Sprint("product ", i), w.Body.String())
-					case 2:
-						assert.Equal(t, http.StatusSeeOther, get(h, "/cart", func(r *http.Request) { r.Method = http.MethodPost }).Code)
-					case 3:
-						assert.Equal(t, http.StatusNotFound, get(h, "/nothing").Code)
-					case 4:
-						assert.Panics(t, func() { get(h, "/broken") })
+	atNoon(t, func(t *testing.T) {
+		store := traffic.NewMemoryStore()
+		var recorders []*traffic.Recorder
+		var running sync.WaitGroup
+		for node := range 3 {
+			r := newRecorder(t, store, &traffic.Options{Node: fmt.Sprint("web", node)})
+			recorders = append(recorders, r)
+			h := r.Handler(shop())
+			for g := range 4 {
+				running.Go(func() {
+					for i := range 250 {
+						switch i % 5 {
+						case 0, 1:
+							w := get(h, fmt.Sprintf("/product/%d", i), func(r *http.Request) { r.RemoteAddr = fmt.Sprintf("192.0.2.%d:1", g) })
+							assert.Equal(t, fmt.Sprint("product ", i), w.Body.String())
+						case 2:
+							assert.Equal(t, http.StatusSeeOther, get(h, "/cart", func(r *http.Request) { r.Method = http.MethodPost }).Code)
+						case 3:
+							assert.Equal(t, http.StatusNotFound, get(h, "/nothing").Code)
+						case 4:
+							assert.Panics(t, func() { get(h, "/broken") })
+						}
+						if i%50 == 0 {
+							assert.NoError(t, r.Flush(t.Context()))
+						}
 					}
-					if i%50 == 0 {
-						assert.NoError(t, r.Flush(t.Context()))
-					}
-				}
-			})
+				})
+			}
 		}
-	}
-	running.Wait()
-	for _, r := range recorders {
-		require.NoError(t, r.Flush(t.Context()))
-	}
-	report := lastHour(t, recorders[0])
-	routes := map[string][5]uint64{}
-	for _, row := range report.Routes {
-		routes[row.Name] = row.Status
-	}
-	assert.Equal(t, map[string][5]uint64{
-		"GET /product/{id}": {1: 1200}, "POST /cart": {2: 600}, "": {3: 600}, "GET /broken": {4: 600},
-	}, routes)
-	require.Len(t, report.Nodes, 3)
-	for i, row := range report.Nodes {
-		assert.Equal(t, fmt.Sprint("web", i), row.Name)
-		assert.Equal(t, uint64(1000), row.Requests())
-		assert.Equal(t, [5]uint64{1: 400, 2: 200, 3: 200, 4: 200}, row.Status)
-	}
-	assert.Equal(t, uint64(3000), report.Total.Requests())
-	assert.Equal(t, uint64(1200), report.Total.CacheLookups)
-	assert.InDelta(t, 1, report.Total.HitRatio(), 1e-9)
-	bytes := uint64(600 * len("404 page not found\n"))
-	for i := range 250 {
-		if i%5 < 2 {
-			bytes += 12 * uint64(len(fmt.Sprint("product ", i)))
+		running.Wait()
+		for _, r := range recorders {
+			require.NoError(t, r.Flush(t.Context()))
 		}
-	}
-	assert.Equal(t, bytes, report.Total.Bytes)
-	assert.Equal(t, uint64(4), report.Visitors, "one of them has the address of httptest")
-	var points uint64
-	for _, p := range report.Points {
-		points += p.Requests()
-	}
-	assert.Equal(t, uint64(3000), points)
+		report := lastHour(t, recorders[0])
+		routes := map[string][5]uint64{}
+		for _, row := range report.Routes {
+			routes[row.Name] = row.Status
+		}
+		assert.Equal(t, map[string][5]uint64{
+			"GET /product/{id}": {1: 1200}, "POST /cart": {2: 600}, "": {3: 600}, "GET /broken": {4: 600},
+		}, routes)
+		require.Len(t, report.Nodes, 3)
+		for i, row := range report.Nodes {
+			assert.Equal(t, fmt.Sprint("web", i), row.Name)
+			assert.Equal(t, uint64(1000), row.Requests())
+			assert.Equal(t, [5]uint64{1: 400, 2: 200, 3: 200, 4: 200}, row.Status)
+		}
+		assert.Equal(t, uint64(3000), report.Total.Requests())
+		assert.Equal(t, uint64(1200), report.Total.CacheLookups)
+		assert.InDelta(t, 1, report.Total.HitRatio(), 1e-9)
+		bytes := uint64(600 * len("404 page not found\n"))
+		for i := range 250 {
+			if i%5 < 2 {
+				bytes += 12 * uint64(len(fmt.Sprint("product ", i)))
+			}
+		}
+		assert.Equal(t, bytes, report.Total.Bytes)
+		assert.Equal(t, uint64(4), report.Visitors, "one of them has the address of httptest")
+		var points uint64
+		for _, p := range report.Points {
+			points += p.Requests()
+		}
+		assert.Equal(t, uint64(3000), points)
 
-	board, err := recorders[1].Board(traffic.PathsBoard, nil)
-	require.NoError(t, err)
-	top, err := board.Top(t.Context(), traffic.AllTime, 3)
-	require.NoError(t, err)
-	require.Len(t, top, 3)
-	for _, e := range top {
-		assert.Equal(t, int64(600), e.Score)
-	}
+		board, err := recorders[1].Board(traffic.PathsBoard, nil)
+		require.NoError(t, err)
+		top, err := board.Top(t.Context(), traffic.AllTime, 3)
+		require.NoError(t, err)
+		require.Len(t, top, 3)
+		for _, e := range top {
+			assert.Equal(t, int64(600), e.Score)
+		}
+	})
 }
 
 func TestOptionsAreValidated(t *testing.T) {
@@ -196,33 +198,35 @@ func (f *failing) Apply(ctx context.Context, b *traffic.Batch) (traffic.Receipt,
 }
 
 func TestARetriedFlushCountsOnce(t *testing.T) {
-	for _, after := range []bool{false, true} {
-		store := &failing{Store: traffic.NewMemoryStore()}
-		r := newRecorder(t, store, nil)
-		board, err := r.Board("products", nil)
-		require.NoError(t, err)
-		h := r.Handler(shop())
-		for i := range 10 {
-			get(h, "/product/1")
-			board.Add("teapot", 2)
-			store.set(!after && i%3 != 0, after && i%3 != 0)
-			_ = r.Flush(t.Context())
-			board.Add("teapot", 1)
-			if i%3 != 0 {
-				require.ErrorIs(t, r.Flush(t.Context()), errAway)
-			}
-		}
-		store.set(false, false)
-		require.NoError(t, r.Flush(t.Context()))
-		assert.Equal(t, uint64(10), lastHour(t, r).Total.Requests())
-		for _, w := range []traffic.Window{traffic.Day, traffic.AllTime} {
-			e, ok, err := board.Rank(t.Context(), w, "teapot")
+	atNoon(t, func(t *testing.T) {
+		for _, after := range []bool{false, true} {
+			store := &failing{Store: traffic.NewMemoryStore()}
+			r := newRecorder(t, store, nil)
+			board, err := r.Board("products", nil)
 			require.NoError(t, err)
-			require.True(t, ok)
-			assert.Equal(t, traffic.Entry{Rank: 1, Member: "teapot", Score: 30}, e)
+			h := r.Handler(shop())
+			for i := range 10 {
+				get(h, "/product/1")
+				board.Add("teapot", 2)
+				store.set(!after && i%3 != 0, after && i%3 != 0)
+				_ = r.Flush(t.Context())
+				board.Add("teapot", 1)
+				if i%3 != 0 {
+					require.ErrorIs(t, r.Flush(t.Context()), errAway)
+				}
+			}
+			store.set(false, false)
+			require.NoError(t, r.Flush(t.Context()))
+			assert.Equal(t, uint64(10), lastHour(t, r).Total.Requests())
+			for _, w := range []traffic.Window{traffic.Day, traffic.AllTime} {
+				e, ok, err := board.Rank(t.Context(), w, "teapot")
+				require.NoError(t, err)
+				require.True(t, ok)
+				assert.Equal(t, traffic.Entry{Rank: 1, Member: "teapot", Score: 30}, e)
+			}
+			assert.Positive(t, r.Stats().Faults)
 		}
-		assert.Positive(t, r.Stats().Faults)
-	}
+	})
 }
 
 // unreadable is a Store that takes everything and gives nothing.

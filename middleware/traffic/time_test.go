@@ -31,6 +31,16 @@ func until(clock string) {
 	time.Sleep(next.Sub(now))
 }
 
+// atNoon runs a test in a bubble, at noon: when a day, or an hour, ends in the middle of
+// a test, what it has counted is in another one than it asks for.
+func atNoon(t *testing.T, test func(t *testing.T)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		until("12:00:30")
+		test(t)
+	})
+}
+
 func TestBoardsOfMinutesHoursAndDays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRecorder(t, traffic.NewMemoryStore(), nil)
@@ -274,51 +284,55 @@ func TestPercentiles(t *testing.T) {
 
 // TestManyRoutes: a program that takes paths for routes.
 func TestManyRoutes(t *testing.T) {
-	r := newRecorder(t, traffic.NewMemoryStore(), nil)
-	for i := range 10_000 {
-		r.Record(traffic.Hit{Route: fmt.Sprint("route ", i, strings.Repeat("x", 300)), Status: 200})
-	}
-	require.NoError(t, r.Flush(t.Context()))
-	report := lastHour(t, r)
-	assert.Equal(t, uint64(10_000), report.Total.Requests())
-	assert.LessOrEqual(t, len(report.Routes), traffic.MaxRoutes+1)
-	assert.Equal(t, traffic.Other, report.Routes[0].Name)
-	for _, row := range report.Routes {
-		assert.LessOrEqual(t, len(row.Name), 200)
-	}
+	atNoon(t, func(t *testing.T) {
+		r := newRecorder(t, traffic.NewMemoryStore(), nil)
+		for i := range 10_000 {
+			r.Record(traffic.Hit{Route: fmt.Sprint("route ", i, strings.Repeat("x", 300)), Status: 200})
+		}
+		require.NoError(t, r.Flush(t.Context()))
+		report := lastHour(t, r)
+		assert.Equal(t, uint64(10_000), report.Total.Requests())
+		assert.LessOrEqual(t, len(report.Routes), traffic.MaxRoutes+1)
+		assert.Equal(t, traffic.Other, report.Routes[0].Name)
+		for _, row := range report.Routes {
+			assert.LessOrEqual(t, len(row.Name), 200)
+		}
+	})
 }
 
 // TestRoutesTakeNoNamesFromServers: servers whose programs take paths for routes have
 // their names in a report all the same; and servers with another name each time that
 // they start leave room for routes.
 func TestRoutesTakeNoNamesFromServers(t *testing.T) {
-	for _, tt := range []struct{ nodes, routes int }{{5, 300}, {600, 10}} {
-		store := traffic.NewMemoryStore()
-		var last *traffic.Recorder
-		for n := range tt.nodes {
-			r := newRecorder(t, store, &traffic.Options{Node: fmt.Sprint("web", n)})
-			for i := range tt.routes {
-				r.Record(traffic.Hit{Route: fmt.Sprint("route ", n*tt.routes+i), Status: 200})
+	atNoon(t, func(t *testing.T) {
+		for _, tt := range []struct{ nodes, routes int }{{5, 300}, {600, 10}} {
+			store := traffic.NewMemoryStore()
+			var last *traffic.Recorder
+			for n := range tt.nodes {
+				r := newRecorder(t, store, &traffic.Options{Node: fmt.Sprint("web", n)})
+				for i := range tt.routes {
+					r.Record(traffic.Hit{Route: fmt.Sprint("route ", n*tt.routes+i), Status: 200})
+				}
+				require.NoError(t, r.Close(t.Context()))
+				last = r
 			}
-			require.NoError(t, r.Close(t.Context()))
-			last = r
-		}
-		report := lastHour(t, last)
-		assert.Equal(t, uint64(tt.nodes*tt.routes), report.Total.Requests())
-		has := map[traffic.Kind]int{}
-		requests := map[traffic.Kind]uint64{}
-		for _, rows := range [][]traffic.Row{report.Nodes, report.Routes} {
-			for _, row := range rows {
-				requests[row.Kind] += row.Requests()
-				if row.Name != traffic.Other {
-					has[row.Kind]++
+			report := lastHour(t, last)
+			assert.Equal(t, uint64(tt.nodes*tt.routes), report.Total.Requests())
+			has := map[traffic.Kind]int{}
+			requests := map[traffic.Kind]uint64{}
+			for _, rows := range [][]traffic.Row{report.Nodes, report.Routes} {
+				for _, row := range rows {
+					requests[row.Kind] += row.Requests()
+					if row.Name != traffic.Other {
+						has[row.Kind]++
+					}
 				}
 			}
+			assert.Equal(t, min(tt.nodes, traffic.MaxNodes), has[traffic.KindNode], "servers")
+			assert.Equal(t, traffic.MaxRoutes, has[traffic.KindRoute], "routes")
+			assert.Equal(t, requests[traffic.KindNode], requests[traffic.KindRoute], "all of them")
 		}
-		assert.Equal(t, min(tt.nodes, traffic.MaxNodes), has[traffic.KindNode], "servers")
-		assert.Equal(t, traffic.MaxRoutes, has[traffic.KindRoute], "routes")
-		assert.Equal(t, requests[traffic.KindNode], requests[traffic.KindRoute], "all of them")
-	}
+	})
 }
 
 func TestBoardsAreRefused(t *testing.T) {
@@ -370,24 +384,26 @@ func TestABoardOfTies(t *testing.T) {
 }
 
 func TestAround(t *testing.T) {
-	r := newRecorder(t, traffic.NewMemoryStore(), nil)
-	board, err := r.Board("players", nil)
-	require.NoError(t, err)
-	for i := range 20 {
-		board.Add(fmt.Sprint("player ", i), int64(100-i))
-	}
-	board.Add("player 3", -50)
-	require.NoError(t, r.Flush(t.Context()))
-	list, err := board.Around(t.Context(), traffic.Day, "player 10", 1)
-	require.NoError(t, err)
-	assert.Equal(t, []traffic.Entry{{Rank: 9, Member: "player 9", Score: 91}, {Rank: 10, Member: "player 10", Score: 90}, {Rank: 11, Member: "player 11", Score: 89}}, list)
-	e, ok, err := board.Rank(t.Context(), traffic.Day, "player 3")
-	require.NoError(t, err)
-	require.True(t, ok)
-	assert.Equal(t, traffic.Entry{Rank: 20, Member: "player 3", Score: 47}, e)
-	_, ok, err = board.Rank(t.Context(), traffic.Day, "nobody")
-	require.NoError(t, err)
-	assert.False(t, ok)
+	atNoon(t, func(t *testing.T) {
+		r := newRecorder(t, traffic.NewMemoryStore(), nil)
+		board, err := r.Board("players", nil)
+		require.NoError(t, err)
+		for i := range 20 {
+			board.Add(fmt.Sprint("player ", i), int64(100-i))
+		}
+		board.Add("player 3", -50)
+		require.NoError(t, r.Flush(t.Context()))
+		list, err := board.Around(t.Context(), traffic.Day, "player 10", 1)
+		require.NoError(t, err)
+		assert.Equal(t, []traffic.Entry{{Rank: 9, Member: "player 9", Score: 91}, {Rank: 10, Member: "player 10", Score: 90}, {Rank: 11, Member: "player 11", Score: 89}}, list)
+		e, ok, err := board.Rank(t.Context(), traffic.Day, "player 3")
+		require.NoError(t, err)
+		require.True(t, ok)
+		assert.Equal(t, traffic.Entry{Rank: 20, Member: "player 3", Score: 47}, e)
+		_, ok, err = board.Rank(t.Context(), traffic.Day, "nobody")
+		require.NoError(t, err)
+		assert.False(t, ok)
+	})
 }
 
 // TestServersWithoutTrafficBecomeSilent: more members on several servers than a board
@@ -438,17 +454,19 @@ func (c *counting) Apply(ctx context.Context, b *traffic.Batch) (traffic.Receipt
 
 // TestScoresThatAreTooLarge: a sum that does not fit must not come out on the other side.
 func TestScoresThatAreTooLarge(t *testing.T) {
-	r := newRecorder(t, traffic.NewMemoryStore(), nil)
-	board, err := r.Board("players", nil)
-	require.NoError(t, err)
-	for range 3 {
-		board.Add("rich", math.MaxInt64)
-		board.Add("poor", math.MinInt64)
-	}
-	require.NoError(t, r.Flush(t.Context()))
-	top, err := board.Top(t.Context(), traffic.AllTime, 2)
-	require.NoError(t, err)
-	assert.Equal(t, []traffic.Entry{{Rank: 1, Member: "rich", Score: 1 << 40}, {Rank: 2, Member: "poor", Score: -(1 << 40)}}, top)
+	atNoon(t, func(t *testing.T) {
+		r := newRecorder(t, traffic.NewMemoryStore(), nil)
+		board, err := r.Board("players", nil)
+		require.NoError(t, err)
+		for range 3 {
+			board.Add("rich", math.MaxInt64)
+			board.Add("poor", math.MinInt64)
+		}
+		require.NoError(t, r.Flush(t.Context()))
+		top, err := board.Top(t.Context(), traffic.AllTime, 2)
+		require.NoError(t, err)
+		assert.Equal(t, []traffic.Entry{{Rank: 1, Member: "rich", Score: 1 << 40}, {Rank: 2, Member: "poor", Score: -(1 << 40)}}, top)
+	})
 }
 
 // TestATimeThatIsNotKept: what is forgotten must not look like a time without traffic.
@@ -546,28 +564,30 @@ func (f *full) Visitors(_ context.Context, groups [][]traffic.Bucket) ([]uint64,
 // report holds the counters of some buckets at a time only. Four hundred days of all
 // rows are 98 MB in Redis.
 func TestAReportInPieces(t *testing.T) {
-	store := &full{Store: traffic.NewMemoryStore()}
-	r := newRecorder(t, store, nil)
-	require.NoError(t, r.Flush(t.Context()))
-	before := heap()
-	report, err := r.Report(t.Context(), time.Now().Add(-399*24*time.Hour), time.Now(), traffic.UnitDay)
-	require.NoError(t, err)
-	t.Logf("%d buckets, %d of them at a time at most; the heap grew by %d MiB", store.asked, store.most, int64(store.heap-before)>>20)
-	assert.LessOrEqual(t, store.most, 64)
-	assert.InDelta(t, 400, store.asked, 1, "each once")
-	last := traffic.BucketOf(traffic.UnitDay, report.To.Add(-1)).N
-	want := uint64(0)
-	for i, p := range report.Points {
-		n := uint64(last) - uint64(len(report.Points)-1-i)
-		require.Equal(t, n*allRows/2, p.Requests())
-		want += n
-	}
-	assert.Equal(t, want*allRows/2, report.Total.Requests())
-	require.Len(t, report.Routes, allRows/2)
-	require.Len(t, report.Nodes, allRows/2)
-	for _, row := range report.Routes {
-		require.Equal(t, want, row.Requests())
-	}
+	atNoon(t, func(t *testing.T) {
+		store := &full{Store: traffic.NewMemoryStore()}
+		r := newRecorder(t, store, nil)
+		require.NoError(t, r.Flush(t.Context()))
+		before := heap()
+		report, err := r.Report(t.Context(), time.Now().Add(-399*24*time.Hour), time.Now(), traffic.UnitDay)
+		require.NoError(t, err)
+		t.Logf("%d buckets, %d of them at a time at most; the heap grew by %d MiB", store.asked, store.most, int64(store.heap-before)>>20)
+		assert.LessOrEqual(t, store.most, 64)
+		assert.InDelta(t, 400, store.asked, 1, "each once")
+		last := traffic.BucketOf(traffic.UnitDay, report.To.Add(-1)).N
+		want := uint64(0)
+		for i, p := range report.Points {
+			n := uint64(last) - uint64(len(report.Points)-1-i)
+			require.Equal(t, n*allRows/2, p.Requests())
+			want += n
+		}
+		assert.Equal(t, want*allRows/2, report.Total.Requests())
+		require.Len(t, report.Routes, allRows/2)
+		require.Len(t, report.Nodes, allRows/2)
+		for _, row := range report.Routes {
+			require.Equal(t, want, row.Requests())
+		}
+	})
 }
 
 func heap() uint64 {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -186,20 +187,20 @@ func recall(exact map[string]int64, top []traffic.Entry) (found, wrong int) {
 	return found, wrong
 }
 
-// keyMemory returns what all keys take, but for those of minutes before the last one:
-// how many these are depends on how fast the test is.
+// keyMemory returns what all keys take, but for those of minutes, hours and days before
+// the last one: how many these are depends on how fast the test is, and when.
 func keyMemory(t testing.TB, rdb *redis.Client) (sum int64) {
 	keys, err := rdb.Keys(t.Context(), "*").Result()
 	require.NoError(t, err)
-	minute := regexp.MustCompile(`:m(\d+)`)
-	last := ""
+	bucket := regexp.MustCompile(`:([mhd])(\d+)`)
+	last := map[string]string{}
 	for _, key := range keys {
-		if m := minute.FindStringSubmatch(key); m != nil {
-			last = max(last, m[1])
+		if m := bucket.FindStringSubmatch(key); m != nil && !strings.Contains(key, ":salt:") {
+			last[m[1]] = max(last[m[1]], m[2])
 		}
 	}
 	for _, key := range keys {
-		if m := minute.FindStringSubmatch(key); m != nil && m[1] != last {
+		if m := bucket.FindStringSubmatch(key); m != nil && m[2] < last[m[1]] {
 			continue
 		}
 		n, err := rdb.MemoryUsage(t.Context(), key, 0).Result()
