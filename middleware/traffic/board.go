@@ -122,14 +122,27 @@ func (b *Board) bucket(w Window) (Bucket, error) {
 // Top returns the n members with the largest scores, the largest first.
 func (b *Board) Top(ctx context.Context, w Window, n int) ([]Entry, error) {
 	at, err := b.bucket(w)
-	var list []Entry
+	var lists [][]Entry
 	if err == nil {
-		list, err = b.recorder.store.Top(ctx, b.table.board, at, n)
+		lists, err = b.recorder.tops(ctx, []*Board{b}, at, n)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("traffic: top of %s: %w", b.table.board, err)
 	}
-	return list, nil
+	return lists[0], nil
+}
+
+// tops returns the tops of some boards.
+func (r *Recorder) tops(ctx context.Context, boards []*Board, at Bucket, n int) ([][]Entry, error) {
+	names := make([]string, len(boards))
+	for i, b := range boards {
+		names[i] = b.table.board
+	}
+	lists, err := r.store.Top(ctx, names, at, n)
+	if err == nil && len(lists) != len(boards) {
+		err = errLeftOut
+	}
+	return lists, err
 }
 
 // Rank returns the rank of a member, from 1, and its score, or false if it is not

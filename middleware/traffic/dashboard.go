@@ -202,15 +202,13 @@ func (r *Recorder) figures(ctx context.Context, v view) (*figures, error) {
 		f.Points = append(f.Points, point{p.Start, s})
 	}
 	f.Routes, f.Nodes = namedOf(report.Routes, length), namedOf(report.Nodes, length)
-	for _, b := range r.allBoards() {
-		list, err := b.Top(ctx, v.boards, shownEntries)
-		if err != nil {
-			return nil, err
-		}
-		if list == nil {
-			list = []Entry{} // null is no list
-		}
-		f.Boards[b.table.board] = list
+	boards := r.allBoards()
+	tops, err := r.tops(ctx, boards, v.boards.bucket(now), shownEntries)
+	if err != nil {
+		return nil, err
+	}
+	for i, b := range boards {
+		f.Boards[b.table.board] = append([]Entry{}, tops[i]...) // null is no list
 	}
 	return f, nil
 }

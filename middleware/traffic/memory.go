@@ -249,9 +249,16 @@ func (m *MemoryStore) Visitors(ctx context.Context, groups [][]Bucket) ([]uint64
 }
 
 // Top implements Store.
-func (m *MemoryStore) Top(ctx context.Context, board string, at Bucket, n int) ([]Entry, error) {
-	list, err := m.list(ctx, board, at)
-	return list[:max(0, min(n, len(list)))], err
+func (m *MemoryStore) Top(ctx context.Context, boards []string, at Bucket, n int) ([][]Entry, error) {
+	out := make([][]Entry, len(boards))
+	for i, board := range boards {
+		list, err := m.list(ctx, board, at)
+		if err != nil {
+			return nil, err
+		}
+		out[i] = list[:max(0, min(n, len(list)))]
+	}
+	return out, ctx.Err()
 }
 
 // Around implements Store.

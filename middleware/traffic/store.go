@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// A Store keeps the figures of all servers. Each method is one atomic step in it,
-// but for Apply, whose parts are. Time is the store's own.
+// A Store keeps the figures of all servers. Each method is one atomic step in it, but
+// for Apply and Top, whose parts are. Time is the store's own.
 //
 // Errors are for system faults only. Implementations must be safe for concurrent
 // use. The suite in package traffictest states the rules as tests.
@@ -32,9 +32,9 @@ type Store interface {
 	// buckets, each counted once in a group.
 	Visitors(ctx context.Context, groups [][]Bucket) ([]uint64, error)
 
-	// Top returns the n members of a board with the largest scores, the largest
-	// first.
-	Top(ctx context.Context, board string, b Bucket, n int) ([]Entry, error)
+	// Top returns the n members with the largest scores of each of some boards,
+	// the largest first.
+	Top(ctx context.Context, boards []string, b Bucket, n int) ([][]Entry, error)
 
 	// Around returns a member of a board with up to n members before and after
 	// it, in the order of Top, or nothing if it is not on the board.

@@ -1,8 +1,11 @@
 package redistraffic_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"testing"
 	"time"
@@ -86,6 +89,32 @@ func TestWhatAReportCosts(t *testing.T) {
 		assert.Equal(t, uint64(1), report.Total.Requests())
 		assert.InDelta(t, tt.points, len(report.Points), 1)
 		assert.LessOrEqual(t, calls(t, rdb)-before, 2+tt.points/64+1+tt.points+1, "INFO is one of them")
+	}
+}
+
+// TestWhatTheDashboardCosts: as much with many boards as with one.
+func TestWhatTheDashboardCosts(t *testing.T) {
+	server := redistest.NewStandalone(t)
+	proxy := redistest.NewProxy(t, server.Addr())
+	through := redis.NewClient(&redis.Options{Addr: proxy.Addr(), MaxRetries: -1})
+	t.Cleanup(func() { through.Close() })
+	node := newRecorder(t, through, redistraffic.Options{}, "web")
+	for i := range 40 {
+		board, err := node.Board(fmt.Sprint("board ", i), nil)
+		require.NoError(t, err)
+		board.Add("ada", int64(i+1))
+	}
+	require.NoError(t, node.Flush(t.Context()))
+	proxy.Reset()
+	w := httptest.NewRecorder()
+	node.Dashboard(func(*http.Request) bool { return true }).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/?format=json&window=month", nil))
+	require.Equal(t, http.StatusOK, w.Code)
+	assert.LessOrEqual(t, proxy.Stats().RoundTrips, int64(4), "counters, visitors and boards; the first answers of a pipeline may cross its end")
+	var f struct{ Boards map[string][]traffic.Entry }
+	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &f))
+	require.Len(t, f.Boards, 41)
+	for i := range 40 {
+		require.Equal(t, []traffic.Entry{{Rank: 1, Member: "ada", Score: int64(i + 1)}}, f.Boards[fmt.Sprint("board ", i)])
 	}
 }
 

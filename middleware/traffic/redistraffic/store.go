@@ -138,8 +138,11 @@ func serverTime(reply []any) (time.Time, error) {
 
 // Counters implements traffic.Store.
 func (s *Store) Counters(ctx context.Context, buckets []traffic.Bucket) ([][]traffic.Row, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fault(ctx, "counters", err)
+	}
 	if len(buckets) == 0 {
-		return nil, ctx.Err()
+		return nil, nil
 	}
 	places := map[string]int{}
 	var keys []string
@@ -157,10 +160,12 @@ func (s *Store) Counters(ctx context.Context, buckets []traffic.Bucket) ([][]tra
 	for i, b := range buckets {
 		sources[i] = source{place(s.rowsKey(b)), place(s.key("counters", b))}
 	}
-	values, err := one(ctx, s, func(p redis.Pipeliner) *redis.SliceCmd { return p.MGet(ctx, keys...) })
-	if err != nil {
+	pipe := s.client.Pipeline() // a Client has no commands of its own but scripts, so that it stays small
+	mget := pipe.MGet(ctx, keys...)
+	if _, err := pipe.Exec(ctx); err != nil {
 		return nil, fault(ctx, "counters", err)
 	}
+	values := mget.Val()
 	if len(values) != len(keys) {
 		return nil, fault(ctx, "counters", fmt.Errorf("%d values for %d keys", len(values), len(keys)))
 	}
@@ -206,20 +211,27 @@ func (s *Store) Visitors(ctx context.Context, groups [][]traffic.Bucket) ([]uint
 }
 
 // Top implements traffic.Store.
-func (s *Store) Top(ctx context.Context, board string, b traffic.Bucket, n int) ([]traffic.Entry, error) {
-	if n <= 0 {
-		return nil, ctx.Err()
-	}
-	list, err := one(ctx, s, func(p redis.Pipeliner) *redis.ZSliceCmd {
-		return p.ZRevRangeWithScores(ctx, s.boardKey(board, b), 0, int64(n)-1)
-	})
-	if err != nil {
+func (s *Store) Top(ctx context.Context, boards []string, b traffic.Bucket, n int) ([][]traffic.Entry, error) {
+	out := make([][]traffic.Entry, len(boards))
+	if err := ctx.Err(); err != nil {
 		return nil, fault(ctx, "top", err)
 	}
-	var out []traffic.Entry
-	for i, z := range list {
-		member, _ := z.Member.(string)
-		out = append(out, traffic.Entry{Rank: i + 1, Member: member, Score: int64(math.Floor(z.Score))})
+	if n <= 0 || len(boards) == 0 {
+		return out, nil
+	}
+	pipe := s.client.Pipeline()
+	cmds := make([]*redis.ZSliceCmd, len(boards))
+	for i, board := range boards {
+		cmds[i] = pipe.ZRevRangeWithScores(ctx, s.boardKey(board, b), 0, int64(n)-1)
+	}
+	if _, err := pipe.Exec(ctx); err != nil {
+		return nil, fault(ctx, "top", err)
+	}
+	for i, cmd := range cmds {
+		for place, z := range cmd.Val() {
+			member, _ := z.Member.(string)
+			out[i] = append(out[i], traffic.Entry{Rank: place + 1, Member: member, Score: int64(math.Floor(z.Score))})
+		}
 	}
 	return out, nil
 }
@@ -245,19 +257,6 @@ func (s *Store) Around(ctx context.Context, board string, b traffic.Bucket, memb
 		out = append(out, traffic.Entry{Rank: int(first) + 1 + i/2, Member: name, Score: int64(math.Floor(score))})
 	}
 	return out, nil
-}
-
-// one sends one command. Client has none of its own but scripts, so that it stays
-// small.
-func one[V any, C interface{ Result() (V, error) }](ctx context.Context, s *Store, send func(redis.Pipeliner) C) (V, error) {
-	if err := ctx.Err(); err != nil {
-		var none V
-		return none, err
-	}
-	pipe := s.client.Pipeline()
-	cmd := send(pipe)
-	_, _ = pipe.Exec(ctx) // the command has the error
-	return cmd.Result()
 }
 
 // fault wraps an error, which then matches that of ctx if ctx has ended.

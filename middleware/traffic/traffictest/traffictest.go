@@ -96,13 +96,24 @@ func (f *fixture) board(capacity int, updates ...traffic.Update) []uint16 {
 	return receipt.Boards[0].Admissions
 }
 
+func (f *fixture) topOf(board string, b traffic.Bucket, n int) []traffic.Entry {
+	f.Helper()
+	lists, err := f.store.Top(f.Context(), []string{board}, b, n)
+	require.NoError(f, err)
+	require.Len(f, lists, 1)
+	return lists[0]
+}
+
 func (f *fixture) top(want ...traffic.Entry) {
 	f.Helper()
 	for i := range want {
 		want[i].Rank = i + 1
 	}
-	got, err := f.store.Top(f.Context(), "b", all, 1000)
-	require.NoError(f, err)
+	got := f.topOf("b", all, 1000)
+	if len(want) == 0 {
+		require.Empty(f, got)
+		return
+	}
 	require.Equal(f, want, got)
 }
 
@@ -292,8 +303,7 @@ var rules = []rule{
 			}
 			running.Wait()
 			require.Equal(f, uint64(150), f.rows(f.minute)["r r"].Status[1])
-			list, err := f.store.Top(f.Context(), "b", all, 100)
-			require.NoError(f, err)
+			list := f.topOf("b", all, 100)
 			require.Len(f, list, 10)
 		},
 	},
@@ -380,20 +390,22 @@ var rules = []rule{
 			f.board(10, candidate("b", 2), candidate("a", 1), candidate("é {x}", 3), candidate("minus", -4), candidate("zero", 0))
 			f.top(traffic.Entry{Member: "é {x}", Score: 3}, traffic.Entry{Member: "b", Score: 2}, traffic.Entry{Member: "a", Score: 1},
 				traffic.Entry{Member: "zero"}, traffic.Entry{Member: "minus", Score: -4})
-			list, err := f.store.Top(f.Context(), "b", all, 2)
-			require.NoError(f, err)
+			list := f.topOf("b", all, 2)
 			require.Equal(f, []traffic.Entry{{Rank: 1, Member: "é {x}", Score: 3}, {Rank: 2, Member: "b", Score: 2}}, list)
 			for _, n := range []int{0, -1} {
-				list, err = f.store.Top(f.Context(), "b", all, n)
-				require.NoError(f, err)
+				list = f.topOf("b", all, n)
 				require.Empty(f, list)
 			}
-			list, err = f.store.Top(f.Context(), "b", f.minute, 10)
-			require.NoError(f, err)
+			list = f.topOf("b", f.minute, 10)
 			require.Empty(f, list, "another bucket is another board")
-			list, err = f.store.Top(f.Context(), "c", all, 10)
-			require.NoError(f, err)
+			list = f.topOf("c", all, 10)
 			require.Empty(f, list)
+			lists, err := f.store.Top(f.Context(), []string{"c", "b", "d"}, all, 1)
+			require.NoError(f, err)
+			require.Len(f, lists, 3)
+			require.Empty(f, lists[0])
+			require.Equal(f, []traffic.Entry{{Rank: 1, Member: "é {x}", Score: 3}}, lists[1])
+			require.Empty(f, lists[2])
 		},
 	},
 	{
@@ -470,12 +482,10 @@ var rules = []rule{
 				updates = append(updates, candidate(fmt.Sprint(i), int64(i)))
 			}
 			f.board(100, updates[:150]...)
-			list, err := f.store.Top(f.Context(), "b", all, 3000)
-			require.NoError(f, err)
+			list := f.topOf("b", all, 3000)
 			require.Len(f, list, 150)
 			f.board(100, updates[150:]...)
-			list, err = f.store.Top(f.Context(), "b", all, 3000)
-			require.NoError(f, err)
+			list = f.topOf("b", all, 3000)
 			require.GreaterOrEqual(f, len(list), 100)
 			require.LessOrEqual(f, len(list), 150)
 			for i, e := range list[:100] {
@@ -522,7 +532,7 @@ var rules = []rule{
 			require.ErrorIs(f, err, context.Canceled)
 			_, err = f.store.Visitors(done, [][]traffic.Bucket{{f.minute}})
 			require.ErrorIs(f, err, context.Canceled)
-			_, err = f.store.Top(done, "b", all, 1)
+			_, err = f.store.Top(done, []string{"b"}, all, 1)
 			require.ErrorIs(f, err, context.Canceled)
 			_, err = f.store.Around(done, "b", all, "m", 1)
 			require.ErrorIs(f, err, context.Canceled)
