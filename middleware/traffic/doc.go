@@ -28,13 +28,14 @@
 // A process that has not reached the store since it began takes its own clock.
 //
 // Memory is bounded whatever comes. A process tells 255 routes apart and has counters
-// for no more than 15 minutes of them; a store tells 382 routes and 128 servers apart
-// a day. The rest is counted as Other. A process knows 16,384 members of a leaderboard,
-// or eight times its capacity; when those are too many it forgets the ones that came
-// least, so that somebody who asks for a million paths that do not exist moves none of
-// those on top: not while half of all requests are his; where it is nine of ten, some of
-// the last ones of the top hundred are missing. Unique visitors are a HyperLogLog of 16 KiB, with a standard error
-// of 0.81 %: in 98 of 100 cases it is within 2 % of the truth.
+// for no more than 15 minutes of them, beside those of the batch under way; a store
+// tells 382 routes and 128 servers apart a day. The rest is counted as Other. A process
+// knows 16,384 members of a leaderboard, or eight times its capacity; when those are too
+// many it forgets the ones that came least, so that somebody who asks for a million paths
+// that do not exist moves none of those on top: not while half of all requests are his;
+// where it is nine of ten, some of the last ones of the top hundred are missing. Unique
+// visitors are a HyperLogLog of 16 KiB, with a standard error of 0.81 %: in 98 of 100
+// cases it is within 2 % of the truth.
 //
 // # Privacy
 //

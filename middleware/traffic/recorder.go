@@ -34,12 +34,15 @@ const PathsBoard = "paths"
 // Options are the optional settings of a Recorder. Nil and the zero value are the
 // defaults.
 type Options struct {
-	// Node names this server in reports. Default the host's name.
+	// Node names this server in reports. Default the host's name. A store tells
+	// MaxNodes of them apart a day; servers that get another name with each start
+	// had better be named here.
 	Node string
 	// Interval is the time between two flushes, and what is lost when a process
 	// is killed. Default 1 second, at least 10 ms.
 	Interval time.Duration
-	// Timeout bounds each step in the store. Default 2 seconds.
+	// Timeout bounds each step of a flush, and all that the dashboard reads
+	// together. Default 2 seconds.
 	Timeout time.Duration
 	// Route returns the route of a request, for routers that do not say it in
 	// Request.Pattern. It must be one of a few dozen: what comes after the
