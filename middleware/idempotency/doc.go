@@ -20,7 +20,9 @@
 // As long as the store keeps what it was told, of any number of requests with
 // one key, on any number of servers, at most one runs the handler at a time, and
 // none after a response was stored. A client that goes away does not end the
-// handler: its context goes on, so that there is a response for the retry.
+// handler: its context goes on, so that there is a response for the retry. If the
+// store loses its data meanwhile the response is stored all the same, and only
+// requests that come before that run the handler again.
 //
 // A server that dies in the middle leaves an operation of which nobody knows how
 // far it came. After the lease the next request with the key runs the handler

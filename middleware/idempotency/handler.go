@@ -154,7 +154,10 @@ func Attempt(ctx context.Context) int {
 
 // Handler returns a handler that runs next once for each key; see the package
 // documentation. The body of the request is read before, that of the response is
-// held back until it is stored, so that a Flush has no effect.
+// held back until it is stored, so that a Flush has no effect. Trailers are dropped.
+//
+// The body belongs to the request that the key is for. If middleware outside has read it
+// as a form, the form does; files of a form do not then.
 func (g *Guard) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !slices.Contains(g.opts.Methods, r.Method) {
@@ -243,6 +246,9 @@ func fingerprint(r *http.Request, body []byte) Fingerprint {
 		writePart(h, []byte(part))
 	}
 	writePart(h, body)
+	if r.PostForm != nil { // somebody outside has read the body
+		writePart(h, []byte(r.PostForm.Encode()))
+	}
 	return Fingerprint(h.Sum(nil))
 }
 

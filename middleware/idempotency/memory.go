@@ -100,11 +100,14 @@ func (m *MemoryStore) Extend(ctx context.Context, key, owner string, lease time.
 		return false, err
 	}
 	defer m.mu.Unlock()
-	r, ok := m.owned(key, owner)
-	if !ok || r.finished {
+	r, left, ok := m.requests.Get(key)
+	if !ok || r.owner != owner || r.finished {
 		return false, nil
 	}
 	r.leaseEnds = time.Now().Add(lease)
+	if left < lease {
+		m.requests.Set(key, r, lease)
+	}
 	return true, nil
 }
 

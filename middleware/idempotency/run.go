@@ -5,9 +5,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"net/http"
+	"runtime/debug"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -23,11 +26,39 @@ type run struct {
 	begin Begin
 }
 
-// step bounds one step in the store. A client that goes away does not end it.
+// step takes one step in the store. A client that goes away does not end it.
 func step[T any](u *run, do func(ctx context.Context) (T, error)) (T, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(u.r.Context()), u.guard.opts.Timeout)
+	return bounded(context.WithoutCancel(u.r.Context()), u.guard.opts.Timeout, do)
+}
+
+// bounded takes one step in the store, for as long as ctx and timeout say, also if the
+// store does not. A panic of the store is an error: some steps are taken where it would
+// end the process.
+func bounded[T any](ctx context.Context, timeout time.Duration, do func(ctx context.Context) (T, error)) (T, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	return do(ctx)
+	type outcome struct {
+		value T
+		err   error
+	}
+	done := make(chan outcome, 1)
+	go func() {
+		o := outcome{err: errors.New("idempotency: the store has ended its goroutine")}
+		defer func() {
+			if p := recover(); p != nil {
+				o.err = fmt.Errorf("idempotency: panic: %v\n\n%s", p, debug.Stack())
+			}
+			done <- o
+		}()
+		o.value, o.err = do(ctx)
+	}()
+	select {
+	case o := <-done:
+		return o.value, o.err
+	case <-ctx.Done():
+		var none T
+		return none, ctx.Err()
+	}
 }
 
 func (u *run) log(msg string, err error) {
@@ -39,6 +70,7 @@ func (u *run) log(msg string, err error) {
 func (u *run) serve() {
 	deadline := time.Now().Add(u.guard.opts.Wait)
 	var woken <-chan struct{}
+	var ran *recorder // what came of it here
 	for {
 		state, err := step(u, func(ctx context.Context) (State, error) { return u.guard.store.Begin(ctx, u.key, u.begin) })
 		switch {
@@ -54,7 +86,12 @@ func (u *run) serve() {
 			u.replay(state.Response)
 			return
 		case state.Phase == Started:
-			if u.execute(state.Attempt) {
+			// If it has run here, and nobody else has come to an end with it, the
+			// store has forgotten it: what came of it is what there is.
+			if ran == nil {
+				ran = u.execute(state.Attempt)
+			}
+			if u.settle(ran) {
 				return
 			}
 			// Somebody else has taken over, and this one is a duplicate like
@@ -105,16 +142,15 @@ func (u *run) wait(woken <-chan struct{}, lease time.Duration, deadline time.Tim
 	}
 }
 
-// execute runs the handler and answers. It reports false if that was in vain: the
-// lease was lost, and there is another runner.
-func (u *run) execute(attempt int) bool {
+// execute runs the handler.
+func (u *run) execute(attempt int) *recorder {
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(u.r.Context()))
 	defer cancel(context.Canceled)
 	renewed := make(chan struct{})
-	stop := make(chan struct{})
+	renewing, stop := context.WithCancel(context.WithoutCancel(u.r.Context()))
 	go func() {
 		defer close(renewed)
-		u.renew(stop, cancel)
+		u.renew(renewing, cancel)
 	}()
 	rec := &recorder{u: u, header: u.w.Header().Clone(), outer: u.w.Header().Clone()}
 	done := false
@@ -123,20 +159,21 @@ func (u *run) execute(attempt int) bool {
 			return
 		}
 		// The handler has panicked: nobody knows how far it came.
-		close(stop)
+		stop()
 		<-renewed
 		u.abandon()
 	}()
 	u.next.ServeHTTP(rec, u.request(ctx, attempt))
 	done = true
-	close(stop)
+	stop()
 	<-renewed
-	return u.settle(rec)
+	rec.WriteHeader(http.StatusOK) // for a handler that wrote nothing
+	return rec
 }
 
-// settle stores the response and sends it.
+// settle stores the response and sends it. It reports false if that was in vain: the
+// lease was lost, and there may be another runner.
 func (u *run) settle(rec *recorder) bool {
-	rec.WriteHeader(http.StatusOK) // for a handler that wrote nothing
 	status := rec.status
 	switch {
 	case rec.passing:
@@ -193,30 +230,32 @@ func (u *run) abandon() {
 	}
 }
 
-// renew extends the lease until stop, and ends the handler's context when it can
+// renew extends the lease until ctx ends, and ends the handler's context when it can
 // not be promised any more.
-func (u *run) renew(stop <-chan struct{}, lost context.CancelCauseFunc) {
+func (u *run) renew(ctx context.Context, lost context.CancelCauseFunc) {
 	lease := u.guard.opts.Lease
 	confirmed := time.Now()
 	timer := time.NewTimer(lease / 3)
 	defer timer.Stop()
 	for {
 		select {
-		case <-stop:
+		case <-ctx.Done():
 			return
 		case <-timer.C:
 		}
 		asked := time.Now()
-		ctx, cancel := context.WithDeadline(context.WithoutCancel(u.r.Context()), confirmed.Add(lease))
-		still, err := u.guard.store.Extend(ctx, u.key, u.begin.Owner, lease)
-		cancel()
+		still, err := bounded(ctx, time.Until(confirmed.Add(lease*9/10)), func(ctx context.Context) (bool, error) {
+			return u.guard.store.Extend(ctx, u.key, u.begin.Owner, lease)
+		})
 		switch {
+		case ctx.Err() != nil:
+			return
 		case err == nil && !still:
 			lost(ErrLost)
 			return
 		case err == nil:
 			confirmed = asked
-		case time.Now().After(confirmed.Add(lease * 9 / 10)):
+		case !time.Now().Before(confirmed.Add(lease * 9 / 10)):
 			lost(ErrLost)
 			return
 		}
@@ -231,7 +270,11 @@ func (u *run) renew(stop <-chan struct{}, lost context.CancelCauseFunc) {
 // replay sends the response of the request that has run.
 func (u *run) replay(data []byte) {
 	var resp response
-	if err := json.Unmarshal(data, &resp); err != nil {
+	err := json.Unmarshal(data, &resp)
+	if err == nil && (resp.Status < 200 || resp.Status > 999) {
+		err = fmt.Errorf("idempotency: the stored status is %d", resp.Status)
+	}
+	if err != nil {
 		u.log("idempotency: a stored response cannot be read", err)
 		refuse(u.w, http.StatusInternalServerError, "The request has run, but its response cannot be read", "")
 		return
@@ -242,8 +285,14 @@ func (u *run) replay(data []byte) {
 		return
 	}
 	h := u.w.Header()
-	for name, values := range resp.Header {
-		h[name] = values
+	for name, values := range resp.Fields {
+		if slices.Contains(notKept, http.CanonicalHeaderKey(name)) {
+			continue // not by a Guard
+		}
+		h[name] = nil
+		for _, v := range values {
+			h[name] = append(h[name], string(v))
+		}
 	}
 	h.Set(replayedField, "true")
 	u.w.WriteHeader(resp.Status)
@@ -252,10 +301,10 @@ func (u *run) replay(data []byte) {
 
 // response is what is stored of a response.
 type response struct {
-	Status  int         `json:"status"`
-	Header  http.Header `json:"header,omitempty"`
-	Body    []byte      `json:"body,omitempty"`
-	TooLong bool        `json:"tooLong,omitempty"`
+	Status  int                 `json:"status"`
+	Fields  map[string][][]byte `json:"fields,omitempty"` // not strings: JSON has UTF-8 only
+	Body    []byte              `json:"body,omitempty"`
+	TooLong bool                `json:"tooLong,omitempty"`
 }
 
 // notKept are fields that belong to one connection or one sending (RFC 9110,
@@ -280,7 +329,11 @@ type recorder struct {
 func (rec *recorder) Header() http.Header { return rec.header }
 
 // WriteHeader implements http.ResponseWriter. Informational responses are dropped.
+// Like net/http's it panics for a status that is none.
 func (rec *recorder) WriteHeader(status int) {
+	if status < 100 || status > 999 {
+		panic(fmt.Sprintf("idempotency: invalid WriteHeader code %v", status))
+	}
 	if status >= 200 && rec.status == 0 {
 		rec.status, rec.sent = status, rec.header.Clone() // what comes later is too late
 	}
@@ -306,19 +359,29 @@ func (rec *recorder) Write(p []byte) (int, error) {
 	return rec.body.Write(p)
 }
 
+// Flush implements http.Flusher. It has an effect only if the response is too long to be
+// kept.
+func (rec *recorder) Flush() {
+	rec.WriteHeader(http.StatusOK)
+	if rec.passing {
+		_ = http.NewResponseController(rec.u.w).Flush() // the server's own may have none
+	}
+}
+
 // response returns what is to be stored: what the handler has set, not what
 // others had before.
 func (rec *recorder) response() response {
-	h := rec.sent.Clone()
-	for name, values := range rec.outer {
-		if len(h[name]) == len(values) && (len(values) == 0 || h[name][0] == values[0]) {
-			delete(h, name)
+	fields := make(map[string][][]byte)
+	for name, values := range rec.sent {
+		if before, ok := rec.outer[name]; ok && slices.Equal(before, values) || slices.Contains(notKept, http.CanonicalHeaderKey(name)) {
+			continue
+		}
+		fields[name] = [][]byte{}
+		for _, v := range values {
+			fields[name] = append(fields[name], []byte(v))
 		}
 	}
-	for _, name := range notKept {
-		h.Del(name)
-	}
-	return response{Status: rec.status, Header: h, Body: rec.body.Bytes()}
+	return response{Status: rec.status, Fields: fields, Body: rec.body.Bytes()}
 }
 
 // refuse answers with a problem document (RFC 9457).

@@ -17,7 +17,7 @@ type Store interface {
 	// before, or the one who runs it has neither finished nor extended its lease
 	// in time, or has abandoned it, it may: it is Started, and owner's for the
 	// time of lease. The key is forgotten ttl after the last Begin that started
-	// it.
+	// it, or at the end of the lease if that is later.
 	Begin(ctx context.Context, key string, b Begin) (State, error)
 
 	// Extend gives owner the lease anew and reports whether it is still the one

@@ -201,6 +201,19 @@ var rules = []rule{
 		},
 	},
 	{
+		"a key is not forgotten before its lease is over",
+		"The key is forgotten ttl after the last Begin that started it, or at the end of the lease if that is later.",
+		func(f *fixture) {
+			f.begin("a", print1, time.Second, time.Second)
+			f.extend(true, "a", long)
+			<-time.After(1100 * time.Millisecond)
+			require.Equal(f, idempotency.Running, f.begin("b", print1, long, long).Phase)
+			f.extend(true, "a", long)
+			f.finish(true, "a", "r")
+			f.finished("r")
+		},
+	},
+	{
 		"who watches is woken",
 		"Watch tells when the request may have been finished or abandoned.",
 		func(f *fixture) {

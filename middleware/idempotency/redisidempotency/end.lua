@@ -1,7 +1,8 @@
 -- Extends, finishes or abandons a request, if it is still its owner's.
 --
 -- KEYS[1]  the request, a hash (see begin.lua)
--- ARGV     owner, E or F or A, ms (E: of the lease, F: to live), response (F),
+-- ARGV     owner, E or F or A, ms (E: of the lease, and to live at least, F: to
+--          live), response (F),
 --          channel that tells of the end
 -- Result   1 if it was done, or had been done by the same command before; else 0
 --
@@ -16,6 +17,7 @@ if op == 'E' then
   local time = redis.call('TIME')
   local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
   redis.call('HSET', KEYS[1], 'e', string.format('%.0f', now + tonumber(ms)))
+  if redis.call('PTTL', KEYS[1]) < tonumber(ms) then redis.call('PEXPIRE', KEYS[1], ms) end
   return 1
 elseif op == 'F' then
   redis.call('HSET', KEYS[1], 'r', ARGV[4])
