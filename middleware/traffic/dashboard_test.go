@@ -127,6 +127,7 @@ func TestTheDashboardLoadsNothing(t *testing.T) {
 			assert.Contains(t, page, "web&lt;1&gt;")
 			assert.Equal(t, 4, strings.Count(page, `<svg viewBox="0 -16`))
 			assert.NotContains(t, page, "NaN")
+			assert.NotRegexp(t, `<polyline class="\w+" points="[^ "]+"`, page, "a line of one point is not drawn")
 			assert.Contains(t, page, "</html>")
 			for _, id := range []string{"traffic", "ended", "away"} {
 				assert.Equal(t, 1, strings.Count(page, ` id="`+id+`"`), "the script looks for it")

@@ -164,8 +164,11 @@ func (f *figures) lines(title string, text func(float64) string, scale string, a
 			}
 			points = append(points, number(last)+","+number(chartHeight*(1-v/top)))
 		}
+		if len(points) == 1 {
+			points = append(points, points[0]) // a line of one point is not drawn, not even as a dot
+		}
 		l := line{Name: s.name, Class: s.class, Points: strings.Join(points, " ")}
-		if s.class == "a" && len(points) > 1 {
+		if s.class == "a" && first < last {
 			l.Area = fmt.Sprintf("%s,%d %s %s,%d", number(first), chartHeight, l.Points, number(last), chartHeight)
 		}
 		c.Lines = append(c.Lines, l)
