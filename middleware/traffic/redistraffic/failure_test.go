@@ -257,6 +257,29 @@ func TestAnEvictedKey(t *testing.T) {
 	}
 }
 
+// TestATableOfSomebodyElse: whatever stands in the place of the rows' names, counting goes on.
+func TestATableOfSomebodyElse(t *testing.T) {
+	rdb := redistest.Standalone(t).Client(t)
+	o := redistraffic.Options{Prefix: redistest.Prefix(t), Site: "t"}
+	node := newRecorder(t, rdb, o, "web")
+	require.NoError(t, node.Flush(t.Context()))
+	today := traffic.BucketOf(traffic.UnitDay, time.Now()).N
+	for i, table := range []string{
+		"", "\n", "x", "#", "#12", "#12\n", "#1234567890123456\n", "#1234567890123456\nq\n\n", "r(other)\nn(other)\nra\n",
+		"#1234567890123456\nr(other)\nn(other)\nzfoo\n\n",
+	} {
+		for day := range int64(2) { // it may be midnight
+			require.NoError(t, rdb.Set(t.Context(), fmt.Sprintf("%s{t}:rows:d%d", o.Prefix, today+day), table, 0).Err())
+		}
+		route := fmt.Sprint("route ", i)
+		node.Record(traffic.Hit{Route: route, Status: 200})
+		require.NoError(t, node.Flush(t.Context()), "%q", table)
+		report := total(t, node)
+		require.NotEmpty(t, report.Routes, "%q", table)
+		assert.Contains(t, report.Routes, traffic.Row{Kind: traffic.KindRoute, Name: route, Counters: report.Routes[0].Counters}, "%q", table)
+	}
+}
+
 // TestAKeyOfAnotherType: somebody else's key in the way is an error, and nothing is
 // counted twice when it is gone.
 func TestAKeyOfAnotherType(t *testing.T) {

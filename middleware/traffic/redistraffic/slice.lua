@@ -31,7 +31,7 @@ local now = redis.call('TIME')
 if (tonumber(redis.call('HGET', KEYS[1], part)) or 0) >= seq then return now end
 
 local names = redis.call('GET', KEYS[2])
-local id = names and string.match(names, '^#(%d+)\n')
+local id = names and string.match(names, '^#(%d+)\nr%(other%)\nn%(other%)\n') -- or somebody else has written it
 if not id then
   id = string.format('%010d%06d', tonumber(now[1]), tonumber(now[2]))
   names = '#' .. id .. '\nr(other)\nn(other)\n'
@@ -42,7 +42,7 @@ for name in string.gmatch(string.sub(names, #id + 3), '([^\n]*)\n') do
   rows[name] = count
   count = count + 1
   local kind = string.sub(name, 1, 1)
-  room[kind] = room[kind] - 1
+  room[kind] = (room[kind] or 0) - 1
 end
 
 -- One BITFIELD adds many counters; the limit is Lua's, for arguments of a call.
