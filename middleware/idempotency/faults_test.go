@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -133,7 +134,8 @@ func TestAStoreThatPanics(t *testing.T) {
 	for in, want := range map[string]int{"begin": http.StatusServiceUnavailable, "extend": http.StatusCreated, "finish": http.StatusCreated} {
 		t.Run(in, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				g, err := idempotency.New(&panicking{idempotency.NewMemoryStore(), in}, caller, time.Hour, &idempotency.Options{Lease: time.Second})
+				g, err := idempotency.New(&panicking{idempotency.NewMemoryStore(), in}, caller, time.Hour,
+					&idempotency.Options{Lease: time.Second, Logger: slog.New(slog.DiscardHandler)})
 				require.NoError(t, err)
 				h := g.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					select {

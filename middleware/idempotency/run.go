@@ -56,6 +56,11 @@ func bounded[T any](ctx context.Context, timeout time.Duration, do func(ctx cont
 	case o := <-done:
 		return o.value, o.err
 	case <-ctx.Done():
+	}
+	select {
+	case o := <-done: // both at once, on a busy machine
+		return o.value, o.err
+	default:
 		var none T
 		return none, ctx.Err()
 	}
@@ -244,7 +249,7 @@ func (u *run) renew(ctx context.Context, lost context.CancelCauseFunc) {
 		case <-timer.C:
 		}
 		asked := time.Now()
-		still, err := bounded(ctx, time.Until(confirmed.Add(lease*9/10)), func(ctx context.Context) (bool, error) {
+		still, err := bounded(ctx, time.Until(confirmed.Add(lease)), func(ctx context.Context) (bool, error) {
 			return u.guard.store.Extend(ctx, u.key, u.begin.Owner, lease)
 		})
 		switch {
