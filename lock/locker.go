@@ -62,6 +62,7 @@ type Locker struct {
 	observe   func(context.Context, Event)
 	abandoned *abandoned
 	lines     *lines
+	process   string // what all of its owners begin with
 
 	shared bool
 	limit  int // of shared leases; 0 for none
@@ -96,6 +97,7 @@ func New(store Store, o *Options) (*Locker, error) {
 		observe:   o.Observe,
 		abandoned: &abandoned{slots: make(chan struct{}, maxAbandoning)},
 		lines:     &lines{m: make(map[lineKey]*list.List)},
+		process:   rand.Text()[:6],
 	}
 	if l.drift == 0 {
 		l.drift = defaultDrift
@@ -217,6 +219,9 @@ func check(name string, ttl time.Duration) error {
 	return errors.Join(errs...)
 }
 
+// newOwner returns an owner that there has never been.
+func (l *Locker) newOwner() string { return l.process + "." + rand.Text() }
+
 // ask is one call of a Locker's method that wants a lease.
 type ask struct {
 	parent context.Context // of the lease's
@@ -233,7 +238,7 @@ func (l *Locker) ask(parent context.Context, name string, ttl time.Duration) (*a
 	}
 	return &ask{
 		parent: parent,
-		req:    Request{Name: name, Owner: rand.Text(), TTL: ttl, Shared: l.shared, Limit: l.limit, Fair: l.fair},
+		req:    Request{Name: name, Owner: l.newOwner(), TTL: ttl, Shared: l.shared, Limit: l.limit, Fair: l.fair},
 		began:  time.Now(),
 	}, nil
 }
@@ -278,7 +283,7 @@ func (l *Locker) try(ctx context.Context, a *ask) (*Lease, error) {
 	case !grant.Acquired:
 		a.placed = grant.Queued
 		if !a.placed {
-			a.req.Owner = rand.Text()
+			a.req.Owner = l.newOwner()
 		}
 		return nil, &HeldError{Name: a.req.Name, HeldFor: grant.HeldFor}
 	case !answered.Before(deadline):

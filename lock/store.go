@@ -59,7 +59,8 @@ type Request struct {
 	// Name is what is locked. Required.
 	Name string
 	// Owner identifies this one acquisition and must be unique to it.
-	// Required.
+	// Required. The owners of a Locker have the same before their first dot, so
+	// that a store can tell for which process a message is.
 	Owner string
 	// TTL is how long the lease lasts unless it is extended, at least 1 ms.
 	TTL time.Duration

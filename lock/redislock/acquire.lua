@@ -161,7 +161,8 @@ elseif not exclusive then
     wake(lease, shared, queue, places, 1, now)
     local next = redis.call('ZRANGE', queue, 127, 127)
     if next[1] and string.sub(next[1], 1, 3) == 's0:' then
-      redis.call('PUBLISH', channel(lease), string.sub(next[1], 4))
+      local reader = string.sub(next[1], 4)
+      redis.call('PUBLISH', channel(lease, reader), reader)
     end
   end
 end

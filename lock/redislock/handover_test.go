@@ -44,6 +44,32 @@ func TestHandOversBetweenProcesses(t *testing.T) {
 	assert.LessOrEqual(t, percentile(took, 99), p99+worst())
 }
 
+// Those who are not concerned do not even wake up.
+func TestAReleaseWakesOneProcess(t *testing.T) {
+	server := redistest.NewStandalone(t)
+	rdb := server.Client(t)
+	holder := newLocker(t, server.Addr(), "p:")
+	const waiters = 5
+	lease, err := holder.Acquire(within(t), "n", time.Minute)
+	require.NoError(t, err)
+	var waiting []<-chan acquired
+	for range waiters {
+		waiting = append(waiting, acquireSoon(t, newLocker(t, server.Addr(), "p:")))
+	}
+	subscribed := func() []string { return rdb.PubSubChannels(t.Context(), "p:{n}:turn:*").Val() }
+	eventually(t, patience, "each has a channel", func() bool { return len(subscribed()) == waiters })
+	for channel, n := range rdb.PubSubNumSub(t.Context(), subscribed()...).Val() {
+		assert.EqualValues(t, 1, n, channel)
+	}
+	for i := range waiters {
+		released := time.Now()
+		require.NoError(t, lease.Release(t.Context()))
+		lease = leaseOfAny(t, waiting)
+		assert.Less(t, time.Since(released), 900*time.Millisecond, "%d has not been woken", i)
+	}
+	require.NoError(t, lease.Release(t.Context()))
+}
+
 // Ten processes that wait for a lease that is held for long cost Redis next to
 // nothing.
 func TestWaitersCostNextToNothing(t *testing.T) {

@@ -41,8 +41,13 @@ func (k keys) all(owner string) []string {
 	return all
 }
 
-// channel returns the Pub/Sub channel on which those who wait are woken.
-func (k keys) channel() string { return string(k) + ":turn" }
+// channel returns the Pub/Sub channel on which owner is woken. wake.lua has the same.
+func (k keys) channel(owner string) string {
+	if process, _, ok := strings.Cut(owner, "."); ok {
+		return string(k) + ":turn:" + process
+	}
+	return string(k) + ":turn"
+}
 
 // tag returns name as it can stand in a key, differently for every name. A name
 // with braces would end the hash tag early or, like the empty name, be none at

@@ -221,7 +221,7 @@ func (q *Quorum) Watch(ctx context.Context, name, _ string) (turn <-chan struct{
 	watches := make(chan watch, len(q.servers))
 	for _, s := range q.servers {
 		go func() {
-			stop, err := s.hub.WatchWith(ctx, keysOf(q.prefix, name).channel(), "", wake)
+			stop, err := s.hub.WatchWith(ctx, keysOf(q.prefix, name).channel(""), "", wake)
 			watches <- watch{stop, err}
 		}()
 	}

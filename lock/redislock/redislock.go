@@ -136,7 +136,7 @@ func marked(err error) error {
 
 // Watch implements [lock.Store].
 func (s *Store) Watch(ctx context.Context, name, owner string) (turn <-chan struct{}, stop func(), err error) {
-	turn, stop, err = s.hub.Watch(ctx, s.keys(name).channel(), owner)
+	turn, stop, err = s.hub.Watch(ctx, s.keys(name).channel(owner), owner)
 	if err != nil {
 		return nil, nil, fmt.Errorf("redislock: watch: %w", err)
 	}

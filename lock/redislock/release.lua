@@ -64,7 +64,7 @@ redis.call('SET', ended, held and '+' or '-', 'PX', ARGV[3])
 
 if ARGV[5] == 'all' then
   if held then
-    redis.call('PUBLISH', channel(lease), '')
+    redis.call('PUBLISH', channel(lease, ''), '')
   end
 elseif ARGV[5] == 'turn' and redis.call('EXISTS', queue) == 1 then
   local me = ARGV[2] .. ':' .. owner

@@ -1,8 +1,11 @@
 -- Stands before acquire.lua and release.lua.
 
--- The channel on which those who wait are woken.
-local function channel(lease)
-  return lease .. ':turn'
+-- The channel on which a waiter is woken: that of its process, which its owner
+-- begins with, up to a dot. With one channel for all, each message would wake
+-- every process that waits. Owners without a dot have the channel of all.
+local function channel(lease, owner)
+  local dot = string.find(owner, '.', 1, true)
+  return lease .. ':turn' .. (dot and ':' .. string.sub(owner, 1, dot - 1) or '')
 end
 
 -- Wakes those in the queue for whom there is room, from the front, each with a
@@ -21,7 +24,7 @@ local function wake(lease, shared, queue, places, most, now)
     elseif kind == 'x' and sharing > 0 or kind == 's' and tonumber(limit) > 0 and sharing >= tonumber(limit) then
       return
     else
-      redis.call('PUBLISH', channel(lease), owner)
+      redis.call('PUBLISH', channel(lease, owner), owner)
       sharing = sharing + 1
       if kind == 'x' then
         return
