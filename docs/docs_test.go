@@ -16,6 +16,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -270,6 +271,17 @@ func exercise(t *testing.T, rdb *redis.Client) {
 	require.ErrorIs(redislock.FencedSet(ctx, rdb, "ledger", "late", 1, time.Minute), fence.ErrStale)
 	_, _, err = redislock.FencedGet(ctx, rdb, "ledger")
 	require.NoError(err)
+
+	var wg sync.WaitGroup
+	for range 4 { // the second and third release for one who waits
+		wg.Go(func() {
+			assert.NoError(t, locker.Do(ctx, "contended", time.Minute, func(context.Context, uint64) error {
+				<-time.After(30 * time.Millisecond) // it is not handed on
+				return nil
+			}))
+		})
+	}
+	wg.Wait()
 
 	pages, err := responsecache.New(rediscache.New(rdb, nil), &responsecache.Options{Locker: locker, StoreTimeout: 5 * time.Second})
 	require.NoError(err)

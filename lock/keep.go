@@ -31,6 +31,7 @@ type hold struct {
 	handedOn uint64             // how many times
 	inLine   bool               // it may be handed on to those who wait in the line
 	baton    bool               // it has the baton of the line
+	next     *watch             // for the next in line, if it is to enter the queue with the release
 	deadline time.Time          // up to which the store has confirmed the hold
 	loss     *time.Timer        // fires at deadline; nil before the first renewal
 	renewal  *time.Timer        // fires when it is time to renew
@@ -48,12 +49,15 @@ const (
 	gone           // the store says that it is not ours any more
 )
 
-// keep starts the timer of the first renewal. No goroutine runs for a hold between
-// renewals. Most holds are released before one, so that all else is left to that.
-func (h *hold) keep() {
+// begin makes the first Lease of the hold, and starts the timer of the first
+// renewal. No goroutine runs for a hold between renewals. Most holds are released
+// before one, so that all else is left to that.
+func (h *hold) begin(parent context.Context, token uint64) *Lease {
 	h.mu.Lock() // a timer that fires at once must find it
 	defer h.mu.Unlock()
+	h.lease = newLease(h, parent, token)
 	h.renewal = time.AfterFunc(min(h.untilRenewal(), time.Until(h.deadline)), h.renew)
+	return h.lease
 }
 
 // untilRenewal returns a bit less than a third of the TTL, differently long each
@@ -95,6 +99,8 @@ func (h *hold) renew() {
 		// A timer of its own, so that the loss comes on time whatever the renewal
 		// waits for.
 		h.loss = time.AfterFunc(time.Until(h.deadline), h.expire)
+		h.next.stop() // who holds for so long need not be fast
+		h.next = nil
 	}
 	asked := time.Now()
 	if h.state != live || !asked.Before(h.deadline) { // the latter is expire's to say
@@ -193,11 +199,77 @@ func (h *hold) handOn() bool {
 	})
 }
 
+// release releases the hold in the store. If others of the process wait, the first
+// of them enters the queue in the same step: at its end, as if it had asked after
+// the release.
+//
+// The step is taken in the name of the line and not of a waiter, who might leave
+// meanwhile, and must not have to wait for the answer then.
+func (h *hold) release(ctx context.Context, req Request) (held bool, err error) {
+	l := h.locker
+	next := h.takeNext()
+	if next == nil || !l.lines.waits(h.line) {
+		next.stop()
+		return l.store.Release(ctx, req)
+	}
+	to := h.req
+	to.Owner = next.owner
+	asked := time.Now()
+	held, grant, err := l.relay.Relay(ctx, req, to)
+	answered := time.Now()
+	deadline := asked.Add(l.reliable(to.TTL))
+	var t turn
+	var w *waiter
+	switch {
+	case err != nil: // it may have happened all the same
+		next.stop()
+		l.takeBack(ctx, to, err)
+		return held, err
+	case !grant.Acquired && !grant.Queued:
+		next.stop()
+		return held, nil
+	case !grant.Acquired || answered.Before(deadline):
+		w = l.lines.take(h.line)
+	}
+	if w == nil {
+		next.stop()
+		l.abandon(ctx, to)
+		return held, nil
+	}
+	if grant.Acquired {
+		following := &hold{locker: l, req: to, line: h.line, granted: answered, inLine: true, baton: true, deadline: deadline, next: l.watchSoon(ctx, to.Name)}
+		next.stop()
+		t.lease = following.begin(w.parent, grant.Token) //nolint:contextcheck // the lease outlives ctx
+	} else {
+		t.place, t.heldFor = next, grant.HeldFor
+	}
+	h.mu.Lock()
+	h.baton = false
+	h.mu.Unlock()
+	w.turn <- t
+	return held, nil
+}
+
+// takeNext returns the watch for the next in line, if there is one and it is still up
+// to this hold to say when that one's turn is.
+func (h *hold) takeNext() *watch {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.baton {
+		return nil
+	}
+	next := h.next
+	h.next = nil
+	return next
+}
+
 // passBaton says that the next in line may ask the store, if that is up to this
 // hold.
 func (h *hold) passBaton() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.next.stop()
+	h.next = nil
 	if h.baton {
 		h.baton = false
 		h.locker.lines.next(h.line)

@@ -110,7 +110,7 @@ func (l *Lease) release(ctx context.Context, was state) error {
 	if err != nil {
 		l.hold.locker.abandon(ctx, req)
 	} else {
-		held, err = l.hold.locker.store.Release(ctx, req)
+		held, err = l.hold.release(ctx, req)
 		if e := ended(ctx); err != nil && e != nil && !errors.Is(err, e) {
 			err = errors.Join(e, err)
 		}

@@ -36,7 +36,10 @@ type waiter struct {
 // turn ends a waiter's standing in line.
 type turn struct {
 	lease *Lease // handed on; or
-	err   error  // the store is at fault; or neither: it is up to the waiter to ask
+	err   error  // the store is at fault; or neither: it is up to the waiter to ask,
+
+	place   *watch        // which was done for it, if it has a place in the store's queue,
+	heldFor time.Duration // and was told this
 }
 
 // enter returns nil if nobody has the baton: the caller has it now. Otherwise it
@@ -88,6 +91,21 @@ func (l *lines) fail(key lineKey, err error) {
 		w.turn <- turn{err: err}
 	}
 	delete(l.m, key)
+}
+
+// waits reports whether anybody stands in the line.
+func (l *lines) waits(key lineKey) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	line, ok := l.m[key]
+	return ok && line.Len() > 0
+}
+
+// take takes the next out of the line, who must be given its turn, or returns nil.
+func (l *lines) take(key lineKey) *waiter {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.front(key)
 }
 
 // handOn gives the next in line, if there is one, the lease that make returns.

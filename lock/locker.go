@@ -58,6 +58,7 @@ type Options struct {
 // [Locker.Semaphore] and [Locker.Fair] return Lockers of other kinds.
 type Locker struct {
 	store     Store
+	relay     Relay // store, if it is one
 	drift     float64
 	observe   func(context.Context, Event)
 	abandoned *abandoned
@@ -99,6 +100,7 @@ func New(store Store, o *Options) (*Locker, error) {
 		lines:     &lines{m: make(map[lineKey]*list.List)},
 		process:   rand.Text()[:6],
 	}
+	l.relay, _ = store.(Relay)
 	if l.drift == 0 {
 		l.drift = defaultDrift
 	}
@@ -230,6 +232,10 @@ type ask struct {
 	line   lineKey // where it stands in line,
 	inLine bool    // if it does
 	placed bool    // it may have a place in the store's queue
+	watch  *watch  // of its turn; nil until it stands
+	next   *watch  // for the one who asks after it
+	// refusal is what the store has answered already, or nil.
+	refusal error
 }
 
 func (l *Locker) ask(parent context.Context, name string, ttl time.Duration) (*ask, error) {
@@ -270,11 +276,7 @@ func (l *Locker) try(ctx context.Context, a *ask) (*Lease, error) {
 	switch {
 	case err != nil:
 		// The request may have arrived, and only its answer be lost.
-		if errors.Is(err, ErrRefused) {
-			l.abandonOnce(ctx, a.req)
-		} else {
-			l.abandon(ctx, a.req)
-		}
+		l.takeBack(ctx, a.req, err)
 		a.placed = false
 		if e := ended(ctx); e != nil && !errors.Is(err, e) {
 			err = errors.Join(e, err)
@@ -290,11 +292,18 @@ func (l *Locker) try(ctx context.Context, a *ask) (*Lease, error) {
 		l.abandon(ctx, a.req)
 		return nil, fmt.Errorf("lock: acquire %.64q: the store answered when the lease of %v was over already: use a longer TTL", a.req.Name, a.req.TTL)
 	}
-	h := &hold{locker: l, req: a.req, line: a.line, granted: answered, inLine: a.inLine, baton: a.inLine && !l.shared, deadline: deadline}
-	h.lease = newLease(h, a.parent, grant.Token) //nolint:contextcheck // the lease outlives ctx
-	lease := h.lease                             // it may be another one's as soon as the timers run
-	h.keep()
-	return lease, nil
+	h := &hold{locker: l, req: a.req, line: a.line, granted: answered, inLine: a.inLine, baton: a.inLine && !l.shared, deadline: deadline, next: a.next}
+	a.next = nil
+	return h.begin(a.parent, grant.Token), nil //nolint:contextcheck // the lease outlives ctx
+}
+
+// takeBack abandons what the store may have given to req before it failed with err.
+func (l *Locker) takeBack(ctx context.Context, req Request, err error) {
+	if errors.Is(err, ErrRefused) {
+		l.abandonOnce(ctx, req)
+	} else {
+		l.abandon(ctx, req)
+	}
 }
 
 // reliable returns what is left of ttl when the most that clocks may drift apart

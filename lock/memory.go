@@ -57,13 +57,17 @@ func (s *MemoryStore) TryAcquire(ctx context.Context, req Request) (Grant, error
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := s.lock(req.Name)
-	defer s.keep(req.Name, l)
 	now := time.Now()
+	l := s.lock(req.Name, now)
+	defer s.keep(req.Name, l)
+	return s.acquire(l, req, now), nil
+}
+
+func (s *MemoryStore) acquire(l *memoryLock, req Request, now time.Time) Grant {
 	if _, repeat := l.holders[req.Owner]; !repeat {
 		if until := l.room(req, now); until.After(now) {
 			l.enter(req, now)
-			return Grant{HeldFor: until.Sub(now), Queued: l.index(req.Owner) >= 0}, nil
+			return Grant{HeldFor: until.Sub(now), Queued: l.index(req.Owner) >= 0}
 		}
 	}
 	l.leave(req.Owner)
@@ -75,7 +79,7 @@ func (s *MemoryStore) TryAcquire(ctx context.Context, req Request) (Grant, error
 	if req.Shared {
 		s.wake(req.Name, l, now, 1) // leases can end together
 	}
-	return Grant{Acquired: true, Token: token}, nil
+	return Grant{Acquired: true, Token: token}
 }
 
 // Extend implements [Store].
@@ -85,13 +89,14 @@ func (s *MemoryStore) Extend(ctx context.Context, req Request) (bool, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := s.lock(req.Name)
+	now := time.Now()
+	l := s.lock(req.Name, now)
 	defer s.keep(req.Name, l)
 	lease, ok := l.holders[req.Owner]
 	if !ok {
 		return false, nil
 	}
-	lease.end = time.Now().Add(req.TTL)
+	lease.end = now.Add(req.TTL)
 	l.holders[req.Owner] = lease
 	return true, nil
 }
@@ -103,8 +108,27 @@ func (s *MemoryStore) Release(ctx context.Context, req Request) (bool, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := s.lock(req.Name)
+	now := time.Now()
+	l := s.lock(req.Name, now)
 	defer s.keep(req.Name, l)
+	return s.release(l, req, now), nil
+}
+
+// Relay implements [Relay].
+func (s *MemoryStore) Relay(ctx context.Context, from, to Request) (held bool, grant Grant, err error) {
+	if err := ctx.Err(); err != nil {
+		return false, Grant{}, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	l := s.lock(from.Name, now)
+	defer s.keep(from.Name, l)
+	held = s.release(l, from, now)
+	return held, s.acquire(l, to, now), nil
+}
+
+func (s *MemoryStore) release(l *memoryLock, req Request, now time.Time) (held bool) {
 	lease, held := l.holders[req.Owner]
 	if held && lease.last == s.last {
 		// What was not used of the block is given out again, or tokens would
@@ -113,8 +137,8 @@ func (s *MemoryStore) Release(ctx context.Context, req Request) (bool, error) {
 	}
 	delete(l.holders, req.Owner)
 	l.leave(req.Owner)
-	s.wake(req.Name, l, time.Now(), len(l.queue))
-	return held, nil
+	s.wake(req.Name, l, now, len(l.queue))
+	return held
 }
 
 // wake wakes those in the queue for whom there is room, from the front.
@@ -156,13 +180,13 @@ func (s *MemoryStore) unwatch(key watcher, w chan struct{}) {
 	}
 }
 
-// lock returns what there is of name, without what is over.
-func (s *MemoryStore) lock(name string) *memoryLock {
+// lock returns what there is of name, without what is over. The step goes by the same
+// now: it would take a place that has ended since for one that lets everybody pass.
+func (s *MemoryStore) lock(name string, now time.Time) *memoryLock {
 	l, _, ok := s.locks.Get(name)
 	if !ok {
 		return &memoryLock{holders: make(map[string]memoryLease)}
 	}
-	now := time.Now()
 	for owner, lease := range l.holders {
 		if !lease.end.After(now) {
 			delete(l.holders, owner)

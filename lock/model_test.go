@@ -76,14 +76,10 @@ func TestMemoryStoreAgainstAModel(t *testing.T) {
 				req.Name, req.TTL = "n", seconds.Draw(r, "ttl")
 				m.expire()
 				held := find(m.leases, req.Owner)
-				switch rapid.SampledFrom([]string{"try", "wait for it", "extend", "release", "time"}).Draw(r, "step") {
-				case "wait for it":
-					req.Place = seconds.Draw(r, "place")
-					fallthrough
-				case "try":
-					req.Tokens = rapid.IntRange(0, 3).Draw(r, "tokens")
-					grant, err := store.TryAcquire(t.Context(), req)
+				acquire := func(ask func() (lock.Grant, error)) {
+					held := find(m.leases, req.Owner)
 					want, place := m.admits(req), find(m.queue, req.Owner)
+					grant, err := ask()
 					switch {
 					case err != nil || grant.Acquired != want:
 						r.Fatalf("TryAcquire(%+v) = %+v, %v, want acquired: %v\nof %+v", req, grant, err, want, m)
@@ -105,6 +101,39 @@ func TestMemoryStoreAgainstAModel(t *testing.T) {
 					case req.Place > 0:
 						m.queue = append(m.queue, modelLease{req, time.Now().Add(req.Place)})
 					}
+				}
+				// release is of what the model has of an owner.
+				release := func(owner string) {
+					if held := find(m.leases, owner); held >= 0 {
+						m.leases = slices.Delete(m.leases, held, held+1)
+					}
+					if place := find(m.queue, owner); place >= 0 {
+						m.queue = slices.Delete(m.queue, place, place+1)
+					}
+				}
+				switch step := rapid.SampledFrom([]string{"try", "wait for it", "relay", "extend", "release", "time"}).Draw(r, "step"); step {
+				case "wait for it":
+					req.Place = seconds.Draw(r, "place")
+					fallthrough
+				case "try":
+					req.Tokens = rapid.IntRange(0, 3).Draw(r, "tokens")
+					acquire(func() (lock.Grant, error) { return store.TryAcquire(t.Context(), req) })
+				case "relay":
+					from := rapid.SampledFrom(requests).Draw(r, "from")
+					from.Name = "n"
+					had := find(m.leases, from.Owner)
+					if had >= 0 {
+						from.Tokens = m.leases[had].req.Tokens // all were used
+					}
+					req.Place = seconds.Draw(r, "place")
+					release(from.Owner)
+					acquire(func() (lock.Grant, error) {
+						got, grant, err := store.Relay(t.Context(), from, req)
+						if got != (had >= 0) {
+							r.Fatalf("Relay(%+v, %+v) = %v, of %+v", from, req, got, m)
+						}
+						return grant, err
+					})
 				case "extend":
 					if got, err := store.Extend(t.Context(), req); err != nil || got != (held >= 0) {
 						r.Fatalf("Extend(%+v) = %v, %v, of %+v", req, got, err, m)
@@ -119,12 +148,7 @@ func TestMemoryStoreAgainstAModel(t *testing.T) {
 					if got, err := store.Release(t.Context(), req); err != nil || got != (held >= 0) {
 						r.Fatalf("Release(%+v) = %v, %v, of %+v", req, got, err, m)
 					}
-					if held >= 0 {
-						m.leases = slices.Delete(m.leases, held, held+1)
-					}
-					if place := find(m.queue, req.Owner); place >= 0 {
-						m.queue = slices.Delete(m.queue, place, place+1)
-					}
+					release(req.Owner)
 				case "time":
 					time.Sleep(req.TTL)
 				}

@@ -54,6 +54,17 @@ type Store interface {
 	Watch(ctx context.Context, name, owner string) (turn <-chan struct{}, stop func(), err error)
 }
 
+// A Relay is a [Store] that can release one lease and ask for the next one in one
+// step, as a [Locker] does where others of the process wait. A Store need not be a
+// Relay: then that is two steps.
+type Relay interface {
+	Store
+
+	// Relay does what Release(ctx, from) and TryAcquire(ctx, to) do, one after the
+	// other, with nothing in between. from and to are of the same name.
+	Relay(ctx context.Context, from, to Request) (held bool, grant Grant, err error)
+}
+
 // Request asks for a lease.
 type Request struct {
 	// Name is what is locked. Required.

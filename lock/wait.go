@@ -60,6 +60,10 @@ func (l *Locker) standInLine(ctx context.Context, a *ask, w *waiter) (*Lease, er
 		}
 		t = <-w.turn
 	}
+	if t.place != nil {
+		a.req.Owner, a.req.Place, a.placed = t.place.owner, placeTTL, true
+		a.watch, a.refusal = t.place, &HeldError{Name: a.req.Name, HeldFor: t.heldFor}
+	}
 	late := ended(ctx) != nil
 	switch {
 	case t.err != nil:
@@ -70,11 +74,10 @@ func (l *Locker) standInLine(ctx context.Context, a *ask, w *waiter) (*Lease, er
 			l.acquired(a, t.lease)
 			go t.lease.discard(context.WithoutCancel(ctx))
 		} else {
-			l.lines.next(a.line)
+			defer l.lines.next(a.line)
 		}
-		err := notInTime(ctx, a.req.Name, nil)
-		l.waited(ctx, a, err)
-		return nil, err
+		a.watch.stop()
+		return nil, l.giveUp(ctx, a, nil)
 	case t.lease != nil:
 		l.waited(ctx, a, nil)
 		l.acquired(a, t.lease)
@@ -111,16 +114,18 @@ func (l *Locker) carryBaton(ctx context.Context, a *ask, contended bool) (lease 
 // If it is known that others wait, it watches first, and asks once.
 func (l *Locker) await(ctx context.Context, a *ask, contended bool) (*Lease, error) {
 	a.req.Place = placeTTL
-	var turn <-chan struct{} // nil until a watch stands
+	defer func() { a.watch.stop(); a.next.stop() }()
 	if contended {
-		if watch, stop, err := l.watch(ctx, a, longestWait); err == nil {
-			defer stop()
-			turn = watch
-		}
+		l.watch(ctx, a, longestWait)
 	}
 	waited := contended
 	for {
-		lease, err := l.try(ctx, a)
+		var lease *Lease
+		err := a.refusal
+		a.refusal = nil
+		if err == nil {
+			lease, err = l.try(ctx, a)
+		}
 		var held *HeldError
 		switch {
 		case err == nil:
@@ -139,19 +144,14 @@ func (l *Locker) await(ctx context.Context, a *ask, contended bool) (*Lease, err
 		}
 		waited = true
 		wait := time.NewTimer(min(held.HeldFor+afterEnd(), longestWait))
-		if turn == nil {
-			// A watch that cannot be had is no reason to fail: the timer is
-			// there. The next round tries to watch again.
-			watch, stop, err := l.watch(ctx, a, held.HeldFor)
-			if err == nil {
-				defer stop()
-				turn = watch
-				wait.Stop()
-				continue
-			}
+		// A watch that cannot be had is no reason to fail: the timer is there. The
+		// next round tries to watch again.
+		if a.watch == nil && l.watch(ctx, a, held.HeldFor) {
+			wait.Stop()
+			continue
 		}
 		select {
-		case <-turn:
+		case <-a.watch.channel():
 		case <-wait.C:
 		case <-ctx.Done():
 		}
@@ -190,12 +190,57 @@ func (l *Locker) acquired(a *ask, lease *Lease) {
 	l.event(lease.ctx, Event{Kind: Acquired, Name: a.req.Name, Token: lease.token, Took: lease.since.Sub(a.began)})
 }
 
-// watch is the store's, but does not take longer than there is to wait: while
-// the connection that carries the pushes hangs, leases still end.
-func (l *Locker) watch(ctx context.Context, a *ask, heldFor time.Duration) (<-chan struct{}, func(), error) {
+// watch has a watch its turn, and that of the one who comes after it, if it does not
+// yet, and reports whether it does now. The store does not take longer for it than
+// there is to wait: while the connection that carries the pushes hangs, leases still
+// end.
+func (l *Locker) watch(ctx context.Context, a *ask, heldFor time.Duration) bool {
 	ctx, cancel := context.WithTimeout(ctx, min(heldFor+afterEnd(), longestWait))
 	defer cancel()
-	return l.store.Watch(ctx, a.req.Name, a.req.Owner)
+	if a.watch == nil {
+		a.watch = l.watchFor(ctx, a.req.Name, a.req.Owner)
+	}
+	if a.watch != nil && a.inLine && !l.shared && l.relay != nil {
+		a.next = l.watchFor(ctx, a.req.Name, l.newOwner()) // now, as there is time
+	}
+	return a.watch != nil
+}
+
+// A watch is that of an owner's turn. The nil watch never has a value.
+type watch struct {
+	owner string
+	turn  <-chan struct{}
+	end   func()
+}
+
+// watchSoon is watchFor for somebody who has no time to wait: others in the process
+// watch the name.
+func (l *Locker) watchSoon(ctx context.Context, name string) *watch {
+	ctx, cancel := context.WithTimeout(ctx, leaveTime)
+	defer cancel()
+	return l.watchFor(ctx, name, l.newOwner())
+}
+
+// watchFor returns nil if there is no watch to be had.
+func (l *Locker) watchFor(ctx context.Context, name, owner string) *watch {
+	turn, end, err := l.store.Watch(ctx, name, owner)
+	if err != nil {
+		return nil
+	}
+	return &watch{owner: owner, turn: turn, end: end}
+}
+
+func (w *watch) channel() <-chan struct{} {
+	if w == nil {
+		return nil
+	}
+	return w.turn
+}
+
+func (w *watch) stop() {
+	if w != nil {
+		w.end()
+	}
 }
 
 // afterEnd returns how long after the end of a lease to ask for it: surely after

@@ -31,6 +31,9 @@ func Run(t *testing.T, newStore func(t *testing.T) lock.Store) {
 	t.Helper()
 	run(t, newStore, rules)
 	run(t, newStore, queueRules)
+	if _, ok := newStore(t).(lock.Relay); ok {
+		run(t, newStore, relayRules)
+	}
 }
 
 // RunExclusive is Run for a store that has exclusive leases only, and no queue:
@@ -243,6 +246,15 @@ func (t tester) release(name, owner string, want bool) {
 	if err != nil || got != want {
 		t.Fatalf("Release(%.40q, %q) = %v, %v, want %v", name, owner, got, err, want)
 	}
+}
+
+func (t tester) relay(from, to lock.Request, want bool) lock.Grant {
+	t.Helper()
+	held, grant, err := t.store.(lock.Relay).Relay(t.Context(), from, to)
+	if err != nil || held != want {
+		t.Fatalf("Relay from %q to %q = %v, %+v, %v, want %v", from.Owner, to.Owner, held, grant, err, want)
+	}
+	return grant
 }
 
 func (t tester) watch(name, owner string) (<-chan struct{}, func()) {
@@ -667,6 +679,85 @@ var queueRules = []rule{
 		t.woken(third)
 		t.notShared("n", "p3", 2)
 		t.share("n", "p2", 2, long)
+	}},
+}
+
+// relayRules are for stores that are a lock.Relay.
+var relayRules = []rule{
+	{"a relay releases and acquires", "Relay does what Release and then TryAcquire do", func(t tester) {
+		grant := t.ask(lock.Request{Name: "n", Owner: "a", TTL: long, Tokens: 1_000_000_000})
+		from := lock.Request{Name: "n", Owner: "a", TTL: long, Tokens: 10, Unused: 1_000_000_000 - 10}
+		next := t.relay(from, lock.Request{Name: "n", Owner: "b", TTL: long, Place: long}, true)
+		if !next.Acquired || next.Queued {
+			t.Fatalf("nobody else waits, and Relay answers %+v, want the lease acquired", next)
+		}
+		if next.Token < grant.Token+10 || next.Token >= grant.Token+1_000_000_000 {
+			t.Errorf("token %d follows %d and the next 9: those that were not used may be given out again", next.Token, grant.Token)
+		}
+		t.extend("n", "a", long, false)
+		t.extend("n", "b", long, true)
+		t.refused("n", "c")
+		t.release("n", "b", true)
+		t.acquire("n", "c", long)
+	}},
+	{"a relay is fair", "in a Relay, too, whoever entered the queue earlier is ahead, and is woken", func(t tester) {
+		t.acquire("n", "a", long)
+		turnW, _ := t.watch("n", "w")
+		turnB, _ := t.watch("n", "b")
+		t.waits("n", "w")
+		grant := t.relay(lock.Request{Name: "n", Owner: "a", TTL: long}, lock.Request{Name: "n", Owner: "b", TTL: long, Place: long}, true)
+		if grant.Acquired || !grant.Queued || grant.HeldFor <= 0 || grant.HeldFor > long {
+			t.Fatalf("somebody else waits, and Relay answers %+v, want a place in the queue, and HeldFor within (0, %v]", grant, long)
+		}
+		t.woken(turnW)
+		t.waits("n", "c")
+		t.acquire("n", "w", long)
+		t.release("n", "w", true)
+		t.woken(turnB)
+		t.refused("n", "c")
+		t.acquire("n", "b", long)
+		t.release("n", "b", true)
+		t.acquire("n", "c", long)
+	}},
+	{"a relay can be repeated", "what is asked for in a Relay may be sent twice, and keeps its place then", func(t tester) {
+		a, b := lock.Request{Name: "n", Owner: "a", TTL: long}, lock.Request{Name: "n", Owner: "b", TTL: long, Place: long}
+		t.acquire("n", "a", long)
+		t.waits("n", "w")
+		t.relay(a, b, true)
+		t.waits("n", "c")
+		if _, grant, err := t.store.(lock.Relay).Relay(t.Context(), a, b); err != nil || grant.Acquired || !grant.Queued {
+			t.Errorf("Relay once more = %+v, %v, want a place in the queue", grant, err)
+		}
+		t.release("n", "w", false) // its place
+		t.refused("n", "c")
+		token := t.acquire("n", "b", long)
+		if _, grant, err := t.store.(lock.Relay).Relay(t.Context(), a, b); err != nil || !grant.Acquired || grant.Token < token {
+			t.Errorf("Relay once more = %+v, %v, want the lease, under token %d or a larger one", grant, err, token)
+		}
+	}},
+	{"a relay of nothing releases nothing", "Relay reports whether the owner did hold the lease", func(t tester) {
+		t.acquire("n", "holder", long)
+		a, b := lock.Request{Name: "n", Owner: "a", TTL: long}, lock.Request{Name: "n", Owner: "b", TTL: long}
+		if grant := t.relay(a, b, false); grant.Acquired || grant.Queued {
+			t.Errorf("Relay = %+v, want neither the lease, which is held, nor a place, which was not asked for", grant)
+		}
+		t.extend("n", "holder", long, true)
+		t.release("n", "holder", true)
+		t.acquire("n", "c", long)
+	}},
+	{"a relay is between kinds", "from and to may be of different kinds", func(t tester) {
+		t.share("n", "r", 0, long)
+		t.share("n", "s", 0, long)
+		w := lock.Request{Name: "n", Owner: "w", TTL: long, Place: long}
+		if grant := t.relay(lock.Request{Name: "n", Owner: "r", TTL: long, Shared: true}, w, true); grant.Acquired || !grant.Queued {
+			t.Errorf("another shared lease is held, and Relay answers %+v, want a place in the queue", grant)
+		}
+		t.releaseShared("n", "s", 0, true)
+		t.acquire("n", "w", long)
+		if grant := t.relay(w, lock.Request{Name: "n", Owner: "t", TTL: long, Shared: true}, true); !grant.Acquired {
+			t.Errorf("nobody else waits, and Relay answers %+v", grant)
+		}
+		t.share("n", "u", 0, long)
 	}},
 }
 

@@ -44,12 +44,10 @@ local lease, fence, shared, queue, places, ended = KEYS[1], KEYS[2], KEYS[3], KE
 local owner, exclusive = ARGV[1], ARGV[2] == 'x0'
 local limit = tonumber(string.sub(ARGV[2], 2))
 
-local time = redis.call('TIME')
-local micros = time[1] * 1000000 + time[2]
-local now = math.floor(micros / 1000) -- ms
+local micros, now = clock()
 
 -- MGET takes a key of another type for none. GET says what it is.
-local found = redis.call('MGET', fence, lease)
+local found = redis.call('MGET', fence, lease, ended)
 local last = tonumber(found[1] or redis.call('GET', fence) or 0)
 if not last then
   return redis.error_reply('ERR the key of the fence has something else in it: somebody else writes under this prefix')
@@ -59,19 +57,21 @@ if not exclusive and not holder then
   holder = redis.call('GET', lease) -- an exclusive lease hears of it from SET
 end
 
--- All are rare: others who share, others who wait, and a late command.
-local others = redis.call('EXISTS', shared, queue, ended) > 0
-if others and redis.call('EXISTS', ended) == 1 then
+if found[3] then -- a late command
   return {-1, 0}
 end
 
+-- Both are rare: others who share, which count as one, and others who wait, as two.
+local others = redis.call('EXISTS', shared, queue, queue)
+local shares, waiting = others % 2 == 1, others >= 2
+
 -- A repeat: the lease is the owner's already.
 local mine = holder == owner
-if others and not exclusive and not holder then
+if shares and not exclusive and not holder then
   mine = tonumber(redis.call('ZSCORE', shared, owner) or 0) > now
 end
 
-local me = others and ARGV[2] .. ':' .. owner
+local me = waiting and ARGV[2] .. ':' .. owner
 
 -- For how long there is no room, at most, and how many shared leases there are.
 local full, sharing = 0, 0
@@ -81,7 +81,7 @@ if holder and not mine then
     return redis.error_reply('ERR the key of the lease has no TTL, so no lease is in it: somebody else writes under this prefix')
   end
   full = math.max(full, 1) -- in its last millisecond a key has 0 left
-elseif others and not mine then
+elseif shares and not mine then
   redis.call('ZREMRANGEBYSCORE', shared, '-inf', now)
   sharing = redis.call('ZCARD', shared)
   local ends = {}
@@ -95,7 +95,8 @@ end
 
 -- For how long somebody who is ahead may still come, at most.
 local ahead = 0
-if others and not mine then
+local next = waiting and not mine and redis.call('ZRANGE', queue, 0, 0)[1] == me and tonumber(redis.call('ZSCORE', places, me) or 0) > now
+if waiting and not mine and not next then
   -- Whoever has not asked for as long as its place is kept is dead, or as good.
   for _, dead in ipairs(redis.call('ZRANGEBYSCORE', places, '-inf', now, 'LIMIT', 0, 1000)) do
     redis.call('ZREM', queue, dead)
@@ -123,22 +124,12 @@ end
 if full > 0 or ahead > 0 then
   local place = tonumber(ARGV[6])
   if place > 0 then
-    me = me or ARGV[2] .. ':' .. owner
-    if not redis.call('ZSCORE', queue, me) then
-      -- In the order of coming, also if the clock is set back, and if two come
-      -- within a microsecond.
-      local back = redis.call('ZRANGE', queue, -1, -1, 'WITHSCORES')
-      redis.call('ZADD', queue, string.format('%.0f', math.max(micros, (back[2] or 0) + 1)), me)
-    end
-    redis.call('ZADD', places, now + place, me)
-    local latest = redis.call('ZRANGE', places, -1, -1, 'WITHSCORES')
-    redis.call('PEXPIRE', queue, latest[2] - now)
-    redis.call('PEXPIRE', places, latest[2] - now)
+    enter(queue, places, ARGV[2] .. ':' .. owner, place)
   end
   return {0, math.max(full, ahead), holder or ''}
 end
 
-if others then
+if waiting then
   redis.call('ZREM', queue, me)
   redis.call('ZREM', places, me)
 end
@@ -156,9 +147,9 @@ elseif not exclusive then
   redis.call('ZADD', shared, now + ARGV[3], owner)
   local latest = redis.call('ZRANGE', shared, -1, -1, 'WITHSCORES')
   redis.call('PEXPIRE', shared, latest[2] - now)
-  if others then
+  if waiting then
     -- Several leases can end together, and a release wakes so many only.
-    wake(lease, shared, queue, places, 1, now)
+    wake(lease, queue, places, count(shared), 1)
     local next = redis.call('ZRANGE', queue, 127, 127)
     if next[1] and string.sub(next[1], 1, 3) == 's0:' then
       local reader = string.sub(next[1], 4)

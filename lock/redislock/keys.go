@@ -41,6 +41,9 @@ func (k keys) all(owner string) []string {
 	return all
 }
 
+// ended returns the key of owner's own.
+func (k keys) ended(owner string) string { return string(k) + suffixes[len(suffixes)-1] + owner }
+
 // channel returns the Pub/Sub channel on which owner is woken. wake.lua has the same.
 func (k keys) channel(owner string) string {
 	if process, _, ok := strings.Cut(owner, "."); ok {

@@ -69,6 +69,50 @@ func TestAReleaseThatArrivesTwiceAfterTheTurnsOfOthers(t *testing.T) {
 	assert.True(t, held, "the second must say what the first did")
 }
 
+// A relay is a release and an acquire, of two owners, and either can be late:
+//
+//	A: relays to B (the answer is lost)    B: gives up, releases
+//	A:                                                           the relay arrives again
+func TestARelayThatArrivesAfterTheTurnsOfOthers(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+		prefix := redistest.Prefix(t)
+		store := storeOn(rdb, prefix)
+		from, to := request("first"), request("next")
+		to.Place = time.Minute
+		for _, others := range []bool{false, true} {
+			from.Owner, to.Owner = from.Owner+"'", to.Owner+"'"
+			grant, err := store.TryAcquire(t.Context(), from)
+			require.NoError(t, err)
+			require.True(t, grant.Acquired)
+			waiter := request(fmt.Sprint("waiter", others))
+			waiter.Place = time.Minute
+			if others {
+				_, err := store.TryAcquire(t.Context(), waiter)
+				require.NoError(t, err)
+			}
+			held, grant, err := store.Relay(t.Context(), from, to)
+			require.NoError(t, err)
+			require.True(t, held)
+			require.Equal(t, !others, grant.Acquired)
+			held, _, err = store.Relay(t.Context(), from, to)
+			require.NoError(t, err)
+			require.True(t, held, "the second must say what the first did")
+			held, err = store.Release(t.Context(), to)
+			require.NoError(t, err)
+			require.Equal(t, !others, held)
+
+			_, _, err = store.Relay(t.Context(), from, to)
+			require.ErrorContains(t, err, "released")
+			if others {
+				_, err = store.Release(t.Context(), waiter)
+				require.NoError(t, err)
+			}
+			assert.Zero(t, rdb.Exists(t.Context(), prefix+"{n}", prefix+"{n}:queue", prefix+"{n}:places").Val(), "nobody has it, and nobody stands there")
+			turn(t, store, fmt.Sprint("somebody", others))
+		}
+	})
+}
+
 // Those behind the first know only of him, and no release tells them.
 func TestPermitsThatEndTogetherLetInAllWhoFit(t *testing.T) {
 	server := redistest.Standalone(t)

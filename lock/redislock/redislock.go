@@ -89,7 +89,7 @@ func (s *Store) TryAcquire(ctx context.Context, req lock.Request) (lock.Grant, e
 	if err != nil {
 		return lock.Grant{}, fmt.Errorf("redislock: acquire: %w", marked(err))
 	}
-	return lock.Grant{Acquired: a.granted, Token: a.token, HeldFor: a.heldFor, Queued: !a.granted && req.Place > 0}, nil
+	return a.grant(req), nil
 }
 
 // Extend implements [lock.Store].
@@ -108,6 +108,26 @@ func (s *Store) Release(ctx context.Context, req lock.Request) (bool, error) {
 		return false, fmt.Errorf("redislock: release: %w", err)
 	}
 	return reply == int64(1), nil
+}
+
+// Relay implements [lock.Relay].
+func (s *Store) Relay(ctx context.Context, from, to lock.Request) (held bool, grant lock.Grant, err error) {
+	keys := s.keys(from.Name)
+	reply, err := s.scripts.Run(ctx, relayScript, append(keys.all(from.Owner), keys.ended(to.Owner)), relayArgs(from, to)...)
+	var a acquired
+	values, _ := reply.([]any)
+	switch {
+	case err != nil:
+		err = marked(err)
+	case len(values) == 0:
+		err = fmt.Errorf("the script answered %v", reply)
+	default:
+		a, err = parse(values[1:])
+	}
+	if err != nil {
+		return false, lock.Grant{}, fmt.Errorf("redislock: release and acquire: %w", err)
+	}
+	return values[0] == int64(1), a.grant(to), nil
 }
 
 // refusals begin the answers of a Redis that is full, a replica, or loading, or

@@ -29,15 +29,6 @@
 local lease, fence, shared, queue, places, ended = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local owner, exclusive = ARGV[1], ARGV[2] == 'x0'
 
-local now -- in ms, read where it is needed
-local function clock()
-  if not now then
-    local time = redis.call('TIME')
-    now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-  end
-  return now
-end
-
 local held
 if exclusive then
   held = redis.call('GET', lease) == owner
@@ -51,7 +42,8 @@ if exclusive then
     end
   end
 else
-  held = tonumber(redis.call('ZSCORE', shared, owner) or 0) > clock()
+  local _, now = clock()
+  held = tonumber(redis.call('ZSCORE', shared, owner) or 0) > now
   redis.call('ZREM', shared, owner)
 end
 if not held then -- an owner that has released holds nothing: see acquire.lua
@@ -62,14 +54,21 @@ if not held then -- an owner that has released holds nothing: see acquire.lua
 end
 redis.call('SET', ended, held and '+' or '-', 'PX', ARGV[3])
 
+local first, kept -- of those whose turn it is
 if ARGV[5] == 'all' then
   if held then
     redis.call('PUBLISH', channel(lease, ''), '')
   end
 elseif ARGV[5] == 'turn' and redis.call('EXISTS', queue) == 1 then
-  local me = ARGV[2] .. ':' .. owner
-  redis.call('ZREM', queue, me)
-  redis.call('ZREM', places, me)
-  wake(lease, shared, queue, places, 128, clock())
+  if exclusive and held then
+    first, kept = wake(lease, queue, places, 0, 128) -- there were no other leases
+  else
+    local me = ARGV[2] .. ':' .. owner
+    redis.call('ZREM', queue, me)
+    redis.call('ZREM', places, me)
+    if redis.call('EXISTS', lease) == 0 then
+      first, kept = wake(lease, queue, places, count(shared), 128)
+    end
+  end
 end
-return held and 1 or 0
+return held and 1 or 0, first, kept -- of which Redis passes on the first

@@ -16,6 +16,8 @@ var (
 	acquireSource string
 	//go:embed extend.lua
 	extendSource string
+	//go:embed relay.lua
+	relaySource string
 	//go:embed release.lua
 	releaseSource string
 	//go:embed wake.lua
@@ -23,8 +25,14 @@ var (
 
 	acquireScript = redis.NewScript(wakeSource + acquireSource)
 	extendScript  = redis.NewScript(extendSource)
+	relayScript   = redis.NewScript(wakeSource + function("release", releaseSource) + function("acquire", acquireSource) + relaySource)
 	releaseScript = redis.NewScript(wakeSource + releaseSource)
 )
+
+// function makes a script a function in another one.
+func function(name, source string) string {
+	return "local function " + name + "(KEYS, ARGV)\n" + source + "\nend\n"
+}
 
 // fenceTTL is for how long the last token is remembered after the lease's TTL.
 // After that the server's clock alone makes tokens grow, and it must not have
@@ -59,6 +67,10 @@ func releaseArgs(req lock.Request, wake string) []any {
 		unused = 0 // the fences of a quorum were raised to the whole block
 	}
 	return []any{req.Owner, kind(req), lateness.Milliseconds(), unused, wake}
+}
+
+func relayArgs(from, to lock.Request) []any {
+	return append(releaseArgs(from, wakeTurn), acquireArgs(to)...)
 }
 
 // acquired is an answer of acquire.lua.
@@ -96,6 +108,10 @@ func parse(reply any) (acquired, error) {
 		a.holder, _ = values[2].(string)
 	}
 	return a, nil
+}
+
+func (a acquired) grant(req lock.Request) lock.Grant {
+	return lock.Grant{Acquired: a.granted, Token: a.token, HeldFor: a.heldFor, Queued: !a.granted && req.Place > 0}
 }
 
 // kind is what the scripts call the kind of a lease.

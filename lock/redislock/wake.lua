@@ -1,4 +1,4 @@
--- Stands before acquire.lua and release.lua.
+-- Stands before acquire.lua, release.lua and relay.lua.
 
 -- The channel on which a waiter is woken: that of its process, which its owner
 -- begins with, up to a dot. With one channel for all, each message would wake
@@ -8,28 +8,63 @@ local function channel(lease, owner)
   return lease .. ':turn' .. (dot and ':' .. string.sub(owner, 1, dot - 1) or '')
 end
 
--- Wakes those in the queue for whom there is room, from the front, each with a
--- message that is its owner. most bounds how many are looked at; who comes after
--- them asks by itself before long. now is in milliseconds of the server's clock.
-local function wake(lease, shared, queue, places, most, now)
-  if redis.call('EXISTS', lease) == 1 then
-    return
+-- The server's clock in microseconds, and in milliseconds. A script has one now.
+local micros, millis
+local function clock()
+  if not micros then
+    local time = redis.call('TIME')
+    micros = time[1] * 1000000 + time[2]
+    millis = math.floor(micros / 1000)
   end
-  local sharing = redis.call('ZCOUNT', shared, '(' .. now, '+inf')
+  return micros, millis
+end
+
+-- Wakes those in the queue for whom there is room beside so many shared leases, from
+-- the front, each with a message that is its owner. most bounds how many are looked
+-- at; who comes after them asks by itself before long. Returns the first of them, and
+-- for how long its place is kept.
+local function wake(lease, queue, places, sharing, most)
+  local _, now = clock()
+  local first, kept
   for _, member in ipairs(redis.call('ZRANGE', queue, 0, most - 1)) do
+    local place = tonumber(redis.call('ZSCORE', places, member) or 0)
     local kind, limit, owner = string.match(member, '^([xs])(%d+):(.*)$')
-    if tonumber(redis.call('ZSCORE', places, member) or 0) <= now then
+    if place <= now then
       redis.call('ZREM', queue, member) -- dead
       redis.call('ZREM', places, member)
     elseif kind == 'x' and sharing > 0 or kind == 's' and tonumber(limit) > 0 and sharing >= tonumber(limit) then
-      return
+      break
     else
       redis.call('PUBLISH', channel(lease, owner), owner)
       sharing = sharing + 1
+      if not first then
+        first, kept = member, place - now
+      end
       if kind == 'x' then
-        return
+        break
       end
     end
   end
+  return first, kept
+end
+
+-- How many shared leases there are.
+local function count(shared)
+  local _, now = clock()
+  return redis.call('ZCOUNT', shared, '(' .. now, '+inf')
+end
+
+-- Gives a member a place at the end of the queue, or keeps the one that it has, for
+-- so many milliseconds from now.
+local function enter(queue, places, member, place)
+  local came, now = clock()
+  -- In the order of coming, also if the clock is set back, and if two come within a
+  -- microsecond.
+  local back = redis.call('ZRANGE', queue, -1, -1, 'WITHSCORES')
+  redis.call('ZADD', queue, 'NX', string.format('%.0f', math.max(came, (back[2] or 0) + 1)), member)
+  redis.call('ZADD', places, now + place, member)
+  local latest = redis.call('ZRANGE', places, -1, -1, 'WITHSCORES')
+  redis.call('PEXPIRE', queue, latest[2] - now)
+  redis.call('PEXPIRE', places, latest[2] - now)
 end
 
