@@ -57,6 +57,9 @@ type closing struct {
 	cancel context.CancelCauseFunc
 }
 
+// WriteTo implements io.WriterTo, for a store's that can do without a copy.
+func (c closing) WriteTo(w io.Writer) (int64, error) { return io.Copy(w, c.ReadCloser) }
+
 func (c closing) Close() error {
 	defer c.cancel(nil)
 	return c.ReadCloser.Close()

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/herdless/herdless/cache"
@@ -182,7 +183,7 @@ func (x *exchange) sendParts(s *stored, ranges []fields.Range, body io.ReadClose
 // connection is given up: what has been sent must not look like all.
 func (x *exchange) copy(w io.Writer, r io.Reader, size int64) {
 	c := &copier{w: w}
-	n, err := io.CopyBuffer(c, r, make([]byte, 64<<10))
+	n, err := copyTo(c, r)
 	if c.failed { // a client that has gone
 		return
 	}
@@ -190,6 +191,19 @@ func (x *exchange) copy(w io.Writer, r io.Reader, size int64) {
 		panic(http.ErrAbortHandler)
 	}
 }
+
+// copyTo copies a body, without a buffer in between if it can write itself.
+func copyTo(w io.Writer, r io.Reader) (int64, error) {
+	if self, ok := r.(io.WriterTo); ok {
+		return self.WriteTo(w)
+	}
+	buf := copyBuffers.Get().(*[64 << 10]byte)
+	defer copyBuffers.Put(buf)
+	return io.CopyBuffer(w, r, buf[:])
+}
+
+// copyBuffers are for those who copy bodies piece by piece.
+var copyBuffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
 
 // copier is a writer that remembers whether it was the one that failed, and that
 // hides everything but Write.

@@ -8,12 +8,15 @@ import (
 	"hash/crc32"
 	"io"
 	"math"
+	"math/bits"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/herdless/herdless/cache"
+	"github.com/herdless/herdless/internal/pipelining"
 	"github.com/redis/go-redis/v9"
 )
 
@@ -211,10 +214,12 @@ func chunkNames(prefix string, first, count uint32) []string {
 	return names
 }
 
-// chunkReader reads a value in chunks, some at a time.
+// chunkReader reads a value in chunks, some at a time. It is to be released.
 type chunkReader struct {
 	ctx    context.Context //nolint:containedctx // it bounds the reading, as BodyStore says
 	client Client
+	pipe   *pipelining.Client
+	turns  *turns
 	prefix string
 	id     id
 	count  uint32
@@ -224,7 +229,7 @@ type chunkReader struct {
 	next    uint32 // the chunk to ask for
 	skip    int64  // of its bytes, those that nobody wants
 	ahead   int    // how many to ask for at a time; zero: as many as fit
-	buffers [][]byte
+	buffers []*[]byte
 	loaded  [][]byte // what is left of them
 	pos     int64    // of what is read next
 	err     error
@@ -244,11 +249,15 @@ func (s *Store) OpenBody(ctx context.Context, key string, b cache.Body) (io.Read
 	if err != nil {
 		return nil, fault(ctx, "open body", err)
 	}
-	r := &chunkReader{ctx: ctx, client: s.client, prefix: s.chunkPrefix(key, i), id: i, count: count, size: b.Size}
+	r := s.newChunkReader(ctx, key, i, count, b.Size)
 	if err := r.check(); err != nil {
 		return nil, fault(ctx, "open body", err)
 	}
 	return &bodyReader{r}, nil
+}
+
+func (s *Store) newChunkReader(ctx context.Context, key string, i id, count uint32, size int64) *chunkReader {
+	return &chunkReader{ctx: ctx, client: s.client, pipe: s.pipe, turns: s.reading, prefix: s.chunkPrefix(key, i), id: i, count: count, size: size}
 }
 
 // bodyReader is a chunkReader whose errors say what they are about.
@@ -257,6 +266,15 @@ type bodyReader struct{ *chunkReader }
 func (r *bodyReader) Read(p []byte) (int, error) {
 	n, err := r.chunkReader.Read(p)
 	if err != nil && !errors.Is(err, io.EOF) {
+		err = fault(r.ctx, "read body", err)
+	}
+	return n, err
+}
+
+// WriteTo implements io.WriterTo. The bytes are not copied on their way.
+func (r *bodyReader) WriteTo(w io.Writer) (int64, error) {
+	n, failed, err := r.writeTo(w)
+	if failed {
 		err = fault(r.ctx, "read body", err)
 	}
 	return n, err
@@ -273,7 +291,8 @@ func (r *bodyReader) Seek(offset int64, whence int) (int64, error) {
 
 // Close implements io.Closer.
 func (r *bodyReader) Close() error {
-	r.loaded, r.buffers, r.err = nil, nil, errors.New("the body is closed")
+	r.release()
+	r.err = errors.New("the body is closed")
 	return nil
 }
 
@@ -288,7 +307,7 @@ func (r *chunkReader) check() error {
 	}
 	var cmds []*redis.IntCmd
 	var first *redis.IntCmd
-	_, err := r.client.Pipelined(r.ctx, func(p redis.Pipeliner) error {
+	err := r.pipe.Pipelined(r.ctx, func(p redis.Pipeliner) error {
 		first = p.StrLen(r.ctx, chunkName(r.prefix, 0))
 		for first := uint32(0); first < r.count; first += existsAtOnce {
 			cmds = append(cmds, p.Exists(r.ctx, chunkNames(r.prefix, first, min(r.count-first, existsAtOnce))...))
@@ -376,6 +395,34 @@ func (r *chunkReader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// writeTo writes what is left. failed: it was not w that did.
+func (r *chunkReader) writeTo(w io.Writer) (written int64, failed bool, err error) {
+	for {
+		for r.err == nil && len(r.loaded) == 0 {
+			r.err = r.load()
+		}
+		switch {
+		case errors.Is(r.err, io.EOF):
+			return written, false, nil
+		case r.err != nil:
+			return written, true, r.err
+		}
+		b := r.loaded[0]
+		n, err := w.Write(b)
+		if r.loaded[0] = b[n:]; n == len(b) {
+			r.loaded = r.loaded[1:]
+		}
+		r.pos += int64(n)
+		written += int64(n)
+		switch {
+		case err != nil:
+			return written, false, err
+		case n < len(b):
+			return written, false, io.ErrShortWrite
+		}
+	}
+}
+
 // load asks for the next chunks. It fails with io.EOF at the end.
 func (r *chunkReader) load() error {
 	if r.next == r.count {
@@ -399,7 +446,8 @@ func (r *chunkReader) load() error {
 
 // fetch gets the next chunks into the buffers, and returns how many.
 func (r *chunkReader) fetch() (uint32, error) {
-	r.makeBuffers()
+	defer r.turns.take(r.ctx)()
+	r.makeBuffers() // not before: who waits needs none
 	r.loaded = r.loaded[:0]
 	n := min(len(r.buffers), int(r.count-r.next))
 	if r.ahead > 0 {
@@ -409,7 +457,7 @@ func (r *chunkReader) fetch() (uint32, error) {
 	cmds := make([]*redis.ZeroCopyStringCmd, n)
 	_, _ = r.client.Pipelined(r.ctx, func(p redis.Pipeliner) error {
 		for i := range cmds {
-			cmds[i] = p.GetToBuffer(r.ctx, chunkName(r.prefix, r.next+uint32(i)), r.buffers[i])
+			cmds[i] = p.GetToBuffer(r.ctx, chunkName(r.prefix, r.next+uint32(i)), *r.buffers[i])
 		}
 		return nil
 	})
@@ -429,18 +477,46 @@ func (r *chunkReader) fetch() (uint32, error) {
 	return uint32(len(cmds)), nil
 }
 
-// makeBuffers makes as many as may be in flight. All chunks but the last one have
-// the same size, of which only the bounds are known.
+// makeBuffers makes as many as may be in flight. If nobody has asked how long the
+// chunks are, only the bounds are known.
 func (r *chunkReader) makeBuffers() {
 	if r.buffers != nil {
 		return
 	}
-	longest := r.size / max(int64(r.count)-1, 1)
-	longest = min(longest, maxChunkBytes)
-	r.buffers = make([][]byte, min(max(inFlight/max(longest, 1), 1), existsAtOnce, int64(r.count)))
-	for i := range r.buffers {
-		r.buffers[i] = make([]byte, longest+chunkHeader+2) // and the end of the line
+	longest := r.each
+	if longest == 0 {
+		longest = min(r.size/max(int64(r.count)-1, 1), maxChunkBytes)
 	}
+	r.buffers = make([]*[]byte, min(max(inFlight/max(longest, 1), 1), existsAtOnce, int64(r.count)))
+	for i := range r.buffers {
+		r.buffers[i] = chunkBuffer(longest)
+	}
+}
+
+// release gives the buffers back. Nothing that was read into them may be looked at
+// any more.
+func (r *chunkReader) release() {
+	for _, b := range r.buffers {
+		chunkBuffers[bits.Len(uint(len(*b)-chunkExtra-1))].Put(b)
+	}
+	r.loaded, r.buffers = nil, nil
+}
+
+// chunkBuffers are those that nobody reads into at present, for chunks of 1, 2, 4, ...
+// bytes: to make one anew, and to collect it, costs more than to read from Redis.
+var chunkBuffers [bits.UintSize]sync.Pool
+
+// chunkExtra is what comes with a chunk's bytes: its header, and the end of the line.
+const chunkExtra = chunkHeader + 2
+
+// chunkBuffer returns one for a chunk of that many bytes, or up to twice as many.
+func chunkBuffer(size int64) *[]byte {
+	class := bits.Len(uint(max(size, 1) - 1))
+	if b, ok := chunkBuffers[class].Get().(*[]byte); ok {
+		return b
+	}
+	b := make([]byte, 1<<class+chunkExtra)
+	return &b
 }
 
 // isTooLong reports that a value does not fit into the buffer for it.
@@ -461,7 +537,8 @@ func (r *chunkReader) isChunk(b []byte, number uint32) bool {
 
 // loadChunks returns a value that was written in chunks.
 func (s *Store) loadChunks(ctx context.Context, key string, i id, count uint32, size int64) ([]byte, error) {
-	r := &chunkReader{ctx: ctx, client: s.client, prefix: s.chunkPrefix(key, i), id: i, count: count, size: size}
+	r := s.newChunkReader(ctx, key, i, count, size)
+	defer r.release()
 	// It grows with what is really there.
 	data := make([]byte, 0, min(size, 4*inFlight))
 	for {

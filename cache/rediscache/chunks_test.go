@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -41,25 +42,115 @@ func writeBody(t *testing.T, s *rediscache.Store, key string, data []byte) cache
 }
 
 func readBody(s *rediscache.Store, key string, b cache.Body) ([]byte, error) {
-	r, err := s.OpenBody(context.Background(), key, b)
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	return io.ReadAll(r)
+	return readBodyFrom(s, key, b, 0)
 }
 
-// readBodyFrom returns what can be read from an offset on.
+// readBodyFrom returns what can be read from an offset on. It is the same if the body
+// is read and if it writes itself.
 func readBodyFrom(s *rediscache.Store, key string, b cache.Body, offset int64) ([]byte, error) {
-	r, err := s.OpenBody(context.Background(), key, b)
-	if err != nil {
-		return nil, err
+	read := func(all func(io.Reader) ([]byte, error)) ([]byte, error) {
+		r, err := s.OpenBody(context.Background(), key, b)
+		if err != nil {
+			return nil, err
+		}
+		defer r.Close()
+		if offset > 0 {
+			if _, err := r.(io.Seeker).Seek(offset, io.SeekStart); err != nil {
+				return nil, err
+			}
+		}
+		return all(r)
 	}
-	defer r.Close()
-	if _, err := r.(io.Seeker).Seek(offset, io.SeekStart); err != nil {
-		return nil, err
+	got, err := read(io.ReadAll)
+	written, err2 := read(func(r io.Reader) ([]byte, error) {
+		var b bytes.Buffer
+		_, err := r.(io.WriterTo).WriteTo(&b)
+		return b.Bytes(), err
+	})
+	if !bytes.Equal(got, written) || fmt.Sprint(err) != fmt.Sprint(err2) {
+		return nil, fmt.Errorf("read: %d bytes, %w; written: %d bytes, %w", len(got), err, len(written), err2)
 	}
-	return io.ReadAll(r)
+	return got, err
+}
+
+// fussy is a writer that takes so many bytes.
+type fussy struct {
+	bytes.Buffer
+	takes int
+	err   error
+}
+
+func (w *fussy) Write(p []byte) (int, error) {
+	n := min(len(p), w.takes)
+	w.takes -= n
+	_, _ = w.Buffer.Write(p[:n])
+	if n < len(p) {
+		return n, w.err
+	}
+	return n, nil
+}
+
+// What a writer has not taken can be read afterwards.
+func TestAWriterDoesNotTakeAllOfABody(t *testing.T) {
+	s := rediscache.New(redistest.Standalone(t).Client(t), &rediscache.Options{Prefix: redistest.Prefix(t), ChunkBytes: 1 << 10})
+	data := noise(5000)
+	body := writeBody(t, s, "key", data)
+	for _, fault := range []error{io.ErrClosedPipe, nil} {
+		for _, takes := range []int{0, 1, 1 << 10, 3000, 4999} {
+			r, err := s.OpenBody(t.Context(), "key", body)
+			require.NoError(t, err)
+			w := &fussy{takes: takes, err: fault}
+			n, err := r.(io.WriterTo).WriteTo(w)
+			assert.EqualValues(t, takes, n)
+			if fault == nil {
+				fault = io.ErrShortWrite
+			}
+			require.Equal(t, fault, err, "it is the writer's")
+			rest, err := io.ReadAll(r)
+			require.NoError(t, err)
+			assert.True(t, bytes.Equal(data, append(w.Bytes(), rest...)), takes)
+			require.NoError(t, r.Close())
+		}
+	}
+}
+
+// Whoever reads a body shares its memory with nobody, also when others have closed
+// theirs, at the end or before, once or twice.
+func TestBodiesShareNoMemory(t *testing.T) {
+	rdb := redistest.Standalone(t).Client(t)
+	s := rediscache.New(rdb, &rediscache.Options{Prefix: redistest.Prefix(t), ChunkBytes: 2 << 10})
+	data := noise(64 << 10)
+	var wg sync.WaitGroup
+	for g := range 16 {
+		key, mine := fmt.Sprint("key", g), data[g<<10:][:g*1000+10_000]
+		body := writeBody(t, s, key, mine)
+		wg.Go(func() {
+			for i := range 50 {
+				r, err := s.OpenBody(t.Context(), key, body)
+				if !assert.NoError(t, err) {
+					return
+				}
+				part := make([]byte, i*50)
+				_, err = io.ReadFull(r, part)
+				assert.NoError(t, err)
+				if i%3 > 0 {
+					var rest bytes.Buffer
+					_, err := io.Copy(&rest, r)
+					assert.NoError(t, err)
+					part = append(part, rest.Bytes()...)
+					assert.Len(t, part, len(mine))
+				}
+				assert.True(t, bytes.HasPrefix(mine, part))
+				assert.NoError(t, r.Close())
+				if i%2 == 0 {
+					assert.NoError(t, r.Close())
+				}
+				_, err = io.Copy(io.Discard, r)
+				assert.Error(t, err)
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // What one process has written another one reads, from wherever it wants, even if

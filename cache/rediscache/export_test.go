@@ -87,3 +87,18 @@ func (s *Store) BeginWriteWith(ctx context.Context, key, id string) (any, error)
 	}
 	return answers[0], nil
 }
+
+// Turns are those in which chunks are read.
+type Turns struct{ t *turns }
+
+// NewTurns returns some that nobody has.
+func NewTurns() Turns { return Turns{newTurns()} }
+
+// Take waits for one.
+func (t Turns) Take(ctx context.Context) (end func()) { return t.t.take(ctx) }
+
+// Most is how many there are at a time.
+func (t Turns) Most() int { return cap(t.t.taken) }
+
+// Patience is how long is waited for those who hang.
+const Patience = patience

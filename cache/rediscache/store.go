@@ -44,6 +44,7 @@ type Store struct {
 	tier          *tier
 	feed          *feed
 	standing      *standing
+	reading       *turns // of those who read chunks
 }
 
 var (
@@ -72,6 +73,7 @@ func New(client Client, o *Options) *Store {
 		compressAbove: opts.CompressAbove, chunkBytes: opts.ChunkBytes,
 		hub: push.New(client),
 		log: newPurgeLog(prefix, opts.Retention), standing: newStanding(),
+		reading: newTurns(),
 	}
 	s.feed = &feed{
 		client: client, log: s.log, standing: s.standing, sync: s.sync,
