@@ -69,7 +69,7 @@ func (b *Blobs) Get(ctx context.Context, key string, load BlobLoader) (*Blob, er
 		switch {
 		case err == nil:
 			if result.Source == Hit {
-				b.values.engine.hit(ctx, j.key, result.Entry)
+				b.values.engine.CountHit(ctx, j.key, &result.Entry)
 			}
 			return &Blob{ReadCloser: r, Size: result.Entry.Body.Size}, nil
 		case ctx.Err() != nil:

@@ -38,7 +38,7 @@ type Result struct {
 func (e *Engine) Do(ctx context.Context, key string, load Load) (Result, error) {
 	result, err := e.do(ctx, &job{key: key, load: load, judge: freshOnly, wait: e.waitTimeout})
 	if err == nil && result.Source == Hit {
-		e.hit(ctx, key, result.Entry)
+		e.CountHit(ctx, key, &result.Entry)
 	}
 	return result, err
 }
@@ -98,41 +98,42 @@ func (e *Engine) Fetch(ctx context.Context, f Fetch) (Result, error) {
 			e.refresh(ctx, j, entry)
 		}
 		if v == Use || v == UseAndRefresh && !j.inline {
-			e.hit(ctx, f.Key, entry)
+			e.CountHit(ctx, f.Key, &entry)
 			return Result{Entry: entry, Source: Hit}, nil
 		}
 	}
 	result, err := e.do(ctx, j)
 	if err == nil && result.Source == Hit {
-		e.hit(ctx, f.Key, result.Entry)
+		e.CountHit(ctx, f.Key, &result.Entry)
 	}
 	return result, err
 }
 
-// Peek returns the entry under key if this process has it at hand and judge says
-// Use, and counts a hit then. It asks nobody, never waits, and allocates nothing:
-// what comes before a Fetch where most calls find what they want.
-func (e *Engine) Peek(ctx context.Context, key string, judge func(Entry) Verdict) (Entry, bool) {
-	entry, ok := e.store.Peek(key)
-	if !ok || judge(entry) != Use {
-		return Entry{}, false
+// Peek returns the entry under key if this process has it at hand. It asks nobody,
+// never waits, allocates and counts nothing: what comes before a Fetch where most
+// calls find what they want. Whoever uses what is found calls CountHit.
+func (e *Engine) Peek(key string) (Entry, bool) { return e.store.Peek(key) }
+
+// CountHit counts an entry that was found by Peek and is used.
+func (e *Engine) CountHit(ctx context.Context, key string, entry *Entry) {
+	kind := HitFresh
+	switch {
+	case entry.TTL <= 0:
+		kind = HitStale
+		e.counters.stale.Add(1)
+	case entry.Local:
+		e.counters.local.Add(1)
+	default:
+		e.counters.store.Add(1)
 	}
-	e.hit(ctx, key, entry)
-	return entry, true
+	if e.observe != nil {
+		e.observe(ctx, Event{Kind: kind, Key: key, Local: entry.Local})
+	}
 }
 
 // inlinePause is how long those wait who can use what there is, for the one who
 // computes anew to say what that is.
 const inlinePause = 10 * time.Millisecond
-
-// hit counts an entry that was found.
-func (e *Engine) hit(ctx context.Context, key string, entry Entry) {
-	kind := HitFresh
-	if entry.TTL <= 0 {
-		kind = HitStale
-	}
-	e.happened(ctx, Event{Kind: kind, Key: key, Local: entry.Local})
-}
 
 // Verdict says what a caller does with an entry that is found.
 type Verdict uint8

@@ -131,6 +131,7 @@ type leader struct {
 	// looked: the leader has looked before. othersFailed: since then somebody
 	// else's load has failed.
 	looked, othersFailed bool
+	memo                 Memo // of what it finds first
 	// damaged: it has told of damage.
 	damaged bool
 	// changed is nil while nobody watches: most often nobody else computes the
@@ -168,7 +169,10 @@ func (l *leader) look(ctx context.Context) (Result, bool, error) {
 		source = Waited
 	}
 	if entry.Memo == nil {
-		entry.Memo = new(Memo) // all callers share what one has decoded
+		entry.Memo = &l.memo // all callers share what one has decoded
+		if l.looked {
+			entry.Memo = new(Memo) // that is of what was found before
+		}
 	}
 	done := l.take(ctx, entry, finding{entry: entry, hit: !l.looked, asOf: asOf})
 	l.looked = true

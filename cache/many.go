@@ -81,7 +81,7 @@ func (n *Namespace[V]) readMany(ctx context.Context, keys []string, load ManyLoa
 		default:
 			return false
 		}
-		e.hit(ctx, n.prefix+key, entry)
+		e.CountHit(ctx, n.prefix+key, &entry)
 		if v, err := n.value(entry); err == nil {
 			values[key] = v
 		}

@@ -120,7 +120,7 @@ func (n *Namespace[V]) Get(ctx context.Context, key string, load Loader[V]) (V, 
 			n.engine.refresh(ctx, n.job(key, n.contained(key, load)), entry)
 		}
 		if v >= UseAndRefresh {
-			n.engine.hit(ctx, full, entry)
+			n.engine.CountHit(ctx, full, &entry)
 			return n.value(entry)
 		}
 	}
@@ -134,7 +134,7 @@ func (n *Namespace[V]) get(ctx context.Context, j *job) (V, error) {
 		return none, err
 	}
 	if result.Source == Hit {
-		n.engine.hit(ctx, j.key, result.Entry)
+		n.engine.CountHit(ctx, j.key, &result.Entry)
 	}
 	return n.value(result.Entry)
 }

@@ -116,14 +116,6 @@ func (e *Engine) Stats() Stats {
 func (e *Engine) happened(ctx context.Context, event Event) {
 	c := &e.counters
 	switch event.Kind {
-	case HitFresh:
-		if event.Local {
-			c.local.Add(1)
-		} else {
-			c.store.Add(1)
-		}
-	case HitStale:
-		c.stale.Add(1)
 	case Missed:
 		c.misses.Add(1)
 	case WaitEnded:
@@ -141,6 +133,7 @@ func (e *Engine) happened(ctx context.Context, event Event) {
 		c.storeErrors.Add(1)
 	case DamageFound:
 		c.damaged.Add(1)
+	case HitFresh, HitStale: // CountHit counts them
 	case BreakerChanged: // has no number
 	}
 	if e.observe != nil {

@@ -38,8 +38,10 @@ type asked struct {
 	r     *http.Request
 
 	came     time.Time // when the request did
+	says     said
 	wants    wants
 	name     pageName
+	known    bool   // it was remembered
 	rule     rule   // of No-Vary-Search, under which the page was looked for
 	page     string // key of the page
 	personal bool   // for all that is known, the response is for the sender only
@@ -108,14 +110,17 @@ func (a *asked) serve(ctx context.Context, w http.ResponseWriter, next http.Hand
 		a.exchange(w, next).invalidate(ctx)
 		return
 	}
-	if a.wants = parseWants(a.r.Header); a.wants != nothing {
-		a.came = time.Now() // else it is not asked for, on a hit
+	a.wants = nothing
+	if a.says = saidBy(a.r.Header); a.says&saysWants > 0 {
+		if a.wants = parseWants(a.r.Header); a.wants != nothing {
+			a.came = time.Now() // else it is not asked for, on a hit
+		}
 	}
 	if why := a.whyBypass(); why != "" {
 		a.exchange(w, next).forward(why)
 		return
 	}
-	a.name = nameOf(a.r, a.route.policy.Key)
+	a.findName()
 	in := insideOf(ctx)
 	if again := in.refresh; again != nil && again.engine == a.cache.engine && again.name == a.name {
 		again.handle(a.exchange(w, next))
@@ -128,11 +133,16 @@ func (a *asked) serve(ctx context.Context, w http.ResponseWriter, next http.Hand
 		next.ServeHTTP(w, a.r)
 		return
 	}
-	a.page = a.name.key()
+	if a.page == "" {
+		a.page = a.name.key()
+	}
 	a.findRule(ctx)
-	a.personal = a.isPersonal()
+	if a.says&saysCredentials > 0 || a.r.TLS != nil {
+		a.personal = a.isPersonal()
+	}
 	a.spot = spot{key: a.page, reason: "uri-miss"}
 	if a.hit(ctx, w) {
+		a.remember()
 		return
 	}
 	x := a.exchange(w, next)
@@ -141,6 +151,24 @@ func (a *asked) serve(ctx context.Context, w http.ResponseWriter, next http.Hand
 		return
 	}
 	x.fromStoreOrHandler(ctx)
+}
+
+// findName finds the name of the page that is asked for, and the key if that is known.
+func (a *asked) findName() {
+	if a.route.policy.Key == nil {
+		if p := a.cache.pages.get(a.r); p != nil {
+			a.name, a.page, a.known = p.name, p.key, true
+			return
+		}
+	}
+	a.name = nameOf(a.r, a.route.policy.Key)
+}
+
+// remember remembers the name of a page that was hit.
+func (a *asked) remember() {
+	if !a.known && a.route.policy.Key == nil {
+		a.cache.pages.set(a.r)
+	}
 }
 
 // isPersonalPage reports that a response to such a request was not for sharing a
@@ -175,7 +203,7 @@ func (x *exchange) fromStoreOnly(ctx context.Context) {
 		if err != nil || !ok {
 			break
 		}
-		f, ok := read(key, entry)
+		f, ok := read(key, &entry)
 		if !ok {
 			break
 		}
@@ -190,15 +218,15 @@ func (x *exchange) fromStoreOnly(ctx context.Context) {
 			break
 		}
 		reason = "stale"
-		fit := x.fit(s, entry)
-		if fit == cache.Use && x.reply(s, entry, hit(s.left(entry))) { //nolint:contextcheck // the request has it
+		fit := x.fit(s, &entry)
+		if fit == cache.Use && x.reply(s, &entry, hit(s.left(&entry))) { //nolint:contextcheck // the request has it
 			return
 		}
 		if fit != cache.Use && x.r.Method == http.MethodGet && !x.personal && !x.wants.onlyIfCached {
 			x.fromStoreOrHandler(ctx) // a part of what is there, when it is fresh again
 			return
 		}
-		if fit == cache.UseAndRefresh && x.reply(s, entry, hit(s.left(entry))) { //nolint:contextcheck // the request has it
+		if fit == cache.UseAndRefresh && x.reply(s, &entry, hit(s.left(&entry))) { //nolint:contextcheck // the request has it
 			return
 		}
 		if x.r.Method == http.MethodHead && !x.personal && !x.wants.onlyIfCached {
@@ -284,7 +312,7 @@ func (x *exchange) fromStoreOrHandler(ctx context.Context) {
 			x.forward(reason)
 			return
 		}
-		f, ok := read(key, res.Entry)
+		f, ok := read(key, &res.Entry)
 		if !ok { // not for sharing, or written by another version
 			x.forward(reason)
 			return
@@ -294,7 +322,7 @@ func (x *exchange) fromStoreOrHandler(ctx context.Context) {
 			reason = x.spot.reason
 			continue
 		}
-		st := hit(f.response.left(res.Entry))
+		st := hit(f.response.left(&res.Entry))
 		if collapsed {
 			st = status{fwd: reason, collapsed: true}
 		}
@@ -302,11 +330,12 @@ func (x *exchange) fromStoreOrHandler(ctx context.Context) {
 		case !x.shares(f.response):
 			x.forward("bypass")
 			return
-		case f.response.failing && !x.canFallBack(f.response, res.Entry):
+		case f.response.failing && !x.canFallBack(f.response, &res.Entry):
 			x.forward(reason) // it has waited for a better one
 			return
 		}
-		if x.reply(f.response, res.Entry, st) { //nolint:contextcheck // the request has it
+		if x.reply(f.response, &res.Entry, st) { //nolint:contextcheck // the request has it
+			x.remember()
 			return
 		}
 		// Its body is gone.
@@ -322,14 +351,14 @@ func (x *exchange) verdict(key string, e cache.Entry) cache.Verdict {
 	if e.Kind == cache.Uncacheable && e.TTL > 0 {
 		return cache.Use // and run the handler
 	}
-	f, ok := read(key, e)
+	f, ok := read(key, &e)
 	switch {
 	case !ok:
 		return cache.Reject
 	case f.response == nil, !x.shares(f.response): // the latter run the handler
 		return cache.Use
 	}
-	v := x.fit(f.response, e)
+	v := x.fit(f.response, &e)
 	if v == cache.UseAndRefresh && x.copied == nil && !x.refreshesInline() {
 		// Now: when the request is over, others may change it.
 		x.copied = x.r.Clone(context.WithoutCancel(x.r.Context()))

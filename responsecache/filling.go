@@ -55,11 +55,11 @@ func (x *exchange) load(key string, index varyIndex, reason string) cache.Load {
 		defer cancel()
 		f := &filling{x: x, loading: l, ctx: ctx, cancel: cancel, flight: key, index: index, reason: reason}
 		if e, ok := l.Stale(); ok {
-			if found, ok := read(key, e); ok && found.response != nil {
+			if found, ok := read(key, &e); ok && found.response != nil {
 				f.old, f.oldEntry, f.found = found.response, e, time.Now()
-				f.fallsBack = x.canFallBack(f.old, e)
+				f.fallsBack = x.canFallBack(f.old, &e)
 				f.reason = "stale"
-				if f.old.left(e) > 0 && !f.old.validate {
+				if f.old.left(&e) > 0 && !f.old.validate {
 					f.reason = "request"
 				}
 			}
@@ -188,11 +188,11 @@ func (f *filling) unshareable(code int, h http.Header, why string) {
 }
 
 // oldNow is the entry of the old response as it is now: the handler takes its time.
-func (f *filling) oldNow() cache.Entry {
+func (f *filling) oldNow() *cache.Entry {
 	e, passed := f.oldEntry, time.Since(f.found)
 	e.TTL -= passed
 	e.Age += passed
-	return e
+	return &e
 }
 
 // hides reports whether the client gets the old response in place of a failure.
@@ -395,7 +395,7 @@ func (f *filling) replace(key string, e cache.Entry, after string) error {
 		return err
 	}
 	if after != "" {
-		found, readable := read(key, old)
+		found, readable := read(key, &old)
 		if !ok || !readable || found.index.generation != after {
 			return errReplaced
 		}
@@ -432,7 +432,7 @@ func (f *filling) freshen(rec *recorder) cache.Entry {
 	if v.store {
 		st.stored, st.ttl, st.hasTTL = true, v.ttl, true
 	}
-	if !x.reply(s, cache.Entry{TTL: v.ttl}, st) {
+	if !x.reply(s, &cache.Entry{TTL: v.ttl}, st) {
 		// Its body has gone meanwhile. Nothing has been sent yet.
 		f.old, f.validating, f.fallsBack = nil, false, false
 		return f.run()

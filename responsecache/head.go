@@ -16,14 +16,14 @@ func (x *exchange) forwardHead(ctx context.Context, key string, index varyIndex,
 	_, _ = x.engine.Fetch(ctx, cache.Fetch{
 		Key: key, Lane: "head", NoWait: true,
 		Judge: func(e cache.Entry) cache.Verdict {
-			if f, ok := read(key, e); !ok || f.response == nil {
+			if f, ok := read(key, &e); !ok || f.response == nil {
 				return cache.Use // it has changed meanwhile
 			}
 			return cache.FallBack
 		},
 		Load: func(ctx context.Context, l *cache.Loading) (cache.Entry, error) {
 			e, _ := l.Stale()
-			found, ok := read(key, e)
+			found, ok := read(key, &e)
 			if !ok || found.response == nil {
 				return cache.Entry{Kind: cache.Uncacheable}, nil
 			}

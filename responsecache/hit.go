@@ -18,32 +18,33 @@ import (
 // It does what an exchange does with such a request, without what that needs for all
 // others. TestAllocationsOfAHit counts what it allocates.
 func (a *asked) hit(ctx context.Context, w http.ResponseWriter) bool {
-	if a.wants != nothing || !a.wantsAll() {
+	if a.says&(saysWants|saysPart) > 0 && (a.wants != nothing || !a.wantsAll()) || a.r.Method != http.MethodGet {
 		return false
 	}
-	for range 3 { // an alias, the page, its variant
-		var f *found
-		entry, ok := a.cache.engine.Peek(ctx, a.spot.key, func(e cache.Entry) cache.Verdict {
-			var ok bool
-			switch f, ok = read(a.spot.key, e); {
-			case !ok:
-				return cache.Reject
-			case f.response == nil:
-				return cache.Use
-			case !f.response.isShort() || f.response.failing || !a.shares(f.response),
-				a.route.policy.Compress && !e.Local: // nobody would keep what is made of it
-				return cache.Reject
-			}
-			return a.fit(f.response, e)
-		})
-		switch {
-		case !ok:
+	mayShare := a.says&saysCredentials == 0 && a.r.TLS == nil // for all that this request is
+	for range 3 {                                             // an alias, the page, its variant
+		key := a.spot.key
+		e, ok := a.cache.engine.Peek(key)
+		if !ok {
 			return false
-		case f.response != nil:
-			a.replyAll(w, a.form(f.response), entry, hit(f.response.left(entry)))
+		}
+		f, ok := read(key, &e)
+		if !ok {
+			return false
+		}
+		s := f.response
+		switch {
+		case s == nil:
+			a.follow(f)
+		case !s.isShort(), s.failing, !mayShare && !a.shares(s),
+			a.route.policy.Compress && !e.Local, // nobody would keep what is made of it
+			a.fit(s, &e) != cache.Use:
+			return false
+		default:
+			a.replyAll(w, a.form(s), &e, hit(s.left(&e)))
+			a.cache.engine.CountHit(ctx, key, &e)
 			return true
 		}
-		a.follow(f)
 	}
 	return false
 }
@@ -64,7 +65,7 @@ func (s *stored) isShort() bool {
 // The fields are assigned to the header, because their names are in canonical form.
 // Their values are copied into one piece of memory for all: whoever gets the header
 // may change it, and must not change it for others.
-func (a *asked) replyAll(w http.ResponseWriter, s *stored, e cache.Entry, st status) {
+func (a *asked) replyAll(w http.ResponseWriter, s *stored, e *cache.Entry, st status) {
 	h := w.Header()
 	if len(h) > 0 {
 		a.cache.takeOff(h) // what others have set
@@ -113,7 +114,7 @@ type moment struct {
 }
 
 // momentOf returns what is told of a response now.
-func (s *stored) momentOf(a *asked, e cache.Entry, st status) moment {
+func (s *stored) momentOf(a *asked, e *cache.Entry, st status) moment {
 	seconds := [2]int64{int64((s.age + e.Age) / time.Second), int64(st.ttl / time.Second)}
 	last := s.forms.moment.Load()
 	if last != nil && st.hit && last.seconds == seconds && last.name == a.cache.name && last.page == a.page {

@@ -20,7 +20,7 @@ import (
 
 // reply answers with a stored response. It returns false, and has sent nothing, if
 // its body is not to be had.
-func (x *exchange) reply(s *stored, e cache.Entry, st status) bool {
+func (x *exchange) reply(s *stored, e *cache.Entry, st status) bool {
 	if s.isShort() && x.wantsAll() && !x.route.policy.Compress {
 		x.replyAll(x.w, s, e, st)
 		return true

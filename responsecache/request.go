@@ -30,7 +30,7 @@ func (a *asked) whyBypass() string {
 		return "method"
 	case r.ContentLength != 0: // the handler may look at the body, which no key names
 		return "bypass"
-	case has(r.Header, "Upgrade"), has(r.Header, "If-Match"), has(r.Header, "If-Unmodified-Since"):
+	case a.says&saysBypass > 0 && (has(r.Header, "Upgrade") || has(r.Header, "If-Match") || has(r.Header, "If-Unmodified-Since")):
 		return "bypass"
 	case r.URL.Opaque != "": // as in "GET http:x HTTP/1.1"
 		return "bypass"
@@ -38,6 +38,33 @@ func (a *asked) whyBypass() string {
 		return "request"
 	}
 	return ""
+}
+
+// said is which of the fields that matter to the cache a request has: most requests
+// have none, and to look for each costs more than to look at all that there are once.
+type said uint8
+
+const (
+	saysWants       said = 1 << iota // Cache-Control, Pragma
+	saysBypass                       // see whyBypass
+	saysPart                         // not all of a response is wanted, or not in any case
+	saysCredentials                  // Cookie, Authorization
+)
+
+func saidBy(h http.Header) (s said) {
+	for name := range h {
+		switch name {
+		case "Cache-Control", "Pragma":
+			s |= saysWants
+		case "Upgrade", "If-Match", "If-Unmodified-Since":
+			s |= saysBypass
+		case "If-None-Match", "If-Modified-Since", "Range":
+			s |= saysPart
+		case "Cookie", "Authorization":
+			s |= saysCredentials
+		}
+	}
+	return s
 }
 
 // has reports a field that is not empty, given by its canonical name.
@@ -133,7 +160,7 @@ func (w *wants) lane() string {
 }
 
 // fit says what to do with a stored response (RFC 9111 §4).
-func (a *asked) fit(s *stored, e cache.Entry) cache.Verdict {
+func (a *asked) fit(s *stored, e *cache.Entry) cache.Verdict {
 	w := &a.wants
 	switch {
 	case s.validate:
@@ -165,7 +192,7 @@ func (a *asked) fit(s *stored, e cache.Entry) cache.Verdict {
 
 // left is what is left of the lifetime of a stored response; if it is negative, for
 // how long it has been stale.
-func (s *stored) left(e cache.Entry) time.Duration {
+func (s *stored) left(e *cache.Entry) time.Duration {
 	if s.stale {
 		return -s.late - e.Age
 	}
@@ -176,7 +203,7 @@ func (s *stored) left(e cache.Entry) time.Duration {
 // made since it came will do, by a handler that others have asked. That another
 // version is found tells nothing: this process may have known an older one. Nor does it
 // that the entry was stored since: its client had it before.
-func (a *asked) anew(s *stored, e cache.Entry) cache.Verdict {
+func (a *asked) anew(s *stored, e *cache.Entry) cache.Verdict {
 	// By so much an age can be too small: the time that storing and reading take.
 	const inexact = 100 * time.Millisecond
 	if s.left(e) > 0 && s.age+e.Age+inexact < time.Since(a.came) {
@@ -186,12 +213,12 @@ func (a *asked) anew(s *stored, e cache.Entry) cache.Verdict {
 }
 
 // canFallBack reports whether a stale response will do if the handler fails.
-func (a *asked) canFallBack(s *stored, e cache.Entry) bool {
+func (a *asked) canFallBack(s *stored, e *cache.Entry) bool {
 	return !a.wants.noCache && a.outlivesFailure(s, e)
 }
 
 // outlivesFailure is canFallBack for a request that wants nothing in particular.
-func (a *asked) outlivesFailure(s *stored, e cache.Entry) bool {
+func (a *asked) outlivesFailure(s *stored, e *cache.Entry) bool {
 	stale := max(0, -s.left(e))
 	if s.strict || s.validate {
 		return false

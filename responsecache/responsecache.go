@@ -23,9 +23,10 @@ type Cache struct {
 	maxBody  int
 	refresh  http.Handler // nil: the wrapped handler
 	logger   *slog.Logger
-	keyed    atomic.Bool              // a route has a Policy.Key
-	ruled    atomic.Bool              // a response had a No-Vary-Search rule
-	rules    memory[pathName, rule]   // of No-Vary-Search
+	keyed    atomic.Bool            // a route has a Policy.Key
+	ruled    atomic.Bool            // a response had a No-Vary-Search rule
+	rules    memory[pathName, rule] // of No-Vary-Search
+	pages    *knownPages
 	personal memory[string, struct{}] // keys of pages whose responses to requests with credentials are not for sharing
 }
 
@@ -93,7 +94,7 @@ func New(store cache.Store, o *Options) (*Cache, error) {
 	}
 	c := &Cache{
 		name: defaultName, profile: o.Profile, targets: []string{defaultTargeted, "Cdn-Cache-Control"},
-		maxBody: defaultMaxBody, refresh: o.Refresh, logger: o.Logger,
+		maxBody: defaultMaxBody, refresh: o.Refresh, logger: o.Logger, pages: newKnownPages(),
 	}
 	if c.logger == nil {
 		c.logger = slog.Default()

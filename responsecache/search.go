@@ -53,7 +53,7 @@ func (a *asked) findRule(ctx context.Context) {
 // storedRule returns the rule that is stored for a path, or none.
 func (c *Cache) storedRule(ctx context.Context, key string) rule {
 	if e, ok, err := c.engine.Get(ctx, key); err == nil && ok {
-		if f, ok := read(key, e); ok && f.isAlias() {
+		if f, ok := read(key, &e); ok && f.isAlias() {
 			c.ruled.Store(true)
 			return rule{text: f.alias.rule}
 		}

@@ -95,7 +95,7 @@ func (f *found) isAlias() bool { return f.alias.rule != "" }
 // read decodes an entry that was found under key, once if it stays in this
 // process. What cannot be read, such as what another version has written, is as
 // good as not there.
-func read(key string, e cache.Entry) (*found, bool) {
+func read(key string, e *cache.Entry) (*found, bool) {
 	if e.Kind != cache.Value {
 		return nil, false
 	}

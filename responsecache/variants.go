@@ -36,7 +36,7 @@ func (f *filling) admit(keeps time.Duration) {
 		return
 	}
 	if ok {
-		if found, ok := read(key, old); ok {
+		if found, ok := read(key, &old); ok {
 			set.names = slices.Clone(found.index.names)
 		}
 	}

@@ -26,12 +26,11 @@ func (s *Store) Get(ctx context.Context, key string) (cache.Entry, bool, error) 
 	if e, ok := s.Peek(key); ok && e.TTL > 0 { //nolint:contextcheck // the feed outlives the read that starts it
 		return e, true, nil
 	}
-	asked := make([]question, 1)
-	asked[0].key = key
-	if err := s.read(ctx, asked); err != nil {
+	f, err := s.find(ctx, key)
+	if err != nil {
 		return cache.Entry{}, false, fault(ctx, "get", err)
 	}
-	e, ok, err := s.judge(ctx, asked[0].finding)
+	e, ok, err := s.judge(ctx, f)
 	if err != nil {
 		return cache.Entry{}, false, fault(ctx, "get", err)
 	}
@@ -133,6 +132,24 @@ func pttl(ms int64) time.Duration {
 		return time.Duration(ms)
 	}
 	return time.Duration(ms) * time.Millisecond
+}
+
+// find asks for one key. Afterwards the purge log is up to date.
+func (s *Store) find(ctx context.Context, key string) (finding, error) {
+	if !s.feed.fresh() {
+		asked := []question{{finding: finding{key: key}}}
+		err := s.read(ctx, asked)
+		return asked[0].finding, err
+	}
+	q := &question{finding: finding{key: key, mark: s.tier.mark(key), sent: time.Now()}}
+	err := s.pipe.Pipelined(ctx, func(p redis.Pipeliner) error {
+		return p.BatchProcess(ctx, q.commands(ctx, s.entryName(key))...) // it only queues them
+	})
+	if pipelining.Left(err) {
+		return finding{}, err
+	}
+	err = q.take()
+	return q.finding, err
 }
 
 // read asks all questions. Afterwards the purge log is up to date.

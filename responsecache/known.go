@@ -1,0 +1,68 @@
+package responsecache
+
+import (
+	"hash/maphash"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"sync/atomic"
+)
+
+// knownPages remembers the names of pages that were hit lately, and their keys, so
+// that they need not be made for each request. It is bounded, and takes no lock.
+type knownPages struct {
+	seed  maphash.Seed
+	slots [2048]atomic.Pointer[knownPage]
+}
+
+// maxKnownPage is the length up to which what a client sends is remembered.
+const maxKnownPage = 512
+
+// knownPage is what a plain request (isPlain) for a page says, and what follows from
+// it.
+type knownPage struct {
+	secure       bool
+	host, target string
+	path, query  string // the parts of the target
+	name         pageName
+	key          string
+}
+
+func newKnownPages() *knownPages { return &knownPages{seed: maphash.MakeSeed()} }
+
+func (k *knownPages) slot(r *http.Request) *atomic.Pointer[knownPage] {
+	hash := maphash.String(k.seed, r.RequestURI) + 31*maphash.String(k.seed, r.Host)
+	return &k.slots[hash%uint64(len(k.slots))]
+}
+
+// get returns what is known of the page that a request is for, or nil. Only of a
+// request that says the very same: middleware may have changed its URL.
+func (k *knownPages) get(r *http.Request) *knownPage {
+	p := k.slot(r).Load()
+	if p == nil || p.target != r.RequestURI || p.host != r.Host || p.secure != (r.TLS != nil) {
+		return nil
+	}
+	if u := r.URL; u.Path != p.path || u.RawQuery != p.query || u.RawPath != "" || u.ForceQuery {
+		return nil
+	}
+	return p
+}
+
+// set remembers the page that a request is for. Who comes later
+// seldom takes another one's place, so that a site with more pages than there are places
+// does not remember in vain all the time.
+func (k *knownPages) set(r *http.Request) {
+	if !isPlain(r) || r.URL.ForceQuery || len(r.RequestURI)+len(r.Host) > maxKnownPage {
+		return
+	}
+	slot := k.slot(r)
+	if slot.Load() != nil && rand.Uint32()%16 > 0 {
+		return
+	}
+	kept := *r
+	kept.RequestURI, kept.Host = strings.Clone(r.RequestURI), strings.Clone(r.Host) // and not all of the request
+	p := &knownPage{secure: r.TLS != nil, host: kept.Host, target: kept.RequestURI, name: nameOf(&kept, nil)}
+	p.key = p.name.key()
+	p.path, p.query = p.name.path, strings.TrimPrefix(p.name.query, "?")
+	slot.Store(p)
+}
