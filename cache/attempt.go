@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 )
 
@@ -114,7 +115,10 @@ func (e *Engine) fill(ctx, budget context.Context, l *leader, token uint64, rele
 		return attempt{heldFor: leaseMargin} // look again
 	}
 	failure := finding{}
-	loading := &Loading{kept: true, stale: l.stale}
+	loading := &Loading{kept: true}
+	if l.stale.Kind != 0 {
+		loading.stale = sync.OnceValue(func() Entry { return l.stillStale(budget) })
+	}
 	loading.share = func(entry Entry) {
 		e.share(l.f, entry, func() bool {
 			if e.listener == nil {
@@ -165,6 +169,30 @@ func (e *Engine) fill(ctx, budget context.Context, l *leader, token uint64, rele
 		}
 	}
 	return a
+}
+
+// stillStale returns the stale entry as the store has it now, or none if it has none
+// any more, or does not say:
+//
+//	A finds the stale entry
+//	                          somebody purges it
+//	A begins to fill; its load fails, and answers with the stale entry instead, for
+//	a second, to whoever asks
+func (l *leader) stillStale(budget context.Context) Entry {
+	entry, ok, err := l.e.read(budget, l.j.key)
+	switch {
+	case err != nil || !ok:
+		return Entry{}
+	case entry.Memo != nil:
+	case entry.Version == l.stale.Version:
+		entry.Memo = l.stale.Memo
+	default:
+		entry.Memo = new(Memo)
+	}
+	if v := l.j.judge(entry); v != FallBack && v != UseAndRefresh {
+		return Entry{}
+	}
+	return entry
 }
 
 // perMiB is added to the budget of storing for each MiB of data.

@@ -20,15 +20,23 @@ type Load func(ctx context.Context, l *Loading) (Entry, error)
 // not safe for concurrent use.
 type Loading struct {
 	kept   bool
-	stale  Entry
+	stale  func() Entry // what stands since the fill has begun; nil: none
 	share  func(Entry)
 	add    func(ctx context.Context, key string, entry Entry, seen uint64) error // nil: nothing is kept
 	settle func(Entry)                                                           // nil once settled
 }
 
 // Stale returns the entry that was found and judged to FallBack, which what is
-// computed is to replace, and whether there is one.
-func (l *Loading) Stale() (Entry, bool) { return l.stale, l.stale.Kind != 0 }
+// computed is to replace, and whether there is one. It asks the store once more, for
+// a purge may have come before the fill was announced, and nothing else would keep out
+// what is made of that entry.
+func (l *Loading) Stale() (Entry, bool) {
+	if l.stale == nil {
+		return Entry{}, false
+	}
+	e := l.stale()
+	return e, e.Kind != 0
+}
 
 // Share hands entry to those of this process who wait, and who come before the
 // end, without storing it: a Memo in it can lead them to what is still being made.

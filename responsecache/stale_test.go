@@ -1,6 +1,7 @@
 package responsecache_test
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/herdless/herdless/cache"
 	"github.com/herdless/herdless/responsecache"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -309,4 +311,54 @@ func TestARefreshThroughACacheWithinTheSame(t *testing.T) {
 	require.NoError(t, c.SoftPurge(t.Context(), "http://example.com/page"))
 	require.Equal(t, "run 1", s.get(t, "/page").body)
 	await(t, "a new page", func() bool { return s.get(t, "/page").body == "run 2" })
+}
+
+// purging is a store in which something happens before each fill of a page begins.
+type purging struct {
+	cache.BodyStore
+	before func()
+}
+
+func (s *purging) Begin(ctx context.Context, key string, f cache.Filling) (cache.Beginning, error) {
+	if s.before != nil {
+		s.before()
+	}
+	return s.BodyStore.Begin(ctx, key, f)
+}
+
+// A stale page that was found, and purged before a fill of it had begun, is not stored
+// again in place of a failure.
+func TestAFailureDoesNotBringAPurgedPageBack(t *testing.T) {
+	const page = "http://example.com/page"
+	for name, purge := range map[string]func(context.Context, *responsecache.Cache) error{
+		"URL": func(ctx context.Context, c *responsecache.Cache) error { return c.Purge(ctx, page) },
+		"tag": func(ctx context.Context, c *responsecache.Cache) error { return c.PurgeTags(ctx, "news") },
+		"all": func(ctx context.Context, c *responsecache.Cache) error { return c.PurgeAll(ctx) },
+	} {
+		eachStore(t, func(t *testing.T, st stores) {
+			t.Run(name, func(t *testing.T) {
+				store := &purging{BodyStore: st.cache.(cache.BodyStore)}
+				st.cache = store
+				var fails atomic.Bool
+				var version atomic.Int32
+				s := serve(t, st, responsecache.Policy{TTL: time.Minute, StaleIfError: time.Hour, Tags: []string{"news"}}, func(w http.ResponseWriter, _ *http.Request) {
+					if fails.Load() {
+						w.WriteHeader(http.StatusBadGateway)
+						return
+					}
+					fmt.Fprint(w, "version ", version.Load())
+				})
+				require.Equal(t, "version 0", s.get(t, "/page").body)
+				require.NoError(t, s.cache.SoftPurge(t.Context(), page))
+				version.Store(1)
+				fails.Store(true)
+				var once sync.Once
+				store.before = func() { once.Do(func() { assert.NoError(t, purge(t.Context(), s.cache)) }) }
+				s.get(t, "/page") // which began before the purge
+				fails.Store(false)
+				r := s.get(t, "/page")
+				assert.NotEqual(t, "version 0", r.body, r.cacheStatus())
+			})
+		})
+	}
 }
