@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -75,6 +76,43 @@ func TestPageThatIsNotCachedIsCaught(t *testing.T) {
 	first.Store(&answer{body: p.body[1:]})
 	if do() == nil {
 		t.Error("a page that is cut off passes")
+	}
+}
+
+func TestAClientKnowsItsPage(t *testing.T) {
+	body := newPages(small).body
+	for name, c := range map[string]struct {
+		pieces []string
+		status int
+		same   bool
+	}{
+		"the page":      {[]string{string(body)}, 200, true},
+		"in pieces":     {[]string{string(body[:9]), "", string(body[9:])}, 200, true},
+		"cut off":       {[]string{string(body[:9])}, 200, false},
+		"too long":      {[]string{string(body), "x"}, 200, false},
+		"another":       {[]string{string(body[:9]), string(body[:len(body)-9])}, 200, false},
+		"nothing":       {nil, 200, false},
+		"not to be had": {nil, 503, false},
+	} {
+		for _, asString := range []bool{false, true} {
+			client := httpSite{http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				if c.status != 200 {
+					w.WriteHeader(c.status)
+				}
+				for _, p := range c.pieces {
+					if asString {
+						_, _ = io.WriteString(w, p)
+					} else {
+						_, _ = w.Write([]byte(p))
+					}
+				}
+			})}.client("/page", body)
+			for range 2 { // it can ask again
+				if status, same := client(); status != c.status || same != c.same {
+					t.Errorf("%s: %d, %v; want %d, %v", name, status, same, c.status, c.same)
+				}
+			}
+		}
 	}
 }
 

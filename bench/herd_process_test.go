@@ -147,11 +147,15 @@ func (s *service) Burst(o BurstOrder, _ *Burst) error {
 		return err
 	}
 	start := time.Unix(0, o.At)
+	clients := make([]func() (int, bool), o.Clients)
+	for i := range clients {
+		clients[i] = web.client(o.Site.Path, web.pages.body)
+	}
 	results := make([]Burst, o.Clients)
 	errs := make([]error, o.Clients)
 	var wg sync.WaitGroup
 	for i := range results {
-		wg.Go(func() { errs[i] = web.ask(&results[i], o, start) })
+		wg.Go(func() { errs[i] = ask(clients[i], &results[i], o, start) })
 	}
 	wg.Wait()
 	web.mu.Lock()
@@ -163,7 +167,7 @@ func (s *service) Burst(o BurstOrder, _ *Burst) error {
 }
 
 // ask is one client.
-func (web *openSite) ask(got *Burst, o BurstOrder, start time.Time) error {
+func ask(do func() (status int, same bool), got *Burst, o BurstOrder, start time.Time) error {
 	for due := start; ; due = due.Add(o.Every) {
 		from := due
 		if wait := time.Until(due); wait > 0 {
@@ -173,15 +177,12 @@ func (web *openSite) ask(got *Burst, o BurstOrder, start time.Time) error {
 		} else if o.At == 0 {
 			from = time.Now()
 		}
-		a, err := web.do(o.Site.Path, nil)
+		status, same := do()
 		arrived := time.Now()
-		if err != nil {
-			return err
-		}
-		if a.status != http.StatusOK {
+		if status != http.StatusOK {
 			got.Failed++
-		} else if string(a.body) != string(web.pages.body) {
-			return fmt.Errorf("%s: %d bytes that are not the page's", o.Site.Library, len(a.body))
+		} else if !same {
+			return fmt.Errorf("%s: the bytes are not the page's", o.Site.Library)
 		}
 		got.Latencies = append(got.Latencies, arrived.Sub(from))
 		got.Arrivals = append(got.Arrivals, arrived.UnixNano())
