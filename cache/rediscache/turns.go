@@ -24,7 +24,7 @@ type turns struct {
 const patience = 20 * time.Millisecond
 
 func newTurns() *turns {
-	return &turns{taken: make(chan struct{}, max(8, 2*runtime.GOMAXPROCS(0))), base: time.Now().Add(-patience)}
+	return &turns{taken: make(chan struct{}, max(4, 2*runtime.GOMAXPROCS(0))), base: time.Now().Add(-patience)}
 }
 
 // take waits for a turn, or does not any more, and returns what is to be called when
