@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 	"time"
 )
 
@@ -18,17 +19,18 @@ func (e *Engine) OpenBody(ctx context.Context, key string, body Body) (r io.Read
 		return nil, errNoBodyStore(e.store)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	budget := time.AfterFunc(e.storeTimeout, func() { cancel(errBudget) })
+	b := newBudget(ctx, e.storeTimeout, cancel)
+	b.begin()
 	var missing error
-	err = e.step(ctx, "open", key, func() (err error) {
-		r, err = store.OpenBody(ctx, key, body)
+	err = e.step(ctx, "open", key, func() (err error) { //nolint:contextcheck // b is ctx, with a deadline
+		r, err = store.OpenBody(b, key, body)
 		if errors.Is(err, ErrNoBody) {
 			missing = err
 			return nil // the store is well
 		}
 		return err
 	})
-	inTime := budget.Stop()
+	inTime := b.end()
 	if missing != nil {
 		e.happened(ctx, Event{Kind: DamageFound, Key: key})
 	}
@@ -80,22 +82,63 @@ func (e *Engine) CreateBody(ctx context.Context, key string, ttl time.Duration) 
 		return nil, errNoBodyStore(e.store)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	w := &bodyWriter{cancel: cancel, each: max(writeEndTimeout, e.storeTimeout)}
-	w.budget = time.AfterFunc(w.each, func() { cancel(errBudget) })
-	defer w.budget.Stop()
+	w := &bodyWriter{cancel: cancel, budget: newBudget(ctx, max(writeEndTimeout, e.storeTimeout), cancel)}
+	w.budget.begin()
+	defer w.budget.end()
 	var err error
-	if w.w, err = store.CreateBody(ctx, key, ttl); err != nil {
+	if w.w, err = store.CreateBody(w.budget, key, ttl); err != nil { //nolint:contextcheck // that is ctx, with a deadline
 		cancel(nil)
 		return nil, err
 	}
 	return w, nil
 }
 
+// budget is a context for what is done with a body, step by step. It ends if a step takes
+// too long, and while there is one, that is its deadline: a client of Redis can tell its
+// connection of a deadline, but not of an end that comes by surprise.
+type budget struct {
+	context.Context
+	each   time.Duration
+	timer  *time.Timer
+	cancel context.CancelCauseFunc
+	until  atomic.Pointer[time.Time] // nil: nothing is done
+}
+
+// newBudget returns one that cancel ends, in which a step may take as long as each.
+func newBudget(ctx context.Context, each time.Duration, cancel context.CancelCauseFunc) *budget {
+	return &budget{Context: ctx, each: each, cancel: cancel}
+}
+
+// Deadline implements context.Context.
+func (b *budget) Deadline() (time.Time, bool) {
+	deadline, ok := b.Context.Deadline()
+	if until := b.until.Load(); until != nil && (!ok || until.Before(deadline)) {
+		return *until, true
+	}
+	return deadline, ok
+}
+
+// begin begins a step.
+func (b *budget) begin() {
+	until := time.Now().Add(b.each)
+	b.until.Store(&until)
+	if b.timer == nil {
+		b.timer = time.AfterFunc(b.each, func() { b.cancel(errBudget) })
+	} else {
+		b.timer.Reset(b.each)
+	}
+}
+
+// end ends the step, and reports whether it has come in time.
+func (b *budget) end() bool {
+	b.until.Store(nil)
+	return b.timer.Stop()
+}
+
 // bodyWriter writes into the store, each step within a budget.
 type bodyWriter struct {
 	w      BodyWriter
-	budget *time.Timer
-	each   time.Duration
+	budget *budget
 	cancel context.CancelCauseFunc
 	ended  bool
 }
@@ -105,8 +148,8 @@ func (w *bodyWriter) Write(p []byte) (n int, err error) {
 	if w.ended { // the store's may be busy with Abort
 		return 0, errBodyEnded
 	}
-	w.budget.Reset(w.each)
-	defer w.budget.Stop()
+	w.budget.begin()
+	defer w.budget.end()
 	return w.w.Write(p)
 }
 
@@ -115,8 +158,8 @@ func (w *bodyWriter) Finish() (Body, error) {
 	if w.ended {
 		return Body{}, errBodyEnded
 	}
-	w.budget.Reset(w.each)
-	defer w.budget.Stop()
+	w.budget.begin()
+	defer w.budget.end()
 	body, err := w.w.Finish()
 	if err == nil {
 		w.ended = true

@@ -556,3 +556,36 @@ func TestCompression(t *testing.T) {
 		})
 	}
 }
+
+// While Redis hangs nobody waits longer for a body than for anything else.
+func TestABodyIsNotWaitedForWhileRedisHangs(t *testing.T) {
+	for _, obeys := range []bool{true, false} {
+		t.Run(fmt.Sprint("ContextTimeoutEnabled=", obeys), func(t *testing.T) {
+			server := redistest.NewStandalone(t)
+			rdb := redis.NewClient(&redis.Options{Addr: server.Addr(), ContextTimeoutEnabled: obeys})
+			t.Cleanup(func() { _ = rdb.Close() })
+			s := rediscache.New(rdb, nil)
+			e, err := cache.New(s, &cache.Options{StoreTimeout: 200 * time.Millisecond})
+			require.NoError(t, err)
+			body := writeBody(t, s, "key", noise(600_000))
+			r, err := e.OpenBody(t.Context(), "key", body)
+			require.NoError(t, err)
+			require.NoError(t, r.Close())
+			w, err := e.CreateBody(t.Context(), "key", time.Hour)
+			require.NoError(t, err)
+
+			server.Stop(t)
+			defer server.Continue(t)
+			began := time.Now()
+			_, err = e.OpenBody(t.Context(), "key", body)
+			require.Error(t, err)
+			assert.Less(t, time.Since(began), 200*time.Millisecond+slack)
+			if obeys { // what is written belongs to the client until it is done with it
+				began = time.Now()
+				_, err = w.Write(noise(2 << 20))
+				require.Error(t, err)
+				assert.Less(t, time.Since(began), time.Second+slack)
+			}
+		})
+	}
+}
