@@ -65,8 +65,8 @@ func (r *run) judgeOrigin(st *step, seen []asked, fault func(string, ...any)) {
 }
 
 // source returns the step and the index of the origin's answer that the response
-// must be.
-func (r *run) source(st *step, seen []asked, body string) (step, index int) {
+// must be. If several have that body it is the one of its Date.
+func (r *run) source(st *step, seen []asked, got *response) (step, index int) {
 	asked := len(seen) > 0 && st.origin != background
 	if len(st.sources) == 0 || asked && st.origin == maybe && st.answers[seen[len(seen)-1].index].status != http.StatusNotModified {
 		if !asked || len(st.answers) == 0 {
@@ -74,18 +74,26 @@ func (r *run) source(st *step, seen []asked, body string) (step, index int) {
 		}
 		return r.now, seen[len(seen)-1].index
 	}
+	step, index = st.sources[0]-1, 0
+	found := false
 	for _, n := range st.sources {
 		for i := range r.steps[n-1].answers {
-			if r.body(n-1, i) == body {
+			if r.body(n-1, i) != got.body {
+				continue
+			}
+			if first := r.got[n-1].header; first != nil && first.Get("Date") == got.header.Get("Date") {
 				return n - 1, i
+			}
+			if !found {
+				step, index, found = n-1, i, true
 			}
 		}
 	}
-	return st.sources[0] - 1, 0
+	return step, index
 }
 
 func (r *run) judgeResponse(st *step, seen []asked, got *response, fault func(string, ...any)) {
-	n, index := r.source(st, seen, got.body)
+	n, index := r.source(st, seen, got)
 	if n >= 0 {
 		r.judgeSource(st, n, index, got, fault)
 	}
