@@ -33,9 +33,11 @@ var obstacles = map[string]string{
 	"page-redis": "a third of what a hit allocates is go-redis's, for PTTL and GET; five allocations are its deadline. Without PTTL, the entry would have to tell " +
 		"its end by the server's clock.",
 	"page-redis-512k": "a body is read in parts, with three round trips, and its checksum is a tenth of the work. What is left is the system's, which brings the bytes, and Redis's.",
-	"session-read":    "go-redis allocates about 20 times for HGETALL and PTTL, nine of them to make room for the answer.",
-	"session-write":   "as for reads, and the arguments of the script that writes.",
-	"lock":            "nine commands in two scripts take about 11 µs of Redis, where redsync's take 3: tokens that outlast a failover, the queue, and what late commands must find.",
+	"stampede": "1,500 clients are woken on two cores, which takes some 4 µs each with all that they do then; and two processes of three hear of the page by a message, " +
+		"and read it from Redis first.",
+	"session-read":  "go-redis allocates about 20 times for HGETALL and PTTL, nine of them to make room for the answer.",
+	"session-write": "as for reads, and the arguments of the script that writes.",
+	"lock":          "nine commands in two scripts take about 11 µs of Redis, where redsync's take 3: tokens that outlast a failover, the queue, and what late commands must find.",
 }
 
 // explained puts the obstacles beside the goals.
