@@ -142,13 +142,10 @@ func (s *Store) find(ctx context.Context, key string) (finding, error) {
 		return asked[0].finding, err
 	}
 	q := &question{finding: finding{key: key, mark: s.tier.mark(key), sent: time.Now()}}
-	err := s.pipe.Pipelined(ctx, func(p redis.Pipeliner) error {
-		return p.BatchProcess(ctx, q.commands(ctx, s.entryName(key))...) // it only queues them
-	})
-	if pipelining.Left(err) {
+	if err := s.pipe.Process(ctx, q.commands(ctx, s.entryName(key))...); pipelining.Left(err) {
 		return finding{}, err
 	}
-	err = q.take()
+	err := q.take()
 	return q.finding, err
 }
 
@@ -170,12 +167,7 @@ func (s *Store) read(ctx context.Context, asked []question) error {
 	}
 	for i := range asked {
 		asked[i].sent = sent
-		own := asked[i].commands(ctx, s.entryName(asked[i].key))
-		if all == nil {
-			all = own // most reads are of one entry, and need no more memory
-		} else {
-			all = append(all, own...)
-		}
+		all = append(all, asked[i].commands(ctx, s.entryName(asked[i].key))...)
 	}
 	if err := s.pipe.Process(ctx, all...); pipelining.Left(err) {
 		return err
