@@ -23,8 +23,8 @@ type pipeliner interface {
 
 // Client runs commands on a client of go-redis. A few at a time go by themselves,
 // from the goroutines that want them. If there are more they go in pipelines:
-// while one is under way, what comes waits and makes up the next. Nobody waits for
-// company.
+// while one is under way, what comes waits and makes up the next, which goes at once
+// if it is of a crowd. Nobody waits for company.
 //
 // A pipeline costs Redis and this process little more than one command does. And a
 // command that goes by itself costs less from the goroutine that wants it than

@@ -25,7 +25,7 @@ const (
 	// maxTogether is how many callers' commands make up a batch at most.
 	maxTogether = 128
 	// maxSenders is how many batches may be under way at a time. One does, and
-	// fills best, as long as its connection is well.
+	// fills best, as long as its connection is well and no crowd waits.
 	maxSenders = 4
 	// stalled is after how long a batch holds up others no longer.
 	stalled = 20 * time.Millisecond
@@ -195,10 +195,11 @@ func (q *queue) hand(e *errand) {
 	}
 }
 
-// help begins to send if nobody does, or those who do have stalled. It is called
-// with mu held.
+// help begins to send if nobody does, if those who do have stalled, or if a crowd waits
+// for them: then Redis has the next batch while this process takes in the one before. It
+// is called with mu held.
 func (q *queue) help() bool {
-	if q.senders > 0 && (q.senders >= maxSenders || time.Since(q.last) <= stalled) {
+	if q.senders > 0 && (q.senders >= maxSenders || q.waiting.Len() < crowd && time.Since(q.last) <= stalled) {
 		return false
 	}
 	q.beginToSend()
