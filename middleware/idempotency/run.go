@@ -66,6 +66,8 @@ func bounded[T any](ctx context.Context, timeout time.Duration, do func(ctx cont
 	}
 }
 
+var errLate = errors.New("idempotency: the answer came when the lease was over")
+
 func (u *run) log(msg string, err error) {
 	u.guard.opts.Logger.LogAttrs(u.r.Context(), slog.LevelError, msg, slog.Any("error", err))
 }
@@ -77,7 +79,12 @@ func (u *run) serve() {
 	var woken <-chan struct{}
 	var ran *recorder // what came of it here
 	for {
+		asked := time.Now()
 		state, err := step(u, func(ctx context.Context) (State, error) { return u.guard.store.Begin(ctx, u.key, u.begin) })
+		if err == nil && state.Phase == Started && ran == nil && time.Since(asked) >= u.guard.opts.Lease {
+			u.abandon() // for the next one, if there is none yet
+			err = errLate
+		}
 		switch {
 		case err != nil:
 			u.log("idempotency: the store fails; the request is refused", err)
@@ -94,7 +101,7 @@ func (u *run) serve() {
 			// If it has run here, and nobody else has come to an end with it, the
 			// store has forgotten it: what came of it is what there is.
 			if ran == nil {
-				ran = u.execute(state.Attempt)
+				ran = u.execute(state.Attempt, asked)
 			}
 			if u.settle(ran) {
 				return
@@ -105,7 +112,8 @@ func (u *run) serve() {
 			continue
 		}
 		if woken == nil && u.guard.opts.Wait > 0 {
-			ctx, cancel := context.WithDeadline(u.r.Context(), deadline)
+			// No longer than other steps: who is not told can look.
+			ctx, cancel := context.WithTimeout(u.r.Context(), min(u.guard.opts.Timeout, time.Until(deadline)))
 			w, stop, err := u.guard.store.Watch(ctx, u.key)
 			cancel()
 			if err == nil {
@@ -147,15 +155,15 @@ func (u *run) wait(woken <-chan struct{}, lease time.Duration, deadline time.Tim
 	}
 }
 
-// execute runs the handler.
-func (u *run) execute(attempt int) *recorder {
+// execute runs the handler, under the lease that was asked for then.
+func (u *run) execute(attempt int, asked time.Time) *recorder {
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(u.r.Context()))
 	defer cancel(context.Canceled)
 	renewed := make(chan struct{})
 	renewing, stop := context.WithCancel(context.WithoutCancel(u.r.Context()))
 	go func() {
 		defer close(renewed)
-		u.renew(renewing, cancel)
+		u.renew(renewing, asked, cancel)
 	}()
 	rec := &recorder{u: u, header: u.w.Header().Clone(), outer: u.w.Header().Clone()}
 	done := false
@@ -173,6 +181,7 @@ func (u *run) execute(attempt int) *recorder {
 	stop()
 	<-renewed
 	rec.WriteHeader(http.StatusOK) // for a handler that wrote nothing
+	rec.lost = errors.Is(context.Cause(ctx), ErrLost)
 	return rec
 }
 
@@ -187,6 +196,11 @@ func (u *run) settle(rec *recorder) bool {
 			u.log("idempotency: it could not be stored that a request has run", errors.Join(err, lostUnless(stored)))
 		}
 		return true
+	case !u.guard.opts.Keep(status) && rec.lost:
+		// It may have failed because it was told to stop. If somebody else makes
+		// more of it, that is what the client gets.
+		rec.lost = false
+		return false
 	case !u.guard.opts.Keep(status):
 		u.abandon()
 	default:
@@ -235,12 +249,12 @@ func (u *run) abandon() {
 	}
 }
 
-// renew extends the lease until ctx ends, and ends the handler's context when it can
-// not be promised any more.
-func (u *run) renew(ctx context.Context, lost context.CancelCauseFunc) {
+// renew extends the lease, which lasts since confirmed, until ctx ends, and ends the
+// handler's context when it can not be promised any more. A lease begins in the store
+// before the answer is here, so it is counted from when it was asked for.
+func (u *run) renew(ctx context.Context, confirmed time.Time, lost context.CancelCauseFunc) {
 	lease := u.guard.opts.Lease
-	confirmed := time.Now()
-	timer := time.NewTimer(lease / 3)
+	timer := time.NewTimer(time.Until(confirmed.Add(lease / 3)))
 	defer timer.Stop()
 	for {
 		select {
@@ -264,7 +278,7 @@ func (u *run) renew(ctx context.Context, lost context.CancelCauseFunc) {
 			lost(ErrLost)
 			return
 		}
-		pause := lease / 3
+		pause := time.Until(confirmed.Add(lease / 3))
 		if err != nil {
 			pause = lease / 30
 		}
@@ -328,6 +342,7 @@ type recorder struct {
 	status  int
 	body    bytes.Buffer
 	passing bool // it is too long to be kept
+	lost    bool // the lease was, while the handler ran
 }
 
 // Header implements http.ResponseWriter.
