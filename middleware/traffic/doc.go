@@ -25,7 +25,8 @@
 // While the store is away nothing is lost. Counters go on in the process, by the
 // minute for a quarter of an hour and together after that, and are sent when the
 // store is back; what is added to leaderboards counts in the windows of that moment.
-// A process that has not reached the store since it began takes its own clock.
+// A process that has not reached the store since it began takes its own clock, and puts
+// its minutes right when the store has told it the time.
 //
 // Memory is bounded whatever comes. A process tells 255 routes apart and has counters
 // for no more than 15 minutes of them, beside those of the batch under way; a store

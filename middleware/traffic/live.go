@@ -56,7 +56,7 @@ func (l *live) lock(minute int64) *liveShard {
 	s := &l.shards[rand.Uint32()&l.mask]
 	s.mu.Lock()
 	if minute > s.minute {
-		l.turn(s, minute)
+		l.turn(s, minute, true)
 		s.minute = minute
 	}
 	return s
@@ -94,12 +94,13 @@ func (l *live) visit(minute int64, hash uint64) {
 	s.mu.Unlock()
 }
 
-// gather moves what was counted out of all shards. now is the present minute.
-func (l *live) gather(now int64) {
+// gather moves what was counted out of all shards. now is the present minute, or, if known
+// is false, what the clock of this server makes of it.
+func (l *live) gather(now int64, known bool) {
 	for i := range l.shards {
 		s := &l.shards[i]
 		s.mu.Lock()
-		l.turn(s, now)
+		l.turn(s, now, known)
 		s.minute = 0
 		s.mu.Unlock()
 	}
@@ -107,17 +108,19 @@ func (l *live) gather(now int64) {
 
 // turn moves what a shard, which is locked, has counted to the slice of its minute, or
 // that of now if it has none.
-func (l *live) turn(s *liveShard, now int64) {
+func (l *live) turn(s *liveShard, now int64, known bool) {
 	if s.node.Requests() == 0 && !s.seen {
 		return
 	}
 	minute := s.minute
 	if minute == 0 {
 		minute = now
+	} else {
+		known = true
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	a := l.slice(minute)
+	a := l.slice(minute, !known)
 	for route, c := range s.routes {
 		if c.Requests() > 0 {
 			a.row(KindRoute, rowName(route)).Add(c)
@@ -138,16 +141,16 @@ func (l *live) turn(s *liveShard, now int64) {
 }
 
 // slice returns the slice of a minute, or the last one if there are too many.
-func (l *live) slice(minute int64) *slice {
+func (l *live) slice(minute int64, guessed bool) *slice {
 	for _, a := range l.past {
-		if a.minute == minute {
+		if a.minute == minute && a.guessed == guessed {
 			return a
 		}
 	}
 	if n := len(l.past); n == maxSlices {
 		return l.past[n-1]
 	}
-	a := &slice{minute: minute, rows: make(map[rowKey]*Counters)}
+	a := &slice{minute: minute, guessed: guessed, rows: make(map[rowKey]*Counters)}
 	l.past = append(l.past, a)
 	return a
 }
@@ -179,6 +182,7 @@ func rowName(s string) string {
 // slice is what was counted in a minute and not sent.
 type slice struct {
 	minute   int64
+	guessed  bool // minute is that of this server's clock, because one did not know the store's
 	rows     map[rowKey]*Counters
 	visitors *Sketch
 }

@@ -224,7 +224,7 @@ func (r *Recorder) Flush(ctx context.Context) error {
 // flushAll belongs to who has the place in r.flushing.
 func (r *Recorder) flushAll(ctx context.Context) error {
 	err := r.salt(ctx) // before the rest, which then has those visitors that wait for it
-	r.live.gather(minuteOf(r.clock.now()))
+	r.live.gather(minuteOf(r.clock.now()), r.clock.synced.Load())
 	if err == nil {
 		err = r.flush(ctx)
 	}
@@ -249,6 +249,9 @@ func (r *Recorder) flush(ctx context.Context) error {
 func (r *Recorder) freeze() {
 	p := &parcel{batch: Batch{Node: r.id, Seq: r.seq + 1}}
 	for _, s := range r.live.take() {
+		if s.guessed {
+			s.minute = r.clock.corrected(s.minute)
+		}
 		p.batch.Slices = append(p.batch.Slices, s.batch())
 	}
 	now := r.clock.now()
@@ -359,6 +362,13 @@ func (c *clock) minute(t time.Time) int64 {
 		return 0
 	}
 	return minuteOf(t)
+}
+
+// corrected returns the minute of the store that was a minute of this server before one
+// knew the store's clock.
+func (c *clock) corrected(minute int64) int64 {
+	middle := Bucket{UnitMinute, minute}.Start().Add(time.Minute / 2)
+	return minuteOf(middle.Add(time.Duration(c.origin.Load() - c.start.UnixNano())))
 }
 
 func (c *clock) at(t time.Time) time.Time { return time.Unix(0, c.origin.Load()+int64(t.Sub(c.start))) }
