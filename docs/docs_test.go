@@ -341,6 +341,7 @@ func exercise(t *testing.T, rdb *redis.Client) {
 	visit(func(ctx context.Context, s *session.Session) error { return s.Set(ctx, "cart", 2) })
 
 	exerciseLimits(t, redislimit.New(rdb, nil))
+	exerciseLimitsInTurn(t, rdb.Options().Addr)
 
 	exerciseTraffic(t, rdb)
 
@@ -385,6 +386,22 @@ func exerciseLimits(t *testing.T, store *redislimit.Store) {
 	_, err = store.Extend(ctx, permit)
 	require.NoError(err)
 	require.NoError(store.Release(ctx, permit))
+}
+
+// exerciseLimitsInTurn has units given back, as on a Cluster, by a Ring of one server.
+func exerciseLimitsInTurn(t *testing.T, addr string) {
+	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"only": addr}})
+	defer ring.Close()
+	store := redislimit.New(ring, nil)
+	both := ratelimit.Request{Checks: []ratelimit.Check{
+		{Key: "client", Name: "roomy", Limit: ratelimit.PerMinute(100), N: 1},
+		{Key: "everybody", Name: "narrow", Limit: ratelimit.PerMinute(1), N: 1},
+	}}
+	for _, want := range []bool{true, false} {
+		d, err := store.Take(t.Context(), both)
+		require.NoError(t, err)
+		require.Equal(t, want, d.Allowed)
+	}
 }
 
 // record returns the commands, those of scripts included, that the server was

@@ -1,7 +1,8 @@
 package redislimit
 
-// TakeSource and OneSource are the scripts of Take.
-var TakeSource, OneSource = takeSource, oneSource
+// TakeSource and OneSource are the scripts of Take, GiveBackSource that of what it has
+// taken in vain.
+var TakeSource, OneSource, GiveBackSource = takeSource, oneSource, giveBackSource
 
 // Steps returns the sizes of the steps in which n extra units are taken.
 func Steps(n int) []int { return steps(n) }

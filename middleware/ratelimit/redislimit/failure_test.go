@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -351,6 +352,53 @@ func (s *scripted) EvalSha(ctx context.Context, sha string, keys []string, args 
 		return redis.NewCmdResult(nil, err)
 	}
 	return s.Scripter.EvalSha(ctx, sha, keys, args...)
+}
+
+// losing is a client that loses the first answers to a script.
+type losing struct {
+	redis.Scripter
+	script *redis.Script
+	most   int64
+	calls  atomic.Int64
+}
+
+func (l *losing) EvalSha(ctx context.Context, sha string, keys []string, args ...any) *redis.Cmd {
+	if sha != l.script.Hash() {
+		return l.Scripter.EvalSha(ctx, sha, keys, args...)
+	}
+	cmd := l.script.Run(ctx, l.Scripter, keys, args...)
+	if l.calls.Add(1) <= l.most {
+		return redis.NewCmdResult(nil, io.ErrUnexpectedEOF)
+	}
+	return cmd
+}
+
+// What was given back, and is given back again because the answer was lost, would be what
+// others have taken.
+func TestUnitsAreGivenBackOnce(t *testing.T) {
+	client := &losing{Scripter: redistest.SharedCluster(t).Client(t), script: redis.NewScript(redislimit.GiveBackSource), most: 1}
+	store := redislimit.New(client, &redislimit.Options{Prefix: redistest.Prefix(t)})
+	for _, limit := range []ratelimit.Limit{ratelimit.PerHour(100), ratelimit.Window(100, time.Hour)} {
+		client.calls.Store(0)
+		req := func(n int, keys ...string) ratelimit.Request {
+			req := requestN(n, keys...)
+			for i := range req.Checks {
+				req.Checks[i].Limit = limit
+			}
+			return req
+		}
+		_, err := store.Take(t.Context(), req(50, "a"))
+		require.NoError(t, err)
+		_, err = store.Take(t.Context(), req(100, "b"))
+		require.NoError(t, err)
+		d, err := store.Take(t.Context(), req(10, "a", "b"))
+		require.NoError(t, err)
+		require.False(t, d.Allowed)
+		require.Eventually(t, func() bool { return client.calls.Load() == 2 }, 30*time.Second, time.Millisecond)
+		d, err = store.Take(t.Context(), req(0, "a"))
+		require.NoError(t, err)
+		assert.Equal(t, 50, d.States[0].Remaining, "%v", limit)
+	}
 }
 
 // redisError is an error that Redis answers with.

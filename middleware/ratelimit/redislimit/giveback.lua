@@ -1,12 +1,14 @@
 -- giveback.lua: gives back units that were taken a moment ago, because a limit
 -- whose key is in another slot has denied the request.
 --
--- KEYS[i]   the key of the i-th limit. All are in one slot.
+-- KEYS[i]   the key of the i-th limit, and after the last one a key that names this gift
+--           and no other. All are in one slot.
 -- ARGV      three for each limit, in the order of KEYS, one of
 --             'g', cost, num   GCRA: what the units cost, as whole microseconds and a
 --                              numerator,
 --             'w', window, n   sliding window: the number of the window in which
---                              the units were taken, and how many.
+--                              the units were taken, and how many,
+--           and after those for how many ms the gift is remembered.
 -- Result    {n}: to how many keys something was given back.
 --
 -- What is given back is never more than what was taken: a key that owes less
@@ -14,7 +16,12 @@
 -- else, or was written under another rate, is left alone.
 --
 -- It must be atomic, because in between somebody else may take what would be
--- overwritten. See take.lua for what the keys hold.
+-- overwritten. And when it arrives a second time, because the answer was lost, nothing is
+-- given back: it would be what somebody else has taken. See take.lua for what the keys hold.
+
+if not redis.call('SET', KEYS[#KEYS], '', 'NX', 'PX', ARGV[#ARGV]) then
+  return { 0 }
+end
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
@@ -54,7 +61,8 @@ local function window(key, held, taken_in, n)
 end
 
 local n = 0
-for i, key in ipairs(KEYS) do
+for i = 1, #KEYS - 1 do
+  local key = KEYS[i]
   local held = redis.pcall('GET', key)
   if type(held) == 'string' then
     local kind, x, y = ARGV[3 * i - 2], tonumber(ARGV[3 * i - 1]), tonumber(ARGV[3 * i])

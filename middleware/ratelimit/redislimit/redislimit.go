@@ -8,7 +8,8 @@
 //
 // The limit called N of the key K is kept at "<Prefix>{K}N", a string of some 30
 // bytes that expires when the limit is full again; a sliding window at
-// "<Prefix>{K}N:w", and the permits of a concurrency limit at "<Prefix>{K}N:p". The
+// "<Prefix>{K}N:w", and the permits of a concurrency limit at "<Prefix>{K}N:p". On a
+// Cluster "<Prefix>{K}:back:…" remembers for half a minute what was given back. The
 // braces make K the hash tag of a Redis Cluster: all limits of one key are in one
 // slot, and keys spread over the nodes.
 //
@@ -145,8 +146,10 @@ func (s *Store) Reset(ctx context.Context, key string, names ...string) error {
 	return nil
 }
 
-// The suffixes of the keys of what is not GCRA. No name of a limit holds a colon.
+// The suffixes of the keys of what is not GCRA, and giftSuffix in place of a name. No name
+// of a limit holds a colon.
 const (
+	giftSuffix    = ":back:"
 	slidingSuffix = ":w"
 	permitSuffix  = ":p"
 )

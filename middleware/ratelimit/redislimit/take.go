@@ -2,6 +2,7 @@ package redislimit
 
 import (
 	"context"
+	"crypto/rand"
 	_ "embed"
 	"fmt"
 	"log/slog"
@@ -216,6 +217,7 @@ type turn struct {
 	of     []int // which checks
 	checks []ratelimit.Check
 	taken  taken
+	gift   string // names what is given back of it, once anything is
 }
 
 // takeInTurn makes a decision about keys in different slots: it takes the units
@@ -241,7 +243,8 @@ func (s *Store) takeInTurn(ctx context.Context, req ratelimit.Request) (ratelimi
 			s.undo(ctx, all[:i])
 		}
 	}
-	for _, t := range all {
+	for i := range all {
+		t := &all[i]
 		if more := t.taken.Extra - d.Extra; d.Allowed && more > 0 {
 			if err := s.giveBack(ctx, t, more, false); err != nil {
 				return ratelimit.Decision{}, err
@@ -262,7 +265,7 @@ func (s *Store) takeInTurn(ctx context.Context, req ratelimit.Request) (ratelimi
 func (s *Store) undo(ctx context.Context, turns []turn) {
 	for i := range turns {
 		t := &turns[i]
-		if err := s.giveBack(ctx, *t, t.taken.Extra, true); err != nil {
+		if err := s.giveBack(ctx, t, t.taken.Extra, true); err != nil {
 			go s.giveBackLate(context.WithoutCancel(ctx), turns[i:i+1])
 			continue
 		}
@@ -276,6 +279,10 @@ func (s *Store) undo(ctx context.Context, turns []turn) {
 // decision that has failed.
 const giveBackTimeout = time.Second
 
+// rememberGift is for how long it is remembered that something was given back: longer than
+// go-redis may try.
+const rememberGift = 30 * time.Second
+
 // giveBackLate gives back what the turns have taken, for nobody who waits.
 func (s *Store) giveBackLate(ctx context.Context, turns []turn) {
 	defer func() {
@@ -286,14 +293,15 @@ func (s *Store) giveBackLate(ctx context.Context, turns []turn) {
 	}()
 	ctx, cancel := context.WithTimeout(ctx, giveBackTimeout)
 	defer cancel()
-	for _, t := range turns {
+	for i := range turns {
 		// If it fails, the units come back at the limit's rate.
-		_ = s.giveBack(ctx, t, t.taken.Extra, true)
+		_ = s.giveBack(ctx, &turns[i], turns[i].taken.Extra, true)
 	}
 }
 
-// giveBack gives back extra units, and if all is set what was asked for besides.
-func (s *Store) giveBack(ctx context.Context, t turn, extra int, all bool) error {
+// giveBack gives back extra units, and if all is set what was asked for besides. It gives
+// back once, however often it is tried for the same turn.
+func (s *Store) giveBack(ctx context.Context, t *turn, extra int, all bool) error {
 	var keys []string
 	var args []any
 	for i, c := range t.checks {
@@ -319,6 +327,10 @@ func (s *Store) giveBack(ctx context.Context, t turn, extra int, all bool) error
 	if len(keys) == 0 {
 		return nil
 	}
+	if t.gift == "" {
+		t.gift = s.key(t.checks[0].Key, giftSuffix+rand.Text())
+	}
+	keys, args = append(keys, t.gift), append(args, rememberGift.Milliseconds())
 	if _, err := s.run(ctx, giveBackScript, keys, args...); err != nil {
 		return explain(err, keys)
 	}
