@@ -103,3 +103,30 @@ func TestAHookThatPanics(t *testing.T) {
 		}
 	}
 }
+
+// refusing is a client of a program's own, which may send nothing.
+type refusing struct {
+	redis.Scripter
+	err error
+}
+
+func (r *refusing) Pipelined(context.Context, func(redis.Pipeliner) error) ([]redis.Cmder, error) {
+	return nil, r.err
+}
+
+// The same holds for a client that somebody has wrapped.
+func TestAWrappedClientThatSendsNothing(t *testing.T) {
+	open := errors.New("the circuit is open")
+	for _, limit := range []time.Duration{0, 30 * time.Second} {
+		ctx := t.Context()
+		if limit > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, limit)
+			defer cancel()
+		}
+		get := redis.NewStringCmd(ctx, "get", "k")
+		err := pipelining.New(&refusing{err: open}, false).Process(ctx, get)
+		require.ErrorIs(t, err, open)
+		assert.ErrorIs(t, get.Err(), open, "deadline=%v", limit)
+	}
+}

@@ -169,7 +169,11 @@ func (c *Client) Pipelined(ctx context.Context, fn func(redis.Pipeliner) error) 
 
 func (c *Client) process(ctx context.Context, cmds []redis.Cmder) error {
 	if c.pipeline == nil {
-		return c.plainly(ctx, c.only, func(p redis.Pipeliner) error { return p.BatchProcess(ctx, cmds...) })
+		err := c.plainly(ctx, c.only, func(p redis.Pipeliner) error { return p.BatchProcess(ctx, cmds...) })
+		if err == nil || Left(err) {
+			return err
+		}
+		return told(cmds, err) // base may have sent nothing, and know of no commands
 	}
 	var keys []string
 	if c.cluster != nil {
