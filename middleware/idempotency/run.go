@@ -81,7 +81,7 @@ func (u *run) serve() {
 	for {
 		asked := time.Now()
 		state, err := step(u, func(ctx context.Context) (State, error) { return u.guard.store.Begin(ctx, u.key, u.begin) })
-		if err == nil && state.Phase == Started && ran == nil && time.Since(asked) >= u.guard.opts.Lease {
+		if err == nil && state.Phase == Started && ran == nil && !time.Now().Before(u.reliable(asked)) {
 			u.abandon() // for the next one, if there is none yet
 			err = errLate
 		}
@@ -249,6 +249,10 @@ func (u *run) abandon() {
 	}
 }
 
+// reliable returns until when a lease can be counted on that was asked for then: the handler
+// takes a moment to notice that it is over, and clocks may differ in speed.
+func (u *run) reliable(asked time.Time) time.Time { return asked.Add(u.guard.opts.Lease * 9 / 10) }
+
 // renew extends the lease, which lasts since confirmed, until ctx ends, and ends the
 // handler's context when it can not be promised any more. A lease begins in the store
 // before the answer is here, so it is counted from when it was asked for.
@@ -263,7 +267,7 @@ func (u *run) renew(ctx context.Context, confirmed time.Time, lost context.Cance
 		case <-timer.C:
 		}
 		asked := time.Now()
-		still, err := bounded(ctx, time.Until(confirmed.Add(lease)), func(ctx context.Context) (bool, error) {
+		still, err := bounded(ctx, time.Until(u.reliable(confirmed)), func(ctx context.Context) (bool, error) {
 			return u.guard.store.Extend(ctx, u.key, u.begin.Owner, lease)
 		})
 		switch {
@@ -274,7 +278,7 @@ func (u *run) renew(ctx context.Context, confirmed time.Time, lost context.Cance
 			return
 		case err == nil:
 			confirmed = asked
-		case !time.Now().Before(confirmed.Add(lease * 9 / 10)):
+		case !time.Now().Before(u.reliable(confirmed)):
 			lost(ErrLost)
 			return
 		}
