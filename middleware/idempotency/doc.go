@@ -22,7 +22,9 @@
 // none after a response was stored. A client that goes away does not end the
 // handler: its context goes on, so that there is a response for the retry. If the
 // store loses its data meanwhile the response is stored all the same, and only
-// requests that come before that run the handler again.
+// requests that come before that run the handler again. If the store is away when the
+// handler ends, the client gets the response, and for the time of Options.Lease the
+// server goes on trying to store it.
 //
 // A server that dies in the middle leaves an operation of which nobody knows how
 // far it came. After the lease the next request with the key runs the handler

@@ -23,6 +23,7 @@ type troubled struct {
 	late   time.Duration // after which the answer to Begin comes
 	extend func(ctx context.Context) error
 	watch  func(ctx context.Context) error
+	finish func(ctx context.Context) error
 }
 
 func (s *troubled) Begin(ctx context.Context, key string, b idempotency.Begin) (idempotency.State, error) {
@@ -38,6 +39,15 @@ func (s *troubled) Extend(ctx context.Context, key, owner string, lease time.Dur
 		}
 	}
 	return s.Store.Extend(ctx, key, owner, lease)
+}
+
+func (s *troubled) Finish(ctx context.Context, key, owner string, response []byte, ttl time.Duration) (bool, error) {
+	if s.finish != nil {
+		if err := s.finish(ctx); err != nil {
+			return false, err
+		}
+	}
+	return s.Store.Finish(ctx, key, owner, response, ttl)
 }
 
 func (s *troubled) Watch(ctx context.Context, key string) (<-chan struct{}, func(), error) {
@@ -167,5 +177,49 @@ func TestALostLeaseThatTheHandlerNotices(t *testing.T) {
 				assert.Equal(t, tt.body, w.Body.String())
 			})
 		})
+	}
+}
+
+// TestTheStoreIsAwayForAMomentAtTheEnd: the client gets the response at once, and those that
+// wait for it do not run the handler again because it could not be stored at that moment.
+func TestTheStoreIsAwayForAMomentAtTheEnd(t *testing.T) {
+	for _, finish := range []func(context.Context) error{fails, hangs, func(context.Context) error { panic("boom") }} {
+		for _, long := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				back := time.Now().Add(6 * time.Second)
+				store := &troubled{Store: idempotency.NewMemoryStore(), finish: func(ctx context.Context) error {
+					if time.Now().Before(back) {
+						return finish(ctx)
+					}
+					return nil
+				}}
+				o := idempotency.Options{}
+				if long {
+					o.MaxResponse = 3
+				}
+				var runs atomic.Int64
+				send := server(t, store, o, func(w http.ResponseWriter, _ *http.Request) {
+					time.Sleep(2 * time.Second)
+					fmt.Fprint(w, "payment ", runs.Add(1))
+				})
+				var again *httptest.ResponseRecorder
+				first := make(chan struct{})
+				go func() {
+					defer close(first)
+					began := time.Now()
+					assert.Equal(t, "payment 1", send().Body.String())
+					assert.LessOrEqual(t, time.Since(began), 3*time.Second)
+				}()
+				synctest.Wait()
+				again = send()
+				<-first
+				assert.EqualValues(t, 1, runs.Load())
+				if long {
+					assert.Equal(t, http.StatusConflict, again.Code)
+				} else {
+					assert.Equal(t, "payment 1", again.Body.String())
+				}
+			})
+		}
 	}
 }

@@ -192,8 +192,12 @@ func (u *run) settle(rec *recorder) bool {
 	switch {
 	case rec.passing:
 		// It is out already. A retry must not run it again.
-		if stored, err := u.finish(response{Status: status, TooLong: true}); err != nil || !stored {
-			u.log("idempotency: it could not be stored that a request has run", errors.Join(err, lostUnless(stored)))
+		resp := response{Status: status, TooLong: true}
+		switch stored, err := u.finish(resp); {
+		case err != nil:
+			u.finishLater(resp, err)
+		case !stored:
+			u.log("idempotency: it could not be stored that a request has run", ErrLost)
 		}
 		return true
 	case !u.guard.opts.Keep(status) && rec.lost:
@@ -204,15 +208,13 @@ func (u *run) settle(rec *recorder) bool {
 	case !u.guard.opts.Keep(status):
 		u.abandon()
 	default:
-		stored, err := u.finish(rec.response())
-		if err == nil && !stored {
+		resp := rec.response()
+		switch stored, err := u.finish(resp); {
+		case err != nil: // it has run, and the client had better know
+			u.finishLater(resp, err)
+		case !stored:
 			u.log("idempotency: the response is thrown away", ErrLost)
 			return false
-		}
-		if err != nil {
-			// It has run, and the client had better know. A retry may run it
-			// again, after the lease.
-			u.log("idempotency: a response could not be stored; a retry may run the request again", err)
 		}
 	}
 	h := u.w.Header()
@@ -223,11 +225,26 @@ func (u *run) settle(rec *recorder) bool {
 	return true
 }
 
-func lostUnless(stored bool) error {
-	if stored {
-		return nil
-	}
-	return ErrLost
+// finishLater goes on trying to store a response, which could not be stored because of err,
+// for as long as the lease may last: whoever waits for it would run the request again then,
+// because the store was away for a moment.
+func (u *run) finishLater(resp response, err error) {
+	lease := u.guard.opts.Lease
+	end := time.Now().Add(lease)
+	go func() {
+		defer func() { _ = recover() }() // the logger is not ours, and this is no goroutine of a request
+		stored := false
+		for err != nil && time.Now().Before(end) {
+			time.Sleep(lease / 30)
+			stored, err = u.finish(resp)
+		}
+		if !stored && err == nil {
+			err = ErrLost
+		}
+		if err != nil {
+			u.log("idempotency: a response could not be stored; a retry may run the request again", err)
+		}
+	}()
 }
 
 func (u *run) finish(resp response) (bool, error) {
