@@ -223,3 +223,25 @@ func TestTheStoreIsAwayForAMomentAtTheEnd(t *testing.T) {
 		}
 	}
 }
+
+// TestOneExtensionThatHangs: a lease is not lost because of one connection that hangs.
+func TestOneExtensionThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var extensions atomic.Int64
+		store := &troubled{Store: idempotency.NewMemoryStore(), extend: func(ctx context.Context) error {
+			if extensions.Add(1) == 1 {
+				return hangs(ctx)
+			}
+			return nil
+		}}
+		send := server(t, store, idempotency.Options{}, func(w http.ResponseWriter, r *http.Request) {
+			select {
+			case <-r.Context().Done():
+				t.Errorf("the context has ended: %v", context.Cause(r.Context()))
+			case <-time.After(time.Minute):
+			}
+			fmt.Fprint(w, "done")
+		})
+		assert.Equal(t, "done", send().Body.String())
+	})
+}

@@ -284,7 +284,7 @@ func (u *run) renew(ctx context.Context, confirmed time.Time, lost context.Cance
 		case <-timer.C:
 		}
 		asked := time.Now()
-		still, err := bounded(ctx, time.Until(u.reliable(confirmed)), func(ctx context.Context) (bool, error) {
+		still, err := bounded(ctx, min(u.guard.opts.Timeout, time.Until(u.reliable(confirmed))), func(ctx context.Context) (bool, error) {
 			return u.guard.store.Extend(ctx, u.key, u.begin.Owner, lease)
 		})
 		switch {
