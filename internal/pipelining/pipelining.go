@@ -49,6 +49,7 @@ type Client struct {
 	retries bool
 
 	empty   sync.Pool // pipelines, which are empty when they have been executed
+	spare   sync.Pool // errands that nobody waits for and nobody sends
 	only    *queue    // without a Cluster
 	mu      sync.Mutex
 	masters map[string]*queue // of a Cluster, by address

@@ -67,9 +67,6 @@ type errand struct {
 	batch *batch        // nil while it waits; guarded by the queue's mu
 }
 
-// spare are the errands that nobody waits for and nobody sends.
-var spare = sync.Pool{New: func() any { return &errand{done: make(chan struct{}, 1)} }}
-
 // batch is what goes in one pipeline.
 type batch struct {
 	errands []*errand
@@ -161,7 +158,10 @@ func bytesIn(answer any) (n int) {
 // send has commands sent with those of others and returns the first error of any,
 // or errLeft.
 func (q *queue) send(ctx context.Context, cmds ...redis.Cmder) error {
-	e := spare.Get().(*errand)
+	e, ok := q.client.spare.Get().(*errand)
+	if !ok {
+		e = &errand{done: make(chan struct{}, 1)}
+	}
 	e.ctx, e.cmds = ctx, cmds
 	q.hand(e)
 	select {
@@ -172,7 +172,7 @@ func (q *queue) send(ctx context.Context, cmds ...redis.Cmder) error {
 	}
 	hook := e.hook
 	*e = errand{done: e.done}
-	spare.Put(e)
+	q.client.spare.Put(e)
 	if hook != nil {
 		panic(hook)
 	}
