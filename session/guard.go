@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"runtime/debug"
 	"time"
 
 	"github.com/sony/gobreaker/v2"
@@ -29,11 +31,12 @@ type guarded struct {
 	timeout time.Duration
 	breaker *gobreaker.CircuitBreaker[struct{}]
 	failed  func(ctx context.Context, err error)
+	logger  *slog.Logger
 }
 
-func guard(store Store, timeout time.Duration, failed func(ctx context.Context, err error)) *guarded {
+func guard(store Store, timeout time.Duration, logger *slog.Logger, failed func(ctx context.Context, err error)) *guarded {
 	return &guarded{
-		store: store, timeout: timeout, failed: failed,
+		store: store, timeout: timeout, logger: logger, failed: failed,
 		breaker: gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
 			Timeout:     openFor,
 			ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= failuresToOpen },
@@ -66,15 +69,17 @@ func (g *guarded) try(ctx context.Context, id string) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		// Of several that try at once the breaker admits one.
-		_, _ = g.breaker.Execute(func() (struct{}, error) {
-			ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), g.timeout, errBudget)
-			defer cancel()
-			_, err := g.store.Alive(ctx, []string{id})
-			if err != nil {
-				g.failed(ctx, err)
-			}
-			return struct{}{}, err
+		g.contained(ctx, func() {
+			// Of several that try at once the breaker admits one.
+			_, _ = g.breaker.Execute(func() (struct{}, error) {
+				ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), g.timeout, errBudget)
+				defer cancel()
+				_, err := g.store.Alive(ctx, []string{id})
+				if err != nil {
+					g.failed(ctx, err)
+				}
+				return struct{}{}, err
+			})
 		})
 	}()
 	wait := time.NewTimer(tryFor)
@@ -83,6 +88,18 @@ func (g *guarded) try(ctx context.Context, id string) {
 	case <-done:
 	case <-wait.C:
 	}
+}
+
+// contained runs f in a goroutine of our own, where a panic of the store or of
+// Options.Observe would end the process. In that of a request net/http contains it.
+func (g *guarded) contained(ctx context.Context, f func()) {
+	defer func() {
+		if p := recover(); p != nil {
+			g.logger.LogAttrs(ctx, slog.LevelError, "session: a panic beside the requests",
+				slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
+		}
+	}()
+	f()
 }
 
 // step does one thing in the store, with the session called id, or with those of

@@ -192,7 +192,7 @@ func New(store Store, o *Options) (*Manager, error) {
 		vault:  &vault{opts.Encryption, opts.AcceptUnencrypted},
 		opts:   opts,
 	}
-	m.store = guard(store, opts.StoreTimeout, m.storeFailed)
+	m.store = guard(store, opts.StoreTimeout, opts.Logger, m.storeFailed)
 	m.watcher = newWatcher(m.store)
 	if opts.StaleFor > 0 {
 		m.recent = newRecent(opts.StaleFor)

@@ -126,10 +126,15 @@ func (w *watcher) drop(id string, d *watched) {
 func (w *watcher) watch(ctx context.Context, id string) {
 	woken := make(chan struct{}, 1)
 	for ctx.Err() == nil {
-		attempt, cancel := context.WithTimeout(ctx, watchTimeout)
-		stop, err := w.store.store.Watch(attempt, id, woken)
-		cancel()
-		if err == nil {
+		var stop func()
+		w.store.contained(ctx, func() {
+			attempt, cancel := context.WithTimeout(ctx, watchTimeout)
+			defer cancel()
+			if s, err := w.store.store.Watch(attempt, id, woken); err == nil {
+				stop = s
+			}
+		})
+		if stop != nil {
 			defer stop()
 			break
 		}
@@ -186,7 +191,7 @@ func (w *watcher) run(idle chan struct{}) {
 		w.mu.Unlock()
 		for len(ids) > 0 {
 			n := min(len(ids), atOnce)
-			w.look(context.Background(), ids[:n])
+			w.store.contained(context.Background(), func() { w.look(context.Background(), ids[:n]) })
 			ids = ids[n:]
 		}
 	}
