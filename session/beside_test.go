@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -55,7 +54,7 @@ func TestAPanicBesideTheRequests(t *testing.T) {
 		t.Run(whose, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var beside atomic.Bool // no request is under way
-				var logs strings.Builder
+				var logs logBuffer
 				store := &panicking{Store: session.NewMemoryStore()}
 				m, err := session.New(store, &session.Options{
 					Logger: slog.New(slog.NewTextHandler(&logs, nil)),

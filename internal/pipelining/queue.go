@@ -49,8 +49,9 @@ type queue struct {
 	alone    int
 	senders  int // without those that are forsaken
 	forsaken int
-	last     time.Time // when the last batch was sent,
-	size     int       // and how many callers' it was
+	last     time.Time // when the last batch was sent
+	flying   int       // how many callers' commands are in batches under way,
+	size     int       // and were when the last batch was sent
 	waiting  list.List // of *errand
 	watched  bool      // watch is to come
 	reply    int       // the average size of late
@@ -199,10 +200,11 @@ func (q *queue) hand(e *errand) {
 // for them: then Redis has the next batch while this process takes in the one before. It
 // is called with mu held.
 func (q *queue) help() bool {
-	if q.senders > 0 && (q.senders >= maxSenders || q.waiting.Len() < crowd && time.Since(q.last) <= stalled) {
+	stuck := time.Since(q.last) > stalled
+	if q.senders > 0 && (q.senders >= maxSenders || q.waiting.Len() < crowd && !stuck) {
 		return false
 	}
-	q.beginToSend()
+	q.beginToSend(q.senders > 0 && !stuck)
 	return true
 }
 
@@ -232,17 +234,22 @@ func (q *queue) leave(e *errand) {
 	}
 }
 
-// beginToSend is called with mu held.
-func (q *queue) beginToSend() {
+// beginToSend is called with mu held. A sender beside another one, which is well, has
+// begun because of a crowd.
+func (q *queue) beginToSend(beside bool) {
 	q.senders++
 	q.last = time.Now()
-	go q.sendAll()
+	least := 1
+	if beside {
+		least = crowd
+	}
+	go q.sendAll(least)
 }
 
-// sendAll sends until nothing waits.
-func (q *queue) sendAll() {
+// sendAll sends as long as so many wait.
+func (q *queue) sendAll(least int) {
 	for {
-		b := q.take()
+		b := q.take(least)
 		if b == nil || !q.sendAsSender(b) {
 			return
 		}
@@ -270,8 +277,9 @@ func (q *queue) sendAsSender(b *batch) bool {
 		status = forsaken
 		q.forsaken++
 		q.senders--
+		q.flying -= len(b.errands)
 		if q.waiting.Len() > 0 {
-			q.beginToSend()
+			q.beginToSend(false)
 		}
 	})
 	q.sendTogether(b)
@@ -281,6 +289,7 @@ func (q *queue) sendAsSender(b *batch) bool {
 	was := status
 	status = over
 	if was == counts {
+		q.flying -= len(b.errands)
 		return true
 	}
 	q.forsaken--
@@ -291,12 +300,16 @@ func (q *queue) sendAsSender(b *batch) bool {
 	return again
 }
 
-// take returns what waits, for one pipeline. If nothing does, the sender is none
-// any more. What nobody waits for any more is not sent: while Redis hung it came
-// to be much.
-func (q *queue) take() *batch {
+// take returns what waits, for one pipeline. If nothing does, or less than least and
+// others send, the sender is none any more. What nobody waits for any more is not sent:
+// while Redis hung it came to be much.
+func (q *queue) take(least int) *batch {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if q.senders > 1 && q.waiting.Len() < least {
+		q.senders--
+		return nil
+	}
 	q.last = time.Now()
 	var errands []*errand
 	for q.waiting.Len() > 0 && len(errands) < maxTogether {
@@ -309,7 +322,8 @@ func (q *queue) take() *batch {
 		q.senders--
 		return nil
 	}
-	q.size = len(errands)
+	q.flying += len(errands)
+	q.size = q.flying
 	b := &batch{errands: errands, awaited: len(errands)}
 	b.ctx, b.cancel = latest(errands)
 	for _, e := range errands {
