@@ -18,9 +18,10 @@ const (
 	// on top goes together. Fewer hold up two or four goroutines, more make
 	// eight as slow as if nothing went together.
 	maxAlone = 4
-	// crowd is of how many callers a pipeline is that lets nobody go alone beside
-	// it: then four that do cost as much as all the others. If fewer are enough,
-	// eight goroutines wait for one another.
+	// crowd is of how many callers the pipelines under way are that let nobody go
+	// alone beside them: then four that do cost as much as all the others. And it is
+	// how many must wait for another pipeline to go beside the first. If fewer are
+	// enough, eight goroutines wait for one another.
 	crowd = 16
 	// maxTogether is how many callers' commands make up a batch at most.
 	maxTogether = 128
