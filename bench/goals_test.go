@@ -35,7 +35,7 @@ var obstacles = map[string]string{
 	"page-redis-512k": "a body is read in parts, with three round trips, and its checksum is a tenth of the work. What is left is the system's, which brings the bytes, and Redis's.",
 	"stampede": "1,500 clients are woken on two cores, which takes some 4 µs each with all that they do then; and two processes of three hear of the page by a message, " +
 		"and read it from Redis first.",
-	"session-read":  "go-redis allocates about 20 times for HGETALL and PTTL, nine of them to make room for the answer.",
+	"session-read":  "go-redis allocates some ten times for GET and PTTL.",
 	"session-write": "as for reads, and the arguments of the script that writes.",
 	"lock":          "of Redis, nine commands in two scripts take four times as long as redsync's three: tokens that outlast a failover, the queue, and what late commands must find.",
 }

@@ -290,7 +290,8 @@ func (s *Session) undoMove(ctx context.Context, next, was token, begun bool) {
 // move adds to d what is in rec, for the session of next.
 func (s *Session) move(ctx context.Context, d *Delta, rec Record, next token) error {
 	to := s.m.vault.forSession(next.id)
-	for name, stored := range rec.Values {
+	for _, e := range rec.Values {
+		name, stored := e.Name, []byte(e.Data)
 		if len(s.m.vault.keys) == 0 {
 			d.Set[name] = stored
 			continue

@@ -42,7 +42,7 @@ func (p *tap) stored(b *browser) map[string][]byte {
 	b.ok("/user")
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.rec.Values
+	return p.rec.Values.Map()
 }
 
 // write puts bytes into the session that b has.
@@ -209,7 +209,8 @@ func TestWhatStandsWhereASessionShould(t *testing.T) {
 	}
 	replace := func(key string) {
 		require.NoError(t, rdb.Del(ctx, key).Err())
-		require.NoError(t, rdb.Set(ctx, key, "something", time.Hour).Err())
+		require.NoError(t, rdb.HSet(ctx, key, "something", "else").Err())
+		require.NoError(t, rdb.Expire(ctx, key, time.Hour).Err())
 	}
 	s.handle("/devices", func(w http.ResponseWriter, r *http.Request, sess *session.Session) error {
 		infos, err := sess.Sessions(r.Context())
@@ -218,12 +219,16 @@ func TestWhatStandsWhereASessionShould(t *testing.T) {
 	})
 
 	for name, spoil := range map[string]func(b *browser){
-		"another type":        func(b *browser) { replace(sessionKey(b)) },
-		"no time to live":     func(b *browser) { require.NoError(t, rdb.Persist(ctx, sessionKey(b)).Err()) },
-		"no version":          func(b *browser) { require.NoError(t, rdb.HDel(ctx, sessionKey(b), "n").Err()) },
-		"a user that is none": func(b *browser) { require.NoError(t, rdb.HSet(ctx, sessionKey(b), "m", "{").Err()) },
+		"another type":         func(b *browser) { replace(sessionKey(b)) },
+		"nothing that we know": func(b *browser) { require.NoError(t, rdb.Set(ctx, sessionKey(b), "something", time.Hour).Err()) },
+		"no time to live":      func(b *browser) { require.NoError(t, rdb.Persist(ctx, sessionKey(b)).Err()) },
+		"no version": func(b *browser) {
+			at := headOf(rdb.Get(ctx, sessionKey(b)).Val()) + versionAt
+			require.NoError(t, rdb.SetRange(ctx, sessionKey(b), int64(at), "somewhat").Err())
+		},
+		"a user that is none": func(b *browser) { p.write(t, b, session.Delta{Meta: []byte("{")}) },
 		"a user of somebody's key": func(b *browser) {
-			require.NoError(t, rdb.HSet(ctx, sessionKey(b), "m", "\x00h\x04\x01k123456789012345678901234567890").Err())
+			p.write(t, b, session.Delta{Meta: []byte("\x00h\x04\x01k123456789012345678901234567890")})
 		},
 	} {
 		b := s.browser()

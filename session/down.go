@@ -97,8 +97,8 @@ func newRecent(staleFor time.Duration) *otter.Cache[string, remembered] {
 		MaximumWeight: staleBytes,
 		Weigher: func(_ string, r remembered) uint32 {
 			size := staleOverhead + len(r.rec.Meta) + len(r.rec.Handover)
-			for name, value := range r.rec.Values {
-				size += len(name) + len(value) + 64
+			for _, e := range r.rec.Values {
+				size += len(e.Name) + len(e.Data) + 64
 			}
 			return uint32(min(size, staleBytes)) //nolint:gosec // it is bounded
 		},
@@ -111,12 +111,7 @@ func (m *Manager) remember(t token, rec Record) {
 	if m.recent == nil {
 		return
 	}
-	kept := rec
-	kept.Values = make(map[string][]byte, len(rec.Values)) // the request changes its own
-	for name, value := range rec.Values {
-		kept.Values[name] = value
-	}
-	m.recent.Set(t.id, remembered{t.digest, kept, time.Now()})
+	m.recent.Set(t.id, remembered{t.digest, rec, time.Now()})
 }
 
 // recall returns the record of a token that was read lately and has not ended by

@@ -30,7 +30,7 @@ func (v Vault) Seal(name string, value []byte, schema int, unique bool) ([]byte,
 }
 
 func (v Vault) Open(name string, stored []byte) (value []byte, schema int, err error) {
-	_ = v.sealer.vault.readable(stored)
+	_ = v.sealer.vault.readable(string(stored))
 	c, err := v.sealer.open(name, stored)
 	return c.value, c.schema, err
 }

@@ -297,11 +297,7 @@ func TestRedisRepliesAreLost(t *testing.T) {
 	b.ok("/set?name=a&value=1")
 
 	direct := redistest.Standalone(t).Client(t)
-	version := func() int {
-		n, err := direct.HGet(t.Context(), prefix+"{"+b.cookie()[:4]+"}"+b.cookie()[4:24], "n").Int()
-		require.NoError(t, err)
-		return n
-	}
+	version := func() int { return int(storedAt(t, direct, keyOf(prefix, b.cookie())).version) }
 	lostReply := func(path string) reply {
 		before := version()
 		proxy.SetLatency(500 * time.Millisecond) // the server acts at once, the reply takes its time

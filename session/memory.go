@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -111,7 +110,7 @@ func (s *memorySession) record(state State, left time.Duration, now time.Time) R
 	case Superseded:
 		rec.Handover = bytes.Clone(s.handover)
 	}
-	rec.Version, rec.Owner, rec.Meta, rec.Values = s.version, s.owner, bytes.Clone(s.meta), cloneValues(s.values)
+	rec.Version, rec.Owner, rec.Meta, rec.Values = s.version, s.owner, bytes.Clone(s.meta), ValuesOf(s.values)
 	rec.CreatedAt, rec.AuthenticatedAt, rec.ReadAt = s.created, s.authenticated, now
 	rec.DigestAge, rec.IdleTimeout = now.Sub(s.digestAt), s.idle
 	rec.ExpiresIn, rec.EndsIn = left, max(left, s.created.Add(s.absolute).Sub(now))
@@ -403,7 +402,9 @@ func (s *memorySession) sizeAfter(d Delta) int {
 func (s *memorySession) apply(d Delta, now time.Time) (handover []byte) {
 	s.version++
 	s.seen = now
-	maps.Copy(s.values, cloneValues(d.Set))
+	for name, value := range d.Set {
+		s.values[name] = append([]byte{}, value...)
+	}
 	for _, name := range d.Delete {
 		delete(s.values, name)
 	}
@@ -431,12 +432,4 @@ func (s *memorySession) apply(d Delta, now time.Time) (handover []byte) {
 		s.absolute = d.AbsoluteTimeout
 	}
 	return handover
-}
-
-func cloneValues(values map[string][]byte) map[string][]byte {
-	clone := make(map[string][]byte, len(values))
-	for name, value := range values {
-		clone[name] = append([]byte{}, value...)
-	}
-	return clone
 }

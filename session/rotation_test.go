@@ -263,7 +263,7 @@ func TestTheReplyToARotationIsLost(t *testing.T) {
 		go func() {
 			direct := redistest.Standalone(t).Client(t)
 			key := prefix + "{" + cookie[:4] + "}" + cookie[4:24]
-			assert.Eventually(t, func() bool { return direct.HExists(context.Background(), key, "h").Val() }, 20*time.Second, time.Millisecond)
+			assert.Eventually(t, func() bool { return lookInto(direct.Get(context.Background(), key).Val()).graceEnds > 0 }, 20*time.Second, time.Millisecond)
 			proxy.SetLatency(0)
 			proxy.Cut()
 		}()

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -181,7 +180,7 @@ func (s *Session) put(name string, data []byte) error {
 	if s.headerOut && !s.stored {
 		return errTooLate
 	}
-	old, stored := s.rec.Values[name]
+	old, stored := s.rec.Values.Get(name)
 	if stored && !s.dropped() {
 		c, err := s.open(name)
 		switch {
@@ -189,7 +188,7 @@ func (s *Session) put(name string, data []byte) error {
 			delete(s.changes, name)
 			return nil
 		case err != nil || s.bad[name]:
-			s.keepAside(name, old)
+			s.keepAside(name, []byte(old))
 		}
 	}
 	if size := s.sizeWith(name, data); size > s.m.opts.MaxBytes {
@@ -218,7 +217,7 @@ func (s *Session) Delete(ctx context.Context, name string) error {
 }
 
 func (s *Session) remove(name string) {
-	if _, ok := s.rec.Values[name]; ok {
+	if _, ok := s.rec.Values.Get(name); ok {
 		s.change(name, nil)
 	} else {
 		delete(s.changes, name)
@@ -255,9 +254,9 @@ func (s *Session) Keys(ctx context.Context) ([]string, error) {
 func (s *Session) names(wanted func(name string) bool) []string {
 	var names []string
 	if !s.dropped() {
-		for name := range s.rec.Values {
-			if _, changed := s.changes[name]; !changed && wanted(name) {
-				names = append(names, name)
+		for _, e := range s.rec.Values {
+			if _, changed := s.changes[e.Name]; !changed && wanted(e.Name) {
+				names = append(names, e.Name)
 			}
 		}
 	}
@@ -388,12 +387,12 @@ func (s *Session) load(ctx context.Context) {
 func (s *Session) adopt(ctx context.Context, t token, rec Record) bool {
 	sealer := s.m.vault.forSession(t.id)
 	meta, err := openMeta(sealer, rec.Meta)
-	for name, value := range rec.Values {
+	for _, e := range rec.Values {
 		if err != nil {
 			break
 		}
-		if !strings.HasPrefix(name, setAside) { // nobody reads those
-			err = s.m.vault.readable(value)
+		if !strings.HasPrefix(e.Name, setAside) { // nobody reads those
+			err = s.m.vault.readable(e.Data)
 		}
 	}
 	if err != nil {
@@ -426,7 +425,7 @@ func (s *Session) value(ctx context.Context, name string) ([]byte, bool) {
 	if b, ok := s.changes[name]; ok {
 		return b, b != nil
 	}
-	if _, ok := s.rec.Values[name]; !ok || s.dropped() {
+	if _, ok := s.rec.Values.Get(name); !ok || s.dropped() {
 		return nil, false
 	}
 	c, err := s.open(name)
@@ -445,7 +444,8 @@ func (s *Session) open(name string) (content, error) {
 	if c, ok := s.opened[name]; ok {
 		return c, nil
 	}
-	c, err := s.sealer.open(name, s.rec.Values[name])
+	stored, _ := s.rec.Values.Get(name)
+	c, err := s.sealer.open(name, []byte(stored))
 	if err == nil && len(s.m.vault.keys) > 0 {
 		if s.opened == nil {
 			s.opened = make(map[string]content)
@@ -468,9 +468,9 @@ func (s *Session) change(name string, value []byte) {
 func (s *Session) sizeWith(name string, value []byte) int {
 	size := len(name) + len(value)
 	if !s.dropped() {
-		for n, b := range s.rec.Values {
-			if _, changed := s.changes[n]; n != name && !changed {
-				size += len(n) + len(b)
+		for _, e := range s.rec.Values {
+			if _, changed := s.changes[e.Name]; e.Name != name && !changed {
+				size += len(e.Name) + len(e.Data)
 			}
 		}
 	}
@@ -484,12 +484,8 @@ func (s *Session) sizeWith(name string, value []byte) int {
 
 // written takes over what a commit has written.
 func (s *Session) written(d Delta, res Result) {
-	if s.rec.Values == nil {
-		s.rec.Values = make(map[string][]byte, len(d.Set))
-	}
-	maps.Copy(s.rec.Values, d.Set)
-	for _, name := range d.Delete {
-		delete(s.rec.Values, name)
+	if len(d.Set)+len(d.Delete) > 0 {
+		s.rec.Values = s.rec.Values.with(d.Set, d.Delete)
 	}
 	for name := range d.Set {
 		delete(s.opened, name)

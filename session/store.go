@@ -28,7 +28,7 @@ import (
 //
 // Implementations must be safe for concurrent use, must not keep or change the
 // slices and maps they are handed, and must return ones that the caller may
-// keep and change. The suite in package sessiontest states these rules as
+// keep, and but for Values change. The suite in package sessiontest states these rules as
 // tests.
 type Store interface {
 	// Load reads the session called id, and says how digest, the digest of
@@ -127,10 +127,10 @@ type Record struct {
 	Version uint64
 	// Owner is the owner, empty if there is none.
 	Owner string
-	// Meta is what the Manager notes about the session, Values holds the
-	// encoded values by name.
+	// Meta is what the Manager notes about the session, Values are the encoded
+	// values.
 	Meta   []byte
-	Values map[string][]byte
+	Values Values
 	// CreatedAt is when the session began, AuthenticatedAt when a Delta said
 	// so last, zero if none did, both by the store's clock.
 	CreatedAt, AuthenticatedAt time.Time

@@ -71,9 +71,9 @@ func (s *Session) update(ctx context.Context, name string, fn func(old Value) (a
 		if err := s.lock(ctx, true); err != nil {
 			return err
 		}
-		base, seen := s.rec.Values[name]
-		if !seen || s.dropped() {
-			base = nil
+		var base []byte
+		if stored, seen := s.rec.Values.Get(name); seen && !s.dropped() {
+			base = []byte(stored)
 		}
 		data, _ := s.value(ctx, name)
 		s.mu.Unlock()
@@ -109,7 +109,7 @@ func (s *Session) swap(ctx context.Context, name string, base, next []byte, fail
 		// It is about to be set anyway, and nobody else's.
 		return true, s.put(name, next)
 	}
-	if !bytes.Equal(s.rec.Values[name], base) {
+	if stored, _ := s.rec.Values.Get(name); stored != string(base) {
 		return false, nil // by another goroutine of this request
 	}
 	d := Delta{
@@ -131,11 +131,7 @@ func (s *Session) swap(ctx context.Context, name string, base, next []byte, fail
 		s.m.happened(ctx, Event{Kind: Conflicted, ID: s.token.id, Name: name})
 		delete(s.opened, name)
 		delete(s.bad, name)
-		if now := res.Values[name]; now != nil {
-			s.rec.Values[name] = now
-		} else {
-			delete(s.rec.Values, name)
-		}
+		s.rec.Values = s.rec.Values.with(res.Values, []string{name})
 		return false, nil
 	}
 	if err == nil {

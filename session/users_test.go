@@ -190,9 +190,7 @@ func TestTheIndexCleansItself(t *testing.T) {
 // its index.
 func ownerRest(t *testing.T, rdb *redis.Client, prefix, id string) string {
 	t.Helper()
-	owner, err := rdb.HGet(t.Context(), prefix+"{"+id[:4]+"}"+id[4:], "o").Result()
-	require.NoError(t, err)
-	return owner[4:]
+	return storedAt(t, rdb, prefix+"{"+id[:4]+"}"+id[4:]).owner[4:]
 }
 
 // expireTenThousand copies the session ten thousand times, as sessions of the same
@@ -200,11 +198,11 @@ func ownerRest(t *testing.T, rdb *redis.Client, prefix, id string) string {
 func expireTenThousand(t *testing.T, rdb *redis.Client, prefix, index, id string) {
 	t.Helper()
 	script := redis.NewScript(`
-		local fields, time = redis.call('HGETALL', KEYS[1]), redis.call('TIME')
+		local session, time = redis.call('GET', KEYS[1]), redis.call('TIME')
 		local ends = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000) + 20
 		for i = 1, 10000 do
 			local rest = string.format('copy-of-session-%04d', i)
-			redis.call('HSET', ARGV[1] .. rest, unpack(fields))
+			redis.call('SET', ARGV[1] .. rest, session)
 			redis.call('PEXPIREAT', ARGV[1] .. rest, string.format('%.0f', ends))
 			redis.call('ZADD', KEYS[2], string.format('%.0f', ends), ARGV[2] .. rest)
 		end`)

@@ -41,6 +41,9 @@ const (
 	flagSchema    = 1 << 0 // a schema version other than 0 follows
 	flagUnique    = 1 << 1 // 8 random bytes follow, which make every write different
 	flagEncrypted = 1 << 2
+
+	// maxFrame is more than what is in front of a ciphertext, or a value.
+	maxFrame = 3 + 10 + 8 + 1 + 255 + nonceBytes
 )
 
 var (
@@ -120,11 +123,15 @@ func parseFrame(stored []byte) (p parsed, err error) {
 
 // readable reports, without decrypting anything, why a stored value can not be
 // read by any of the keys.
-func (v *vault) readable(stored []byte) error {
-	p, err := parseFrame(stored)
+func (v *vault) readable(stored string) error {
+	var p parsed
+	if stored != "" && stored[0] == frameZero {
+		var err error
+		if p, err = parseFrame([]byte(stored[:min(len(stored), maxFrame)])); err != nil {
+			return nil //nolint:nilerr // it is damaged, which is no matter of keys
+		}
+	}
 	switch {
-	case err != nil:
-		return nil //nolint:nilerr // it is damaged, which is no matter of keys
 	case p.encrypted && !slices.ContainsFunc(v.keys, func(k EncryptionKey) bool { return k.ID == p.keyID }):
 		return errUnknownKey
 	case !p.encrypted && len(v.keys) > 0 && !v.acceptPlain:

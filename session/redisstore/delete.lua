@@ -1,6 +1,6 @@
 -- Ends a session.
 --
--- KEYS[1]  the session, a hash (see commit.lua)
+-- KEYS[1]  the session
 -- Result   1 if there was one
 --
 -- Besides KEYS[1] it uses the owner's index, which is in the same slot, and tells
@@ -12,10 +12,10 @@
 local key = KEYS[1]
 local prefix, place, rest = string.match(key, '^(.*){(.*)}(.*)$')
 local id = place .. rest
-local owner = redis.pcall('HGET', key, 'o')
-if type(owner) == 'table' then owner = false end -- of another type
+local piece, at, ends, begins = get(key)
+local owner = piece and select(17, read(piece, at, ends, begins)) or ''
 local there = redis.call('DEL', key)
-if owner then
+if owner ~= '' then
   redis.pcall('ZREM', prefix .. '{' .. place .. '}user:' .. string.sub(owner, 5), id)
 end
 redis.call('PUBLISH', prefix .. 'ended', id)

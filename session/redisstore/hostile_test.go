@@ -2,7 +2,10 @@ package redisstore_test
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
+	"fmt"
+	"math"
 	"strconv"
 	"testing"
 	"time"
@@ -43,20 +46,43 @@ func TestWhatIsNoSession(t *testing.T) {
 		prefix := redistest.Prefix(t)
 		store := redisstore.New(rdb, &redisstore.Options{Prefix: prefix})
 		spoilt := map[string]func(key string) error{
-			"a string": func(key string) error { return rdb.Set(ctx, key, "x", time.Hour).Err() },
+			"a string":        func(key string) error { return rdb.Set(ctx, key, "x", time.Hour).Err() },
+			"nothing":         func(key string) error { return rdb.Set(ctx, key, "", time.Hour).Err() },
+			"another kind":    func(key string) error { return rdb.SetRange(ctx, key, headAt, "hls1").Err() },
+			"no TTL":          func(key string) error { return rdb.Persist(ctx, key).Err() },
+			"more than it is": func(key string) error { return rdb.Append(ctx, key, "x").Err() },
+			"a hash": func(key string) error {
+				return errors.Join(rdb.Del(ctx, key).Err(), rdb.HSet(ctx, key, "d", first[:]).Err(), rdb.Expire(ctx, key, time.Hour).Err())
+			},
 			"a list": func(key string) error {
 				return errors.Join(rdb.Del(ctx, key).Err(), rdb.RPush(ctx, key, "x").Err(), rdb.Expire(ctx, key, time.Hour).Err())
 			},
-			"no TTL": func(key string) error { return rdb.Persist(ctx, key).Err() },
-			"no fields": func(key string) error {
-				return rdb.HDel(ctx, key, "d", "r", "p", "g", "h", "n", "c", "i", "a", "s", "e", "l").Err()
-			},
 		}
-		for _, field := range []string{"n", "c", "i", "a", "s", "e"} {
-			for _, value := range []string{"", "x", "-1", "1e3", "0x10", " 1", "nan", "inf", "99999999999999999999"} {
-				spoilt["field "+field+" = "+value] = func(key string) error { return rdb.HSet(ctx, key, field, value).Err() }
+		for i := range numbers {
+			for _, value := range []float64{-1, 0.5, math.NaN(), math.Inf(1), math.Inf(-1), 1 << 53, 1e300, math.SmallestNonzeroFloat64} {
+				spoilt[fmt.Sprintf("number %d = %v", i, value)] = func(key string) error {
+					bytes := binary.LittleEndian.AppendUint64(nil, math.Float64bits(value))
+					return rdb.SetRange(ctx, key, numbersAt+int64(i)*8, string(bytes)).Err()
+				}
 			}
-			spoilt["no field "+field] = func(key string) error { return rdb.HDel(ctx, key, field).Err() }
+		}
+		for i := range 34 { // up to there it is cut within the names, the strings, the numbers and the magic
+			spoilt[fmt.Sprintf("cut by %d", 10*i+1)] = func(key string) error {
+				raw, err := rdb.Get(ctx, key).Result()
+				return errors.Join(err, rdb.Set(ctx, key, raw[:max(0, len(raw)-10*i-1)], time.Hour).Err())
+			}
+			spoilt[fmt.Sprintf("cut by %d in front", 10*i+1)] = func(key string) error {
+				raw, err := rdb.Get(ctx, key).Result()
+				return errors.Join(err, rdb.Set(ctx, key, raw[min(len(raw), 10*i+1):], time.Hour).Err())
+			}
+		}
+		// The lengths of six strings, how many values there are, where one is, and other lengths.
+		for i, at := range lengths(t, store, rdb, prefix) {
+			for _, value := range []uint32{1 << 31, 1<<32 - 1, 5000} {
+				spoilt[fmt.Sprintf("length %d = %d", i, value)] = func(key string) error {
+					return rdb.SetRange(ctx, key, at, string(binary.LittleEndian.AppendUint32(nil, value))).Err()
+				}
+			}
 		}
 		for name, spoil := range spoilt {
 			id := "id: " + name
@@ -72,6 +98,30 @@ func TestWhatIsNoSession(t *testing.T) {
 			}
 		}
 	})
+}
+
+// What create stores, see session.lua: one byte of values, and the head.
+const (
+	headAt    = 1
+	numbersAt = headAt + 4 + 32
+	numbers   = 12
+)
+
+// lengths returns where the lengths stand in a session that create has made.
+func lengths(t *testing.T, store session.Store, rdb redis.UniversalClient, prefix string) (at []int64) {
+	t.Helper()
+	create(t, store, "model")
+	raw, err := rdb.Get(t.Context(), prefix+"{mode}l").Bytes()
+	require.NoError(t, err)
+	const strings = numbersAt + numbers*8
+	next := int64(strings)
+	for range 6 {
+		at = append(at, next)
+		next += 4 + int64(binary.LittleEndian.Uint32(raw[next:]))
+	}
+	at = append(at, next, next+4, next+4+4+1, next+4+4+1+4) // of one value, whose name is "a", and which stands somewhere
+	require.EqualValues(t, len(raw), next+4+4+1+4+4+8)
+	return append(at, int64(len(raw)-8), int64(len(raw)-4)) // of the padding and the head
 }
 
 // A store that does not answer holds nobody longer than the context says.
@@ -109,7 +159,7 @@ func TestRedisIsFull(t *testing.T) {
 	require.ErrorIs(t, err, session.ErrRefused)
 	rec, err := store.Load(t.Context(), "sess-1", second)
 	require.NoError(t, err)
-	assert.Equal(t, map[string][]byte{"a": []byte("1")}, rec.Values)
+	assert.Equal(t, map[string][]byte{"a": []byte("1")}, rec.Values.Map())
 	assert.EqualValues(t, 2, rec.Version)
 	deleted, err := store.Delete(t.Context(), "sess-1")
 	require.NoError(t, err)
@@ -129,10 +179,10 @@ func TestManyValuesAtOnce(t *testing.T) {
 	require.Equal(t, session.Committed, res.Outcome)
 	rec, err := store.Load(t.Context(), "many", second)
 	require.NoError(t, err)
-	assert.Equal(t, want, rec.Values)
+	assert.Equal(t, want, rec.Values.Map())
 }
 
-// A change makes Redis write the fields that changed, and every key has a TTL.
+// A session is one key, and every key has a TTL.
 func TestKeys(t *testing.T) {
 	rdb := redistest.NewStandalone(t).Client(t)
 	store := redisstore.New(rdb, nil)
@@ -143,7 +193,4 @@ func TestKeys(t *testing.T) {
 	ttl, err := rdb.PTTL(t.Context(), keys[0]).Result()
 	require.NoError(t, err)
 	assert.True(t, ttl > 59*time.Minute && ttl <= time.Hour, "TTL %v", ttl)
-	fields, err := rdb.HKeys(t.Context(), keys[0]).Result()
-	require.NoError(t, err)
-	assert.ElementsMatch(t, []string{"d", "r", "p", "g", "h", "n", "c", "i", "a", "e", "l", "s", "va"}, fields)
 }

@@ -17,19 +17,20 @@
 local index, doing, only, except = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
 local prefix, place = string.match(index, '^(.*){(.*)}')
 local base, channel = prefix .. '{' .. place .. '}', prefix .. 'ended'
-local time = redis.call('TIME')
-local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local now = clock()
 redis.call('ZREMRANGEBYSCORE', index, '-inf', string.format('%.0f', now))
 
 local result = {}
 for _, id in ipairs(redis.call('ZRANGE', index, 0, -1)) do
   local key = base .. string.sub(id, 5)
+  local piece, at, ends, begins = get(key)
   local left = redis.call('PTTL', key)
-  if left < 0 or redis.call('TYPE', key).ok ~= 'hash' then
+  local d, l, c, t, m
+  if piece and left >= 0 then d, _, _, l, c, _, t, _, _, _, _, _, _, _, _, _, _, m = read(piece, at, ends, begins) end
+  if not d then
     redis.call('ZREM', index, id)
   elseif doing == 'L' then
-    local f = redis.call('HMGET', key, 'c', 't', 'l', 'm')
-    result[#result + 1] = {id, left, f[1] or '', f[2] or '', f[3] or '', f[4] or ''}
+    result[#result + 1] = {id, left, c, t, l, m}
   elseif only == id or only == '' and except ~= id then
     redis.call('DEL', key)
     redis.call('ZREM', index, id)

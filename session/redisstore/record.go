@@ -1,105 +1,192 @@
 package redisstore
 
 import (
-	"strings"
+	"encoding/binary"
+	"math"
 	"time"
 
 	"github.com/herdless/herdless/session"
 )
 
-// The fields of a session's hash that Load needs, see commit.lua. Metadata have
-// one-letter names; a value's name stands behind the tag v, so that no value can
-// pass for metadata.
+// The layout of a session, see session.lua.
 const (
-	fieldDigest        = "d"
-	fieldDigestAt      = "r"
-	fieldSuperseded    = "p"
-	fieldGraceEnds     = "g"
-	fieldEarlier       = "q"
-	fieldHandover      = "h"
-	fieldOwner         = "o"
-	fieldMeta          = "m"
-	fieldAuthenticated = "t"
-	fieldVersion       = "n"
-	fieldCreated       = "c"
-	fieldIdle          = "i"
-	fieldAbsolute      = "a"
-	fieldExpires       = "e"
-	fieldTaken         = "x"
-	fieldSize          = "s"
-	tagValue           = "v"
+	magic     = "hls2"
+	digestLen = len(session.Digest{})
+	trailer   = 8 // the lengths at the end
+	// earlierLen is how many bytes of each earlier digest are kept.
+	earlierLen = 8
 )
 
-// parseRecord makes a Record of a hash, the time that its key has left, and the
-// server's time in milliseconds, or the zero Record, for State Missing, if
-// commit.lua did not write it so or it is withdrawn. In its last millisecond a key
-// has 0 left and is still there, for every command.
-func parseRecord(fields hash, left time.Duration, now int64, state session.State) session.Record {
-	var bad bool
-	required := func(field string) int64 {
-		n, ok := number(fields.get(field))
-		bad = bad || !ok
-		return n
-	}
-	optional := func(field string) int64 {
-		if len(fields.get(field)) == 0 {
-			return 0
-		}
-		return required(field)
-	}
-	version, created, digestAt := required(fieldVersion), required(fieldCreated), required(fieldDigestAt)
-	idle, absolute := required(fieldIdle), required(fieldAbsolute)
-	_, _ = required(fieldSize), required(fieldExpires)
-	authenticated, taken, graceEnds := optional(fieldAuthenticated), optional(fieldTaken), optional(fieldGraceEnds)
-	if bad || left < 0 || now < taken {
-		return session.Record{}
-	}
+// The numbers of a session, in their order.
+const (
+	version = iota
+	expires
+	seen
+	created
+	digestAt
+	authenticated
+	idle
+	absolute
+	size
+	taken
+	graceEnds
+	headAt
+	numbers // how many there are
+)
 
-	values := 0
-	for i := range fields {
-		if strings.HasPrefix(fields[i].name, tagValue) {
-			values++
+// stored is a session as it stands in Redis, taken apart. Its strings are parts of
+// that one.
+type stored struct {
+	digest     string
+	number     [numbers]int64
+	superseded string
+	earlier    string
+	handover   string
+	owner      string
+	meta       string
+	values     session.Values
+}
+
+// parse takes a session apart, if it is one as commit.lua writes it.
+func parse(raw string) (s stored, ok bool) {
+	head, ok := headOf(raw)
+	if !ok {
+		return s, false
+	}
+	d := decoder{rest: head}
+	d.fixed(&s)
+	s.superseded, s.earlier, s.handover = d.text(), d.text(), d.text()
+	s.owner, s.meta = d.text(), d.text()
+	d.text() // by whom it was withdrawn
+	count := d.length()
+	end := len(raw) - len(head) - trailer                                  // of the values
+	if d.bad || s.number[headAt] != int64(end) || count > len(d.rest)/12 { // nobody gets memory for what is not there
+		return s, false
+	}
+	s.values = make(session.Values, count)
+	for i := range s.values {
+		name, at, length := d.text(), d.length(), d.length()
+		if d.bad || at > end || length > end-at {
+			return s, false
 		}
+		s.values[i] = session.Entry{Name: name, Data: raw[at : at+length]}
+	}
+	s.values.Sort()
+	lengths := decoder{rest: raw[len(raw)-trailer:]}
+	return s, len(d.rest) == lengths.length() // the padding
+}
+
+// headOf returns the head at the end of a session, with the padding.
+func headOf(end string) (head string, ok bool) {
+	if len(end) < trailer {
+		return "", false
+	}
+	d := decoder{rest: end[len(end)-4:]}
+	length := d.length()
+	rest := end[:len(end)-trailer]
+	if length > len(rest) {
+		return "", false
+	}
+	return rest[len(rest)-length:], true
+}
+
+// endLen is how much of the end of a session has the head of most.
+const endLen = 512
+
+// isAlive reports whether there is a session that ends like this, of which there may be
+// more in front, and is not withdrawn, if that can be said.
+func isAlive(end string) (is, sure bool) {
+	head, ok := headOf(end)
+	if !ok {
+		return false, len(end) < endLen
+	}
+	var s stored
+	d := decoder{rest: head}
+	d.fixed(&s)
+	return !d.bad && s.number[taken] == 0, d.bad || s.number[taken] == 0
+}
+
+// fixed takes what every head begins with.
+func (d *decoder) fixed(s *stored) {
+	if d.take(len(magic)) != magic {
+		d.bad = true
+	}
+	s.digest = d.take(digestLen)
+	for i := range s.number {
+		s.number[i] = d.number()
+	}
+}
+
+// record makes a Record of it, at the time now of the server, or the zero Record, for
+// State Missing, if it is withdrawn.
+func (s *stored) record(left time.Duration, now int64, state session.State) session.Record {
+	if left < 0 || now < s.number[taken] {
+		return session.Record{}
 	}
 	rec := session.Record{
 		State:       state,
-		Version:     uint64(version), //nolint:gosec // a count
-		Owner:       string(fields.get(fieldOwner)),
-		Values:      make(map[string][]byte, values),
-		CreatedAt:   time.UnixMilli(created),
+		Version:     uint64(s.number[version]), //nolint:gosec // a count
+		Owner:       s.owner,
+		Values:      s.values,
+		CreatedAt:   time.UnixMilli(s.number[created]),
 		ReadAt:      time.UnixMilli(now),
-		DigestAge:   time.Duration(now-digestAt) * time.Millisecond,
-		GraceLeft:   max(0, time.Duration(graceEnds-now)*time.Millisecond),
-		IdleTimeout: time.Duration(idle) * time.Millisecond,
+		DigestAge:   millis(now - s.number[digestAt]),
+		GraceLeft:   max(0, millis(s.number[graceEnds]-now)),
+		IdleTimeout: millis(s.number[idle]),
 		ExpiresIn:   left,
-		EndsIn:      max(left, time.Duration(created+absolute-now)*time.Millisecond),
+		EndsIn:      max(left, millis(s.number[created]+s.number[absolute]-now)),
 	}
-	if authenticated > 0 {
-		rec.AuthenticatedAt = time.UnixMilli(authenticated)
+	if at := s.number[authenticated]; at > 0 {
+		rec.AuthenticatedAt = time.UnixMilli(at)
 	}
-	rec.Meta = fields.get(fieldMeta)
+	if s.meta != "" {
+		rec.Meta = []byte(s.meta)
+	}
 	if state == session.Superseded {
-		rec.Handover = fields.get(fieldHandover)
-	}
-	for _, f := range fields {
-		if name, ok := strings.CutPrefix(f.name, tagValue); ok {
-			rec.Values[name] = f.value
-		}
+		rec.Handover = []byte(s.handover)
 	}
 	return rec
 }
 
-// number reads a number that commit.lua has written.
-func number(digits []byte) (int64, bool) {
-	if len(digits) == 0 || len(digits) > 16 {
-		return 0, false
-	}
-	n := int64(0)
-	for _, c := range digits {
-		if c < '0' || c > '9' {
-			return 0, false
-		}
-		n = 10*n + int64(c-'0')
-	}
-	return n, true
+func millis(n int64) time.Duration { return time.Duration(n) * time.Millisecond }
+
+// decoder takes parts off the front of rest. It goes bad where there is less.
+type decoder struct {
+	rest string
+	bad  bool
 }
+
+func (d *decoder) take(n int) string {
+	if n > len(d.rest) {
+		d.bad, d.rest = true, ""
+		return ""
+	}
+	part := d.rest[:n]
+	d.rest = d.rest[n:]
+	return part
+}
+
+// number takes one that is whole, not negative, and exact.
+func (d *decoder) number() int64 {
+	part := d.take(8)
+	if d.bad {
+		return 0
+	}
+	x := math.Float64frombits(binary.LittleEndian.Uint64([]byte(part)))
+	n := int64(x)
+	if !(x >= 0 && x < 1<<53) || float64(n) != x {
+		d.bad = true
+		return 0
+	}
+	return n
+}
+
+func (d *decoder) length() int {
+	part := d.take(4)
+	if d.bad {
+		return 0
+	}
+	return int(binary.LittleEndian.Uint32([]byte(part)))
+}
+
+func (d *decoder) text() string { return d.take(d.length()) }

@@ -1,11 +1,11 @@
 // Package redisstore keeps the sessions of package session in Redis, 6.2 or
 // later, standalone, behind Sentinel or as a Cluster.
 //
-// Each session is one hash, <prefix>{<place>}<id>, with a TTL that never exceeds
+// Each session is one string, <prefix>{<place>}<id>, with a TTL that never exceeds
 // what is left of the session. It holds a keyed digest of the client's secret and
-// never the secret, and one field for each value, so that a change moves that
-// value alone. The sessions of one user are in one slot, with the index of them,
-// so that every step is one script on one server, and one round trip.
+// never the secret, and the values, which a script replaces in it one by one, so that
+// a change sends that value alone. The sessions of one user are in one slot, with the
+// index of them, so that every step is one script on one server, and one round trip.
 //
 // All times are the server's; the clocks of the programs do not matter. Redis
 // replicates asynchronously: a failover may lose the last moments of changes,
@@ -15,7 +15,6 @@
 package redisstore
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	_ "embed"
@@ -36,29 +35,32 @@ import (
 const defaultPrefix = "herdless:session:"
 
 var (
+	//go:embed session.lua
+	layout string
+
 	//go:embed load.lua
 	loadSource string
-	loadScript = redis.NewScript(loadSource)
+	loadScript = redis.NewScript(layout + loadSource)
 
 	//go:embed commit.lua
 	commitSource string
-	commitScript = redis.NewScript(commitSource)
+	commitScript = redis.NewScript(layout + commitSource)
 
 	//go:embed take.lua
 	takeSource string
-	takeScript = redis.NewScript(takeSource)
+	takeScript = redis.NewScript(layout + takeSource)
 
 	//go:embed delete.lua
 	deleteSource string
-	deleteScript = redis.NewScript(deleteSource)
+	deleteScript = redis.NewScript(layout + deleteSource)
 
 	//go:embed alive.lua
 	aliveSource string
-	aliveScript = redis.NewScript(aliveSource)
+	aliveScript = redis.NewScript(layout + aliveSource)
 
 	//go:embed owned.lua
 	ownedSource string
-	ownedScript = redis.NewScript(ownedSource)
+	ownedScript = redis.NewScript(layout + ownedSource)
 )
 
 // Client is what a Store asks of Redis. Every redis.UniversalClient has it.
@@ -160,6 +162,13 @@ const placeLen = 4
 // channel is where it is told which sessions were ended.
 func (s *Store) channel() string { return s.prefix + "ended" }
 
+// question asks for a session and how long it has left, in one piece of memory with
+// the commands.
+type question struct {
+	args [4]any
+	cmds [2]redis.Cmder
+}
+
 // Load implements session.Store. Whatever stands at the key and is not a
 // session, is none.
 func (s *Store) Load(ctx context.Context, id string, digest session.Digest) (session.Record, error) {
@@ -167,36 +176,41 @@ func (s *Store) Load(ctx context.Context, id string, digest session.Digest) (ses
 	if s.byScript {
 		return s.loadByScript(ctx, loadScript, key, digest[:])
 	}
-	fields, left, ok, err := s.ask(ctx, key)
-	if err == nil && !ok {
-		fields, left, err = s.askPlainly(ctx, key)
-	}
-	if err != nil {
+	named := any(key)
+	q := &question{args: [...]any{"get", named, "pttl", named}}
+	get, pttl := redis.NewStringCmd(ctx, q.args[:2]...), redis.NewDurationCmd(ctx, time.Millisecond, q.args[2:]...)
+	q.cmds = [...]redis.Cmder{get, pttl}
+	err := s.pipe.Process(ctx, q.cmds[:]...)
+	switch {
+	case err == nil:
+	case pipelining.Left(err):
+		return session.Record{}, fault("load", err)
+	case errors.Is(get.Err(), redis.Nil), redis.HasErrorPrefix(get.Err(), "WRONGTYPE"):
+		return session.Record{}, nil
+	default:
 		return session.Record{}, fault("load", err)
 	}
+	found, ok := parse(get.Val())
+	if !ok {
+		return session.Record{}, nil
+	}
 	switch string(digest[:]) {
-	case string(fields.get(fieldDigest)):
-		// The key ends at e by the server's clock, left from now. So the time
-		// there is known without asking for it.
-		expires, ok := number(fields.get(fieldExpires))
-		if !ok {
-			return session.Record{}, nil // it is no session
-		}
-		return parseRecord(fields, left, expires-left.Milliseconds(), session.Current), nil
-	case string(fields.get(fieldSuperseded)):
+	case found.digest:
+		// The key ends at expires by the server's clock, and has so much left. So the
+		// time there is known without asking for it.
+		left := pttl.Val()
+		return found.record(left, found.number[expires]-left.Milliseconds(), session.Current), nil
+	case found.superseded:
 		// The server has to say how an old digest stands now.
 		return s.loadByScript(ctx, loadScript, key, digest[:])
 	}
-	for earlier := range slices.Chunk(fields.get(fieldEarlier), earlierLen) {
-		if len(earlier) == earlierLen && bytes.Equal(earlier, digest[:earlierLen]) {
+	for earlier := found.earlier; len(earlier) >= earlierLen; earlier = earlier[earlierLen:] {
+		if earlier[:earlierLen] == string(digest[:earlierLen]) {
 			return s.loadByScript(ctx, loadScript, key, digest[:])
 		}
 	}
 	return session.Record{}, nil
 }
-
-// earlierLen is how many bytes of each earlier digest are kept.
-const earlierLen = 8
 
 // loadByScript runs load.lua or take.lua.
 func (s *Store) loadByScript(ctx context.Context, script *redis.Script, key string, args ...any) (session.Record, error) {
@@ -210,19 +224,18 @@ func (s *Store) loadByScript(ctx context.Context, script *redis.Script, key stri
 	}
 	number, _ := reply[0].(int64)
 	left, _ := reply[1].(int64)
-	flat, _ := reply[2].([]any)
+	raw, _ := reply[2].(string)
 	now, _ := reply[3].(int64)
 	switch state := session.State(number); state {
 	case session.Current, session.Superseded:
-		fields := make(hash, 0, len(flat)/2)
-		for i := 0; i+1 < len(flat); i += 2 {
-			name, _ := flat[i].(string)
-			value, _ := flat[i+1].(string)
-			if name != fieldTaken || script != takeScript {
-				fields = append(fields, field{name, []byte(value)})
-			}
+		found, ok := parse(raw)
+		if !ok {
+			return session.Record{}, nil
 		}
-		return parseRecord(fields, time.Duration(left)*time.Millisecond, now, state), nil
+		if script == takeScript {
+			found.number[taken] = 0 // it was by this taker, if at all
+		}
+		return found.record(millis(left), now, state), nil
 	case session.Reused:
 		return session.Record{State: state}, nil
 	}
@@ -233,7 +246,7 @@ func (s *Store) loadByScript(ctx context.Context, script *redis.Script, key stri
 func (s *Store) Take(ctx context.Context, id string, digest session.Digest, taker string, hold time.Duration) (session.Record, error) {
 	ms := "0"
 	if hold > 0 {
-		ms = millis(hold)
+		ms = spell(hold)
 	}
 	return s.loadByScript(ctx, takeScript, s.key(id), digest[:], ms, taker)
 }
@@ -332,13 +345,13 @@ func commitArgs(d session.Delta) []any {
 		args = append(args, "R", r.Digest[:], r.Grace.Milliseconds(), r.Handover, r.Once)
 	}
 	if d.IdleTimeout > 0 {
-		args = append(args, "I", millis(d.IdleTimeout))
+		args = append(args, "I", spell(d.IdleTimeout))
 	}
 	if d.AbsoluteTimeout > 0 {
-		args = append(args, "A", millis(d.AbsoluteTimeout))
+		args = append(args, "A", spell(d.AbsoluteTimeout))
 	}
 	if d.IfExpiresWithin > 0 {
-		args = append(args, "L", millis(d.IfExpiresWithin))
+		args = append(args, "L", spell(d.IfExpiresWithin))
 	}
 	if d.MaxBytes > 0 {
 		args = append(args, "M", d.MaxBytes)
@@ -395,22 +408,20 @@ func parseListed(row any) (l session.Listed, ok bool) {
 	if len(fields) != 6 {
 		return l, false
 	}
-	text := func(i int) string {
-		t, _ := fields[i].(string)
-		return t
+	number := func(i int) int64 {
+		n, _ := fields[i].(int64)
+		return n
 	}
-	at := func(i int) time.Time {
-		ms, err := strconv.ParseInt(text(i), 10, 64)
-		if err != nil {
-			return time.Time{}
-		}
-		return time.UnixMilli(ms)
+	id, _ := fields[0].(string)
+	meta, _ := fields[5].(string)
+	l = session.Listed{
+		ID: id, Meta: []byte(meta), ExpiresIn: millis(number(1)),
+		CreatedAt: time.UnixMilli(number(2)), SeenAt: time.UnixMilli(number(4)),
 	}
-	left, _ := fields[1].(int64)
-	return session.Listed{
-		ID: text(0), Meta: []byte(text(5)), ExpiresIn: time.Duration(left) * time.Millisecond,
-		CreatedAt: at(2), AuthenticatedAt: at(3), SeenAt: at(4),
-	}, true
+	if at := number(3); at > 0 {
+		l.AuthenticatedAt = time.UnixMilli(at)
+	}
+	return l, true
 }
 
 // Alive implements session.Store. Most sessions are not withdrawn, and cost one
@@ -420,23 +431,23 @@ func (s *Store) Alive(ctx context.Context, ids []string) ([]bool, error) {
 	unsure := ids // whose state the server has to tell, by its clock
 	if !s.byScript {
 		unsure = nil
-		fields := make([]*redis.SliceCmd, len(ids))
+		ends := make([]*redis.StringCmd, len(ids))
 		_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 			for i, id := range ids {
-				fields[i] = p.HMGet(ctx, s.key(id), fieldExpires, fieldTaken)
+				ends[i] = p.GetRange(ctx, s.key(id), -endLen, -1)
 			}
 			return nil
 		})
 		for i, id := range ids {
-			switch {
-			case redis.HasErrorPrefix(fields[i].Err(), "WRONGTYPE"):
-				// It is no session.
-			case fields[i].Err() != nil:
-				return nil, fault("look", cmp.Or(err, fields[i].Err()))
-			case fields[i].Val()[1] != nil:
+			if redis.HasErrorPrefix(ends[i].Err(), "WRONGTYPE") {
+				continue // it is no session
+			}
+			if ends[i].Err() != nil {
+				return nil, fault("look", cmp.Or(err, ends[i].Err()))
+			}
+			is, sure := isAlive(ends[i].Val())
+			if alive[i] = is; !sure {
 				unsure = append(unsure, id)
-			default:
-				alive[i] = fields[i].Val()[0] != nil
 			}
 		}
 	}
@@ -493,7 +504,7 @@ func (s *Store) end(ctx context.Context, script *redis.Script, key string, args 
 	var waited *redis.Cmd
 	_, err = primary.Pipelined(ctx, func(p redis.Pipeliner) error {
 		ended = script.Eval(ctx, p, []string{key}, args...)
-		waited = p.Do(ctx, "WAIT", s.wait.Replicas, millis(s.wait.Timeout))
+		waited = p.Do(ctx, "WAIT", s.wait.Replicas, spell(s.wait.Timeout))
 		return nil
 	})
 	switch {
@@ -521,8 +532,8 @@ func (s *Store) primary(ctx context.Context, key string) (*redis.Client, error) 
 	return nil, errors.New("the client does not tell where the primary is") // New has seen to that
 }
 
-// millis rounds d down to what Redis counts in, but not to nothing.
-func millis(d time.Duration) string {
+// spell rounds d down to what Redis counts in, but not to nothing.
+func spell(d time.Duration) string {
 	return strconv.FormatInt(max(d.Milliseconds(), 1), 10)
 }
 

@@ -159,7 +159,7 @@ func testModel(t *testing.T, store session.Store) {
 				}
 				require.Equal(r, m.version, rec.Version)
 				require.Equal(r, m.meta, string(rec.Meta))
-				require.Equal(r, m.values, rec.Values)
+				require.Equal(r, m.values, rec.Values.Map())
 			},
 		})
 	})

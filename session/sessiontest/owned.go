@@ -249,7 +249,7 @@ var ownedRules = []rule{
 			rec, err = f.store.Take(f.Context(), id, digest, "taker", time.Hour)
 			require.NoError(f, err)
 			require.Equal(f, session.Current, rec.State)
-			require.Equal(f, set("a", "1"), rec.Values)
+			require.Equal(f, set("a", "1"), rec.Values.Map())
 			between(f, idle-slack, idle, rec.ExpiresIn, "Record.ExpiresIn")
 			f.load(session.Missing, id, digest)
 			f.commit(session.Gone, session.Delta{ID: id, Digest: digest, Set: set("a", "2")})
@@ -302,7 +302,7 @@ var ownedRules = []rule{
 			rec, err := f.store.Take(f.Context(), id, first, "taker", time.Hour)
 			require.NoError(f, err)
 			require.Equal(f, session.Superseded, rec.State)
-			require.Equal(f, set("a", "1"), rec.Values)
+			require.Equal(f, set("a", "1"), rec.Values.Map())
 		},
 	},
 	{
@@ -369,7 +369,7 @@ var ownedRules = []rule{
 				require.NoError(f, err)
 				require.Equal(f, session.Result{Outcome: session.Conflict, Values: set(want...)}, res)
 				rec := f.load(session.Current, id, digest)
-				require.Equal(f, set("a", "1", "empty", ""), rec.Values)
+				require.Equal(f, set("a", "1", "empty", ""), rec.Values.Map())
 				require.Empty(f, rec.Meta)
 			}
 			conflict(session.Delta{If: set("a", "0")}, "a", "1")

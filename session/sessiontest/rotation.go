@@ -41,7 +41,7 @@ var rotationRules = []rule{
 			id, first := f.create("a", "1")
 			second := f.rotate(id, first, time.Hour)
 			rec := f.load(session.Superseded, id, first)
-			assert.Equal(f, set("a", "1"), rec.Values)
+			assert.Equal(f, set("a", "1"), rec.Values.Map())
 			assert.EqualValues(f, 2, rec.Version)
 			for digest, state := range map[session.Digest]session.State{first: session.Superseded, second: session.Current} {
 				between(f, time.Hour-slack, time.Hour, f.load(state, id, digest).GraceLeft, "Record.Grace")

@@ -44,7 +44,7 @@ var rules = []rule{
 			assert.Equal(f, "meta", string(rec.Meta))
 			assert.Zero(f, rec.AuthenticatedAt)
 			between(f, 0, slack, rec.DigestAge, "Record.DigestAge")
-			assert.Equal(f, set("a", "1", "b", ""), rec.Values)
+			assert.Equal(f, set("a", "1", "b", ""), rec.Values.Map())
 			assert.WithinDuration(f, before, rec.CreatedAt, slack)
 			assert.Equal(f, idle, rec.IdleTimeout)
 			between(f, idle-slack, idle, rec.ExpiresIn, "Record.ExpiresIn")
@@ -181,7 +181,7 @@ var rules = []rule{
 				})
 			}
 			rec := f.load(session.Current, id, digest)
-			assert.Equal(f, set("a", "1"), rec.Values)
+			assert.Equal(f, set("a", "1"), rec.Values.Map())
 			assert.Empty(f, rec.Meta)
 			assert.EqualValues(f, 1, rec.Version)
 		},
@@ -216,7 +216,7 @@ var rules = []rule{
 			}
 			f.commit(session.TooLarge, large)
 			rec := f.load(session.Current, id, digest)
-			assert.Equal(f, set("a", "12345", "bb", ""), rec.Values)
+			assert.Equal(f, set("a", "12345", "bb", ""), rec.Values.Map())
 			assert.Empty(f, rec.Meta)
 			assert.EqualValues(f, 1, rec.Version)
 
@@ -231,21 +231,45 @@ var rules = []rule{
 	},
 	{
 		"callers keep their maps and slices",
-		"Implementations must not keep or change the slices and maps they are handed, and must return ones that the caller may keep and change.",
+		"Implementations must not keep or change the slices and maps they are handed, and must return ones that the caller may keep, and but for Values change.",
 		func(f *fixture) {
 			id, digest := newID(), newDigest()
 			d := session.Delta{
-				ID: id, Digest: digest, Create: true, Set: set("a", "1"), IdleTimeout: idle, AbsoluteTimeout: absolute,
+				ID: id, Digest: digest, Create: true, Set: set("a", "1"), Meta: []byte("m"), IdleTimeout: idle, AbsoluteTimeout: absolute,
 			}
 			f.commit(session.Committed, d)
 			require.Equal(f, set("a", "1"), d.Set)
 			d.Set["a"][0] = 'x'
 			d.Set["b"] = nil
+			d.Meta[0] = 'x'
 			rec := f.load(session.Current, id, digest)
-			require.Equal(f, set("a", "1"), rec.Values)
-			rec.Values["a"][0] = 'y'
-			rec.Values["c"] = nil
+			require.Equal(f, set("a", "1"), rec.Values.Map())
+			require.Equal(f, "m", string(rec.Meta))
+			rec.Meta[0] = 'y'
 			f.values(id, digest, "a", "1")
+			require.Equal(f, "m", string(f.load(session.Current, id, digest).Meta))
+		},
+	},
+	{
+		"values are in the order of their names",
+		"Values are in ascending order of the names, no two of which are equal.",
+		func(f *fixture) {
+			id, digest := f.create("m", "1", "z", "2", "", "empty")
+			rec := f.load(session.Current, id, digest)
+			for _, names := range [][]string{{"", "m", "z"}, {"", "a", "m", "y"}, {"", "a", "aa", "m", "y", "\xff"}} {
+				rec = f.load(session.Current, id, digest)
+				got := make([]string, len(rec.Values))
+				for i, e := range rec.Values {
+					got[i] = e.Name
+				}
+				require.Equal(f, names, got)
+				d := session.Delta{ID: id, Digest: digest, Set: set("y", "3", "a", "4"), Delete: []string{"z"}}
+				if len(names) == 4 {
+					d = session.Delta{ID: id, Digest: digest, Set: set("\xff", "5", "aa", "6", "m", "7")}
+				}
+				f.commit(session.Committed, d)
+			}
+			require.Equal(f, set("", "empty", "a", "4", "aa", "6", "m", "7", "y", "3", "\xff", "5"), rec.Values.Map(), "as it was read")
 		},
 	},
 	{

@@ -98,7 +98,7 @@ func (f *fixture) load(want session.State, id string, digest session.Digest) ses
 // values requires the session to have exactly these values.
 func (f *fixture) values(id string, digest session.Digest, want ...string) {
 	f.Helper()
-	require.Equal(f, set(want...), f.load(session.Current, id, digest).Values)
+	require.Equal(f, set(want...), f.load(session.Current, id, digest).Values.Map())
 }
 
 // eventually polls until ok, within a few seconds.

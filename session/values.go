@@ -1,0 +1,69 @@
+package session
+
+import (
+	"maps"
+	"slices"
+	"strings"
+)
+
+// Values are encoded values by name, in ascending order of the names, no two of
+// which are equal. What a store returns may be parts of one answer of its backend,
+// so that reading a session of many values costs little more than one of few: a
+// value is copied when somebody asks for it.
+//
+// Values are not changed in place; the nil Values are none.
+type Values []Entry
+
+// Entry is a value and its name, any bytes both.
+type Entry struct{ Name, Data string }
+
+// ValuesOf returns the Values of a map.
+func ValuesOf(values map[string][]byte) Values {
+	v := make(Values, 0, len(values))
+	for name, data := range values {
+		v = append(v, Entry{name, string(data)})
+	}
+	return v.Sort()
+}
+
+// Sort brings entries into the order of Values, in place, and returns them.
+func (v Values) Sort() Values {
+	if !slices.IsSortedFunc(v, byName) {
+		slices.SortFunc(v, byName)
+	}
+	return v
+}
+
+func byName(a, b Entry) int { return strings.Compare(a.Name, b.Name) }
+
+// Get returns the value called name, and whether there is one.
+func (v Values) Get(name string) (data string, ok bool) {
+	i, ok := slices.BinarySearchFunc(v, name, func(e Entry, name string) int { return strings.Compare(e.Name, name) })
+	if !ok {
+		return "", false
+	}
+	return v[i].Data, true
+}
+
+// Map returns a copy of the values, not nil.
+func (v Values) Map() map[string][]byte {
+	m := make(map[string][]byte, len(v))
+	for _, e := range v {
+		m[e.Name] = []byte(e.Data)
+	}
+	return m
+}
+
+// with returns v with set and without those that are deleted.
+func (v Values) with(set map[string][]byte, deleted []string) Values {
+	next := make(Values, 0, len(v)+len(set))
+	for _, e := range v {
+		if _, replaced := set[e.Name]; !replaced && !slices.Contains(deleted, e.Name) {
+			next = append(next, e)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(set)) {
+		next = append(next, Entry{name, string(set[name])})
+	}
+	return next.Sort()
+}
