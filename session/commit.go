@@ -109,12 +109,12 @@ func (s *Session) commitStored(ctx context.Context) error {
 	if s.idle > 0 {
 		newMeta.Persistent = s.persist
 	}
-	if err := s.seal(&d, s.sealer); err != nil {
+	if err := s.seal(&d, &s.sealer); err != nil {
 		return err
 	}
 	if newMeta != s.meta {
 		var err error
-		if d.Meta, err = sealMeta(s.sealer, newMeta); err != nil {
+		if d.Meta, err = sealMeta(&s.sealer, newMeta); err != nil {
 			return err
 		}
 	}
@@ -131,7 +131,7 @@ func (s *Session) commitStored(ctx context.Context) error {
 	}
 	if newMeta.aged { // what is written is written as of today, and this with it
 		newMeta.aged = false
-		if d.Meta, err = sealMeta(s.sealer, newMeta); err != nil {
+		if d.Meta, err = sealMeta(&s.sealer, newMeta); err != nil {
 			return err
 		}
 	}
@@ -318,14 +318,14 @@ func (s *Session) create(ctx context.Context, t token, d Delta, newMeta meta) er
 	if s.idle > 0 {
 		d.IdleTimeout, d.AbsoluteTimeout = s.idle, s.absolute
 	}
-	if err := s.seal(&d, sealer); err != nil {
+	if err := s.seal(&d, &sealer); err != nil {
 		return err
 	}
 	d.Delete = nil // there is nothing to delete
 	d.MaxBytes = o.MaxBytes
 	if newMeta != (meta{}) {
 		var err error
-		if d.Meta, err = sealMeta(sealer, newMeta); err != nil {
+		if d.Meta, err = sealMeta(&sealer, newMeta); err != nil {
 			return err
 		}
 	}

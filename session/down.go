@@ -65,7 +65,7 @@ func (s *Session) loadFailed(t token, err error) {
 	case Stale:
 		if rec, ok := s.m.recall(t); ok {
 			sealer := s.m.vault.forSession(t.id)
-			if meta, e := openMeta(sealer, rec.Meta); e == nil {
+			if meta, e := openMeta(&sealer, rec.Meta); e == nil {
 				s.stored, s.token, s.rec, s.meta, s.sealer, s.readAt = true, t, rec, meta, sealer, time.Now()
 				s.down = err
 				return

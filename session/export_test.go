@@ -22,7 +22,8 @@ type Vault struct{ sealer *sealer }
 
 // NewVault returns that of the session called id under the keys.
 func NewVault(id string, keys ...EncryptionKey) Vault {
-	return Vault{(&vault{keys: keys}).forSession(id)}
+	s := (&vault{keys: keys}).forSession(id)
+	return Vault{&s}
 }
 
 func (v Vault) Seal(name string, value []byte, schema int, unique bool) ([]byte, error) {

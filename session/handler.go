@@ -39,35 +39,45 @@ func (m *Manager) Handler(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r) // a second Handler of the same Manager
 			return
 		}
-		s := m.Load(r)
-		ctx := NewContext(r.Context(), s)
-		inner := r.WithContext(ctx)
-		var outer http.Header
+		x := &exchange{w: w}
+		x.session.begin(m, r)
+		x.ctx = sessionContext{r.Context(), &x.session}
+		x.r = r.WithContext(&x.ctx)
+		x.rw = respwriter.With(w, x)
 		if h := w.Header(); len(h) > 0 {
-			outer = h.Clone()
+			x.outer = h.Clone()
 		}
-		rw := respwriter.New(w, func(status int) bool {
-			return m.beforeHeader(w, inner, s, status, outer)
-		})
-		next.ServeHTTP(rw, inner)
-		rw.Finish()
-		if !rw.Refused() {
-			m.commitLate(ctx, s, rw.Status())
+		next.ServeHTTP(&x.rw, x.r)
+		x.rw.Finish()
+		if !x.rw.Refused() {
+			m.commitLate(&x.ctx, &x.session, x.rw.Status())
 		}
 	})
 }
 
-// beforeHeader commits s and sets its headers, or answers with the error.
-func (m *Manager) beforeHeader(w http.ResponseWriter, r *http.Request, s *Session, status int, outer http.Header) bool {
+// exchange is a request with its response, in one piece of memory.
+type exchange struct {
+	session Session
+	ctx     sessionContext
+	w       http.ResponseWriter
+	rw      respwriter.Writer // what the handler gets,
+	r       *http.Request     // and with which request
+	outer   http.Header       // what was set before the handler
+}
+
+// BeforeHeader implements respwriter.Hook. It commits the session and sets its headers,
+// or answers with the error.
+func (x *exchange) BeforeHeader(status int) bool {
+	s, h := &x.session, x.w.Header()
 	failedBefore := s.failed()
-	err := m.Commit(r.Context(), s, w.Header())
+	err := s.m.Commit(&x.ctx, s, h)
 	s.sendHeader(status)
 	if err != nil && (!failedBefore || status < 500) {
-		m.answer(w, r, s, err, outer)
+		s.m.answer(x.w, x.r, s, err, x.outer)
 		return false
 	}
 	if err != nil {
-		s.MarkResponse(w.Header())
+		s.MarkResponse(h)
 	}
 	return true
 }

@@ -31,8 +31,24 @@ func (s *Session) mark(h http.Header) {
 			delete(h, name)
 		}
 	}
+	s.markCacheControl(h)
+	vary := s.m.transport.vary()
+	for _, v := range splitList(h.Values("Vary")) {
+		if v == "*" || strings.EqualFold(v, vary) {
+			return
+		}
+	}
+	h["Vary"] = append(h["Vary"], vary)
+}
+
+func (s *Session) markCacheControl(h http.Header) {
+	lines := h["Cache-Control"]
+	if len(lines) == 0 {
+		h["Cache-Control"] = []string{"private"}
+		return
+	}
 	noStore, kept := false, []string{}
-	for _, d := range splitList(h.Values("Cache-Control")) {
+	for _, d := range splitList(lines) {
 		name, _, _ := strings.Cut(d, "=")
 		switch strings.ToLower(strings.TrimSpace(name)) {
 		case "public", "s-maxage", "proxy-revalidate", "private":
@@ -47,13 +63,6 @@ func (s *Session) mark(h http.Header) {
 		kept = append([]string{"private"}, kept...)
 	}
 	h.Set("Cache-Control", strings.Join(kept, ", "))
-	vary := s.m.transport.vary()
-	for _, v := range splitList(h.Values("Vary")) {
-		if v == "*" || strings.EqualFold(v, vary) {
-			return
-		}
-	}
-	h.Add("Vary", vary)
 }
 
 // splitList splits the lines of a list field into its elements. A comma within

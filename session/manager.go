@@ -352,17 +352,21 @@ const maxTokens = 4
 // instead; Load and Commit are for frameworks that net/http middleware does not
 // fit.
 func (m *Manager) Load(r *http.Request) *Session {
-	values := m.transport.read(r)
-	return &Session{
-		m: m, presented: values, hasToken: len(values) > 0,
-		request: r,
-	}
+	s := &Session{}
+	s.begin(m, r)
+	return s
 }
 
-// parse returns the tokens among what a client sent, in its order. A value that
+// begin makes s, which is zero, the session of r.
+func (s *Session) begin(m *Manager, r *http.Request) {
+	s.m, s.request = m, r
+	s.presented = m.transport.read(s.few[:0], r)
+	s.hasToken = len(s.presented) > 0
+}
+
+// parse adds to found the tokens among what a client sent, in its order. A value that
 // cannot be one of ours is passed over, so that it does not hide a good one.
-func (m *Manager) parse(values []string) []token {
-	var found []token
+func (m *Manager) parse(found []token, values []string) []token {
 	for _, value := range values {
 		t, ok := m.tokens.parse(value)
 		if ok && !slices.Contains(found, t) {

@@ -47,7 +47,8 @@ var (
 // The methods of a nil Session return ErrNoSession.
 type Session struct {
 	m         *Manager
-	presented []string // what the client sent as tokens
+	presented []string  // what the client sent as tokens,
+	few       [1]string // and where that is in most cases
 	request   *http.Request
 
 	mu        sync.Mutex
@@ -68,7 +69,7 @@ type Session struct {
 	rec    Record
 	readAt time.Time // when rec was read, by this process's clock
 	meta   meta
-	sealer *sealer
+	sealer sealer
 	opened map[string]content // values that were decrypted
 	bad    map[string]bool    // values that could not be decoded
 
@@ -363,7 +364,8 @@ func (s *Session) load(ctx context.Context) {
 			}
 		}
 	}()
-	for _, t := range s.m.parse(s.presented) {
+	var few [1]token
+	for _, t := range s.m.parse(few[:0], s.presented) {
 		rec, err := s.m.store.Load(ctx, t.id, t.digest)
 		if err != nil {
 			s.loadFailed(t, fmt.Errorf("session: could not load: %w", err))
@@ -386,7 +388,7 @@ func (s *Session) load(ctx context.Context) {
 // read.
 func (s *Session) adopt(ctx context.Context, t token, rec Record) bool {
 	sealer := s.m.vault.forSession(t.id)
-	meta, err := openMeta(sealer, rec.Meta)
+	meta, err := openMeta(&sealer, rec.Meta)
 	for _, e := range rec.Values {
 		if err != nil {
 			break

@@ -2,14 +2,15 @@ package session
 
 import (
 	"net/http"
+	"net/textproto"
 	"strings"
 	"time"
 )
 
 // transport carries tokens between the client and the server.
 type transport interface {
-	// read returns the values that may be tokens, in the client's order.
-	read(r *http.Request) []string
+	// read adds to values those that may be tokens, in the client's order.
+	read(values []string, r *http.Request) []string
 	// write hands token to the client, who keeps it for maxAge, or as long as
 	// it runs if that is zero. An empty token makes the client forget its own.
 	write(h http.Header, token string, maxAge time.Duration)
@@ -20,10 +21,21 @@ type transport interface {
 // cookieTransport is the default one.
 type cookieTransport struct{ cookie http.Cookie }
 
-func (t *cookieTransport) read(r *http.Request) []string {
-	var values []string
-	for _, c := range r.CookiesNamed(t.cookie.Name) {
-		values = append(values, c.Value)
+// read takes the cookies apart as net/http does, which makes a Cookie of each.
+func (t *cookieTransport) read(values []string, r *http.Request) []string {
+	for _, line := range r.Header["Cookie"] {
+		for line != "" {
+			var pair string
+			pair, line, _ = strings.Cut(line, ";")
+			name, value, _ := strings.Cut(textproto.TrimString(pair), "=")
+			if textproto.TrimString(name) != t.cookie.Name {
+				continue
+			}
+			if n := len(value); n > 1 && value[0] == '"' && value[n-1] == '"' {
+				value = value[1 : n-1]
+			}
+			values = append(values, value)
+		}
 	}
 	return values
 }
@@ -65,8 +77,7 @@ func newHeaderTransport(field string) *headerTransport {
 	return t
 }
 
-func (t *headerTransport) read(r *http.Request) []string {
-	var values []string
+func (t *headerTransport) read(values []string, r *http.Request) []string {
 	for _, v := range r.Header.Values(t.request) {
 		v = strings.TrimSpace(v)
 		if t.scheme != "" {

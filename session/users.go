@@ -23,7 +23,8 @@ func (m *Manager) Sessions(ctx context.Context, user string) ([]Info, error) {
 			SeenAt: l.SeenAt, ExpiresIn: l.ExpiresIn,
 		}
 		// Its user can end it, even if nobody can say where it is.
-		meta, err := openMeta(m.vault.forSession(l.ID), l.Meta)
+		sealer := m.vault.forSession(l.ID)
+		meta, err := openMeta(&sealer, l.Meta)
 		if err != nil {
 			m.undecodable(ctx, l.ID, "", err)
 		}

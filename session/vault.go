@@ -68,7 +68,7 @@ type sealer struct {
 	aeads map[string]cipher.AEAD // by key id
 }
 
-func (v *vault) forSession(id string) *sealer { return &sealer{vault: v, id: id} }
+func (v *vault) forSession(id string) sealer { return sealer{vault: v, id: id} }
 
 // content is what a frame holds.
 type content struct {

@@ -26,6 +26,14 @@ var ErrReplaced = errors.New("respwriter: the response was replaced by a middlew
 // recovers and then writes an error page meets the hook once more.
 type BeforeHeader func(status int) (proceed bool)
 
+// BeforeHeader implements Hook.
+func (f BeforeHeader) BeforeHeader(status int) bool { return f(status) }
+
+// Hook is a BeforeHeader with what it needs, for who has that in one piece of memory.
+type Hook interface {
+	BeforeHeader(status int) (proceed bool)
+}
+
 // Writer is a ResponseWriter with a hook before the first final header, however
 // that header comes: by Write, WriteString, WriteHeader, Flush, ReadFrom or
 // Hijack. Informational responses (1xx but 101) pass through and do not count.
@@ -40,7 +48,7 @@ type BeforeHeader func(status int) (proceed bool)
 // concurrent use.
 type Writer struct {
 	w       http.ResponseWriter
-	before  BeforeHeader
+	before  Hook
 	status  int // of the final header, 0 as long as there is none
 	refused bool
 }
@@ -50,9 +58,11 @@ func New(w http.ResponseWriter, before BeforeHeader) *Writer {
 	return &Writer{w: w, before: before}
 }
 
-// Watch returns a Writer without a hook, for who only wants to know the status. It is
-// a value, so that it can be a part of something larger; it must not be copied once
-// it is in use.
+// With returns a Writer with a hook that must not be nil. It is a value, so that it can
+// be a part of something larger; it must not be copied once it is in use.
+func With(w http.ResponseWriter, hook Hook) Writer { return Writer{w: w, before: hook} }
+
+// Watch is With without a hook, for who only wants to know the status.
 func Watch(w http.ResponseWriter) Writer { return Writer{w: w} }
 
 // Status returns the status that the handler chose for the final header, or 0
@@ -91,7 +101,7 @@ func (w *Writer) runHook(status int) {
 			w.status, w.refused = 0, false
 		}
 	}()
-	w.refused = !w.before(status)
+	w.refused = !w.before.BeforeHeader(status)
 	returned = true
 }
 

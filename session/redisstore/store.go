@@ -162,10 +162,11 @@ const placeLen = 4
 // channel is where it is told which sessions were ended.
 func (s *Store) channel() string { return s.prefix + "ended" }
 
-// question asks for a session and how long it has left, in one piece of memory with
-// the commands.
+// question asks for a session and how long it has left, in one piece of memory.
 type question struct {
 	args [4]any
+	get  redis.StringCmd
+	pttl redis.DurationCmd
 	cmds [2]redis.Cmder
 }
 
@@ -178,19 +179,19 @@ func (s *Store) Load(ctx context.Context, id string, digest session.Digest) (ses
 	}
 	named := any(key)
 	q := &question{args: [...]any{"get", named, "pttl", named}}
-	get, pttl := redis.NewStringCmd(ctx, q.args[:2]...), redis.NewDurationCmd(ctx, time.Millisecond, q.args[2:]...)
-	q.cmds = [...]redis.Cmder{get, pttl}
+	q.get, q.pttl = *redis.NewStringCmd(ctx, q.args[:2]...), *redis.NewDurationCmd(ctx, time.Millisecond, q.args[2:]...)
+	q.cmds = [...]redis.Cmder{&q.get, &q.pttl}
 	err := s.pipe.Process(ctx, q.cmds[:]...)
 	switch {
 	case err == nil:
 	case pipelining.Left(err):
 		return session.Record{}, fault("load", err)
-	case errors.Is(get.Err(), redis.Nil), redis.HasErrorPrefix(get.Err(), "WRONGTYPE"):
+	case errors.Is(q.get.Err(), redis.Nil), redis.HasErrorPrefix(q.get.Err(), "WRONGTYPE"):
 		return session.Record{}, nil
 	default:
 		return session.Record{}, fault("load", err)
 	}
-	found, ok := parse(get.Val())
+	found, ok := parse(q.get.Val())
 	if !ok {
 		return session.Record{}, nil
 	}
@@ -198,7 +199,7 @@ func (s *Store) Load(ctx context.Context, id string, digest session.Digest) (ses
 	case found.digest:
 		// The key ends at expires by the server's clock, and has so much left. So the
 		// time there is known without asking for it.
-		left := pttl.Val()
+		left := q.pttl.Val()
 		return found.record(left, found.number[expires]-left.Milliseconds(), session.Current), nil
 	case found.superseded:
 		// The server has to say how an old digest stands now.
