@@ -43,8 +43,8 @@ func TestItBehavesLikeTheStandardLibrarys(t *testing.T) {
 			cause := rapid.SampledFrom([]error{errBudget, nil}).Draw(r, "cause")
 			theirs, cancel := context.WithTimeoutCause(parent, limit, cause)
 			defer cancel()
-			ours := deadline.After(parent, limit, cause)
-			defer ours.Cancel()
+			ours, cancelOurs := deadline.After(parent, limit, cause)
+			defer cancelOurs()
 			same := func() {
 				assert.Equal(t, theirs.Err(), ours.Err())
 				assert.Equal(t, context.Cause(theirs), context.Cause(ours))
@@ -64,7 +64,7 @@ func TestItBehavesLikeTheStandardLibrarys(t *testing.T) {
 				"the parent ends": func(*rapid.T) { endParent(errParent) },
 				"Cancel": func(*rapid.T) {
 					cancel()
-					ours.Cancel()
+					cancelOurs()
 				},
 				"Done": func(*rapid.T) {
 					assert.Equal(t, isOver(theirs), isOver(ours))
@@ -101,14 +101,14 @@ func TestTheFirstEndIsTheOnlyOne(t *testing.T) {
 	for i := range 2000 {
 		parent, endParent := context.WithCancelCause(context.Background())
 		defer endParent(nil)
-		c := deadline.After(parent, time.Duration(i)*time.Microsecond/10, errBudget)
+		c, cancel := deadline.After(parent, time.Duration(i)*time.Microsecond/10, errBudget)
 		var wg sync.WaitGroup
 		seen := make([]error, 8)
 		for g := range seen {
 			wg.Go(func() {
 				switch g {
 				case 0, 1:
-					c.Cancel()
+					cancel()
 				case 2:
 					endParent(errParent)
 				case 3:
@@ -135,8 +135,8 @@ func TestTheFirstEndIsTheOnlyOne(t *testing.T) {
 func TestDoneComesInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
-		c := deadline.After(t.Context(), time.Second, errBudget)
-		defer c.Cancel()
+		c, cancel := deadline.After(t.Context(), time.Second, errBudget)
+		defer cancel()
 		<-c.Done()
 		assert.Equal(t, time.Second, time.Since(began))
 		assert.Equal(t, errBudget, context.Cause(c))
@@ -146,10 +146,13 @@ func TestDoneComesInTime(t *testing.T) {
 func TestApart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		now := time.Now()
-		outer := deadline.After(t.Context(), 2*time.Second, nil)
-		inner := deadline.After(outer, time.Second, nil)
-		late := deadline.After(outer, time.Hour, nil)
-		done := deadline.After(t.Context(), time.Second, nil)
+		in := func(ctx context.Context, d time.Duration) context.Context {
+			ctx, cancel := deadline.After(ctx, d, nil)
+			t.Cleanup(cancel)
+			return ctx
+		}
+		outer, done := in(t.Context(), 2*time.Second), in(t.Context(), time.Second)
+		inner, late := in(outer, time.Second), in(outer, time.Hour)
 		done.Done()
 		for _, test := range []struct {
 			name  string
@@ -171,9 +174,6 @@ func TestApart(t *testing.T) {
 				assert.Equal(t, now.Add(test.after), until, test.name)
 			}
 		}
-		for _, c := range []*deadline.Context{outer, inner, late, done} {
-			c.Cancel()
-		}
 	})
 }
 
@@ -181,9 +181,9 @@ func TestAStepThatEndsInTimeCostsOneAllocation(t *testing.T) {
 	parent, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	assert.EqualValues(t, 1, testing.AllocsPerRun(100, func() {
-		c := deadline.After(parent, time.Minute, errBudget)
-		use(c)
-		c.Cancel()
+		ctx, cancel := deadline.After(parent, time.Minute, errBudget)
+		defer cancel()
+		use(ctx)
 	}))
 }
 
