@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/herdless/herdless/internal/deadline"
 	"github.com/redis/go-redis/v9"
 )
 
@@ -65,6 +66,7 @@ type errand struct {
 	done chan struct{}   // when this brings something,
 	hook error           // unless a hook panicked
 
+	timer *time.Timer   // it is used again
 	place *list.Element // in waiting, or where it was
 	batch *batch        // nil while it waits; guarded by the queue's mu
 }
@@ -166,14 +168,12 @@ func (q *queue) send(ctx context.Context, cmds ...redis.Cmder) error {
 	}
 	e.ctx, e.cmds = ctx, cmds
 	q.hand(e)
-	select {
-	case <-e.done:
-	case <-ctx.Done():
+	if !e.wait() {
 		q.leave(e) // and whoever sends may have it still: it is not used again
-		return errors.Join(errLeft, ctx.Err())
+		return errors.Join(errLeft, Ended(ctx))
 	}
 	hook := e.hook
-	*e = errand{done: e.done}
+	*e = errand{done: e.done, timer: e.timer}
 	q.client.spare.Put(e)
 	if hook != nil {
 		panic(hook)
@@ -184,6 +184,30 @@ func (q *queue) send(ctx context.Context, cmds ...redis.Cmder) error {
 		}
 	}
 	return nil
+}
+
+// wait waits until e is done, or its context ends. Most end in time, so that a context
+// that has no timer of its own gets none here.
+func (e *errand) wait() bool {
+	until, ctx := deadline.Apart(e.ctx)
+	var late <-chan time.Time
+	if !until.IsZero() {
+		left := time.Until(until)
+		if e.timer == nil {
+			e.timer = time.NewTimer(left)
+		} else {
+			e.timer.Reset(left)
+		}
+		defer e.timer.Stop()
+		late = e.timer.C
+	}
+	select {
+	case <-e.done:
+		return true
+	case <-late:
+	case <-ctx.Done():
+	}
+	return false
 }
 
 // hand gives e to those who send, and sees to it that there is one.
