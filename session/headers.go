@@ -38,13 +38,26 @@ func (s *Session) mark(h http.Header) {
 			return
 		}
 	}
-	h["Vary"] = append(h["Vary"], vary)
+	if len(h["Vary"]) > 0 {
+		h.Add("Vary", vary)
+		return
+	}
+	h["Vary"] = s.line(1, vary)
+}
+
+// line returns the lines of a field that has one, the first time in memory of its own.
+func (s *Session) line(i int, value string) []string {
+	if s.fields[i] != "" {
+		return []string{value} // what it is in already may have been changed by others
+	}
+	s.fields[i] = value
+	return s.fields[i : i+1 : i+1]
 }
 
 func (s *Session) markCacheControl(h http.Header) {
 	lines := h["Cache-Control"]
 	if len(lines) == 0 {
-		h["Cache-Control"] = []string{"private"}
+		h["Cache-Control"] = s.line(0, "private")
 		return
 	}
 	noStore, kept := false, []string{}

@@ -49,6 +49,7 @@ type Session struct {
 	m         *Manager
 	presented []string  // what the client sent as tokens,
 	few       [1]string // and where that is in most cases
+	fields    [2]string // and where those are that mark a response
 	request   *http.Request
 
 	mu        sync.Mutex
@@ -119,11 +120,15 @@ func (s *Session) get(ctx context.Context, name string, v any, codec Codec) (boo
 }
 
 func (s *Session) decode(ctx context.Context, name string, v any, codec Codec) bool {
+	codec = s.codec(codec)
+	if c, ok := codec.(jsonCodec); ok && c.plainText(s.asStored(name), v) {
+		return true
+	}
 	data, ok := s.value(ctx, name)
 	if !ok {
 		return false
 	}
-	if err := s.codec(codec).Unmarshal(data, v); err != nil {
+	if err := codec.Unmarshal(data, v); err != nil {
 		s.spoilt(ctx, name, err)
 		return false
 	}
@@ -439,6 +444,16 @@ func (s *Session) value(ctx context.Context, name string) ([]byte, bool) {
 		return nil, false
 	}
 	return c.value, true
+}
+
+// asStored returns the encoded value called name if it is what stands in the store: neither
+// changed by this request, nor in a frame, nor to be migrated.
+func (s *Session) asStored(name string) string {
+	if _, changed := s.changes[name]; changed || s.dropped() || len(s.m.vault.keys) > 0 || s.m.opts.Schema > 0 {
+		return ""
+	}
+	stored, _ := s.rec.Values.Get(name)
+	return stored // what is in a frame is no JSON
 }
 
 // open returns what is stored under name, decrypted.

@@ -3,6 +3,7 @@ package redisstore
 import (
 	"encoding/binary"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/herdless/herdless/session"
@@ -47,8 +48,9 @@ type stored struct {
 	values     session.Values
 }
 
-// parse takes a session apart, if it is one as commit.lua writes it.
-func parse(raw string) (s stored, ok bool) {
+// parse takes a session apart, if it is one as commit.lua writes it. The values go into
+// few, which is empty, if there is room.
+func parse(few session.Values, raw string) (s stored, ok bool) {
 	head, ok := headOf(raw)
 	if !ok {
 		return s, false
@@ -63,7 +65,7 @@ func parse(raw string) (s stored, ok bool) {
 	if d.bad || s.number[headAt] != int64(end) || count > len(d.rest)/12 { // nobody gets memory for what is not there
 		return s, false
 	}
-	s.values = make(session.Values, count)
+	s.values = slices.Grow(few, count)[:count]
 	for i := range s.values {
 		name, at, length := d.text(), d.length(), d.length()
 		if d.bad || at > end || length > end-at {

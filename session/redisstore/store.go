@@ -168,6 +168,7 @@ type question struct {
 	get  redis.StringCmd
 	pttl redis.DurationCmd
 	cmds [2]redis.Cmder
+	few  [12]session.Entry // for the values of most sessions
 }
 
 // Load implements session.Store. Whatever stands at the key and is not a
@@ -175,7 +176,7 @@ type question struct {
 func (s *Store) Load(ctx context.Context, id string, digest session.Digest) (session.Record, error) {
 	key := s.key(id)
 	if s.byScript {
-		return s.loadByScript(ctx, loadScript, key, digest[:])
+		return s.loadByScript(ctx, loadScript, key, string(digest[:]))
 	}
 	named := any(key)
 	q := &question{args: [...]any{"get", named, "pttl", named}}
@@ -191,7 +192,7 @@ func (s *Store) Load(ctx context.Context, id string, digest session.Digest) (ses
 	default:
 		return session.Record{}, fault("load", err)
 	}
-	found, ok := parse(q.get.Val())
+	found, ok := parse(q.few[:0], q.get.Val())
 	if !ok {
 		return session.Record{}, nil
 	}
@@ -203,11 +204,11 @@ func (s *Store) Load(ctx context.Context, id string, digest session.Digest) (ses
 		return found.record(left, found.number[expires]-left.Milliseconds(), session.Current), nil
 	case found.superseded:
 		// The server has to say how an old digest stands now.
-		return s.loadByScript(ctx, loadScript, key, digest[:])
+		return s.loadByScript(ctx, loadScript, key, string(digest[:]))
 	}
 	for earlier := found.earlier; len(earlier) >= earlierLen; earlier = earlier[earlierLen:] {
 		if earlier[:earlierLen] == string(digest[:earlierLen]) {
-			return s.loadByScript(ctx, loadScript, key, digest[:])
+			return s.loadByScript(ctx, loadScript, key, string(digest[:]))
 		}
 	}
 	return session.Record{}, nil
@@ -229,7 +230,7 @@ func (s *Store) loadByScript(ctx context.Context, script *redis.Script, key stri
 	now, _ := reply[3].(int64)
 	switch state := session.State(number); state {
 	case session.Current, session.Superseded:
-		found, ok := parse(raw)
+		found, ok := parse(nil, raw)
 		if !ok {
 			return session.Record{}, nil
 		}
@@ -249,7 +250,7 @@ func (s *Store) Take(ctx context.Context, id string, digest session.Digest, take
 	if hold > 0 {
 		ms = spell(hold)
 	}
-	return s.loadByScript(ctx, takeScript, s.key(id), digest[:], ms, taker)
+	return s.loadByScript(ctx, takeScript, s.key(id), string(digest[:]), ms, taker)
 }
 
 // The outcomes in the order in which commit.lua numbers them.
