@@ -5,6 +5,8 @@ import (
 	"errors"
 	"sync"
 	"time"
+
+	"github.com/herdless/herdless/internal/deadline"
 )
 
 // attempt is the outcome of one try at the lease. Either ran is true and
@@ -20,7 +22,7 @@ type attempt struct {
 // attempt tries once to take the lease of the flight's key and to compute under
 // it. What has begun goes on if the caller goes away: others may be waiting.
 func (e *Engine) attempt(ctx context.Context, l *leader) attempt {
-	budget, cancel := context.WithDeadlineCause(context.WithoutCancel(ctx), l.deadline, errBudget)
+	budget, cancel := deadline.At(context.WithoutCancel(ctx), l.deadline, errBudget)
 	defer cancel()
 	if e.locker == nil {
 		a := e.fill(ctx, budget, l, e.token(), func() {})
@@ -205,7 +207,7 @@ func (e *Engine) finish(ctx context.Context, j *job, t Ticket, entry Entry) (sto
 		defer func() { <-j.slots }()
 	}
 	budget := e.storeTimeout + time.Duration(len(entry.Data)>>20)*perMiB
-	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), budget, errBudget)
+	ctx, cancel := deadline.After(context.WithoutCancel(ctx), budget, errBudget)
 	defer cancel()
 	err = e.step(ctx, "fill", j.key, func() (err error) {
 		stored, err = e.store.Fill(ctx, j.key, t, entry)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/herdless/herdless/internal/deadline"
 	"github.com/sony/gobreaker/v2"
 )
 
@@ -85,7 +86,7 @@ func (e *Engine) askInstead(ctx context.Context, key string) {
 	}
 	go func() {
 		defer e.asking.Add(-1)
-		ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), e.storeTimeout, errBudget)
+		ctx, cancel := deadline.After(context.WithoutCancel(ctx), e.storeTimeout, errBudget)
 		defer cancel()
 		_ = e.step(ctx, "read", key, func() error { // the step has told who has to know
 			_, _, err := e.store.Get(ctx, key)

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/herdless/herdless/internal/deadline"
 	"github.com/sony/gobreaker/v2"
 )
 
@@ -158,7 +159,7 @@ func (e *Engine) Get(ctx context.Context, key string) (Entry, bool, error) {
 	if entry, ok := e.store.Peek(key); ok {
 		return entry, true, nil
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, e.storeTimeout, errBudget)
+	ctx, cancel := deadline.After(ctx, e.storeTimeout, errBudget)
 	defer cancel()
 	entry, ok, err := e.read(ctx, key)
 	if entry.Damaged {
@@ -184,7 +185,7 @@ func (e *Engine) Add(ctx context.Context, key string, entry Entry) error {
 
 // add stores entry as of the given epoch, or the present one if that is earlier.
 func (e *Engine) add(ctx context.Context, key string, fill Filling, epoch uint64, entry Entry) error {
-	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), e.storeTimeout, errBudget)
+	ctx, cancel := deadline.After(context.WithoutCancel(ctx), e.storeTimeout, errBudget)
 	defer cancel()
 	return e.step(ctx, "store", key, func() error {
 		b, err := e.store.Begin(ctx, key, fill)

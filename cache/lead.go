@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"github.com/herdless/herdless/internal/deadline"
 )
 
 // lead gets the entry on behalf of all callers of this process that ask for the
@@ -147,7 +149,7 @@ func (l *leader) budget(ctx context.Context) (context.Context, context.CancelFun
 	if l.j.detached {
 		ctx = context.WithoutCancel(ctx)
 	}
-	return context.WithDeadlineCause(ctx, l.deadline, errBudget)
+	return deadline.At(ctx, l.deadline, errBudget)
 }
 
 // look asks the store, and reports whether the flight has ended with what it has.

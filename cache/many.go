@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"runtime/debug"
 	"sync"
+
+	"github.com/herdless/herdless/internal/deadline"
 )
 
 // A ManyLoader is a Loader for many keys at once, none of them twice: it returns the
@@ -115,7 +117,7 @@ func (n *Namespace[V]) readMany(ctx context.Context, keys []string, load ManyLoa
 }
 
 func (e *Engine) readMany(ctx context.Context, keys []string) (entries []Entry, err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, e.storeTimeout, errBudget)
+	ctx, cancel := deadline.After(ctx, e.storeTimeout, errBudget)
 	defer cancel()
 	err = e.step(ctx, "read many", keys[0], func() (err error) {
 		entries, err = e.store.GetMany(ctx, keys)

@@ -3,6 +3,8 @@ package cache
 import (
 	"context"
 	"time"
+
+	"github.com/herdless/herdless/internal/deadline"
 )
 
 // writeEndTimeout bounds what ends a write. It is more than the budget of a read:
@@ -10,7 +12,7 @@ import (
 const writeEndTimeout = time.Second
 
 func (e *Engine) beginWrite(ctx context.Context, key string, ttl time.Duration) (t Ticket, err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, e.storeTimeout, errBudget)
+	ctx, cancel := deadline.After(ctx, e.storeTimeout, errBudget)
 	defer cancel()
 	err = e.step(ctx, "begin a write", key, func() (err error) {
 		t, err = e.store.BeginWrite(ctx, key, ttl)

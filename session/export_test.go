@@ -18,12 +18,12 @@ func SecretOf(token string) []byte {
 }
 
 // Vault frames and encrypts values of one session.
-type Vault struct{ sealer *sealer }
+type Vault struct{ sealer sealer }
 
 // NewVault returns that of the session called id under the keys.
 func NewVault(id string, keys ...EncryptionKey) Vault {
 	s := (&vault{keys: keys}).forSession(id)
-	return Vault{&s}
+	return Vault{s}
 }
 
 func (v Vault) Seal(name string, value []byte, schema int, unique bool) ([]byte, error) {

@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"time"
 
+	"github.com/herdless/herdless/internal/deadline"
 	"github.com/sony/gobreaker/v2"
 )
 
@@ -72,7 +73,7 @@ func (g *guarded) try(ctx context.Context, id string) {
 		g.contained(ctx, func() {
 			// Of several that try at once the breaker admits one.
 			_, _ = g.breaker.Execute(func() (struct{}, error) {
-				ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), g.timeout, errBudget)
+				ctx, cancel := deadline.After(context.WithoutCancel(ctx), g.timeout, errBudget)
 				defer cancel()
 				_, err := g.store.Alive(ctx, []string{id})
 				if err != nil {
@@ -108,7 +109,7 @@ func step[T any](ctx context.Context, g *guarded, id string, do func(ctx context
 	g.try(ctx, id)
 	var result T
 	_, err := g.breaker.Execute(func() (struct{}, error) {
-		ctx, cancel := context.WithTimeoutCause(ctx, g.timeout, errBudget)
+		ctx, cancel := deadline.After(ctx, g.timeout, errBudget)
 		defer cancel()
 		began := time.Now()
 		var err error

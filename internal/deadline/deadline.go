@@ -5,6 +5,7 @@ package deadline
 import (
 	"context"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -17,21 +18,25 @@ type step struct {
 	parent context.Context //nolint:containedctx // it is a context
 	until  time.Time       // zero if the parent has an earlier one
 	cause  error
-	full   atomic.Pointer[full] // nil until it is needed, and the same from then on
+
+	state atomic.Int32
+	mu    sync.Mutex      // held by who makes
+	full  context.Context //nolint:containedctx // what stands for the step if it is inFull
+	stop  context.CancelFunc
 }
 
-// full is a context of the standard library that stands for a step.
-type full struct {
-	context.Context //nolint:containedctx // it is one
-	cancel          context.CancelFunc
-}
+// What a step is. It changes once at most.
+const (
+	light = iota
+	inFull
+	canceled // before it was needed in full
+)
 
-// canceled stands for all steps that were cancelled before they were needed in full.
-// It knows no values.
-var canceled = func() *full {
+// over stands for those that are canceled. It knows no values.
+var over = func() context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	return &full{ctx, cancel}
+	return ctx
 }()
 
 // After is context.WithTimeoutCause, but that an end which nobody has asked about has not
@@ -62,8 +67,8 @@ func at(parent context.Context, until time.Time, cause error) *step {
 }
 
 func (s *step) cancel() {
-	if !s.full.CompareAndSwap(nil, canceled) {
-		s.full.Load().cancel()
+	if !s.state.CompareAndSwap(light, canceled) && s.state.Load() == inFull {
+		s.stop()
 	}
 }
 
@@ -76,25 +81,22 @@ func (s *step) Deadline() (time.Time, bool) {
 }
 
 // Done implements context.Context.
-func (s *step) Done() <-chan struct{} { return s.inFull().Done() }
+func (s *step) Done() <-chan struct{} { return s.made().Done() }
 
 // Err implements context.Context. What is over is needed in full: so it stays what it
 // is, and context.Cause, which asks Err first, finds the cause by Value.
 func (s *step) Err() error {
-	if f := s.full.Load(); f != nil {
-		return f.Err()
-	}
-	if s.parent.Err() == nil && (s.until.IsZero() || time.Now().Before(s.until)) {
+	if s.state.Load() == light && s.parent.Err() == nil && (s.until.IsZero() || time.Now().Before(s.until)) {
 		return nil
 	}
-	return s.inFull().Err()
+	return s.made().Err()
 }
 
 // Value implements context.Context. The standard library finds its own contexts by a
 // key that only it knows.
 func (s *step) Value(key any) any {
-	if f := s.full.Load(); f != nil {
-		if value := f.Value(key); value != nil {
+	if s.state.Load() != light {
+		if value := s.made().Value(key); value != nil {
 			return value
 		}
 	}
@@ -104,20 +106,31 @@ func (s *step) Value(key any) any {
 // String keeps package fmt from reading what others may write.
 func (s *step) String() string { return fmt.Sprintf("%v until %v", s.parent, s.until) }
 
-func (s *step) inFull() *full {
-	if f := s.full.Load(); f != nil {
-		return f
+// made returns what stands for s, and makes it if need be.
+func (s *step) made() context.Context {
+	if s.state.Load() == light {
+		s.make()
 	}
-	f := &full{}
+	if s.state.Load() == canceled {
+		return over
+	}
+	return s.full
+}
+
+func (s *step) make() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state.Load() != light {
+		return // another one has made it
+	}
 	if s.until.IsZero() {
-		f.Context, f.cancel = context.WithCancel(s.parent)
+		s.full, s.stop = context.WithCancel(s.parent)
 	} else {
-		f.Context, f.cancel = context.WithDeadlineCause(s.parent, s.until, s.cause)
+		s.full, s.stop = context.WithDeadlineCause(s.parent, s.until, s.cause)
 	}
-	if !s.full.CompareAndSwap(nil, f) {
-		f.cancel()
+	if !s.state.CompareAndSwap(light, inFull) {
+		s.stop()
 	}
-	return s.full.Load()
 }
 
 // Apart returns what ends ctx: a time, which is zero if there is none, and another
@@ -127,7 +140,7 @@ func (s *step) inFull() *full {
 func Apart(ctx context.Context) (until time.Time, rest context.Context) {
 	for {
 		s, ok := ctx.(*step)
-		if !ok || s.full.Load() != nil {
+		if !ok || s.state.Load() != light {
 			return until, ctx
 		}
 		if !s.until.IsZero() && (until.IsZero() || s.until.Before(until)) {

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/herdless/herdless/internal/deadline"
 	"github.com/sony/gobreaker/v2"
 )
 
@@ -95,7 +96,7 @@ func (g *guard) run(ctx context.Context, left time.Duration, step func(ctx conte
 	defer g.tell(ctx)
 	_, err := g.breaker.Execute(func() (struct{}, error) {
 		g.counters.asked.Add(1)
-		budget, cancel := context.WithTimeoutCause(ctx, left, errBudget)
+		budget, cancel := deadline.After(ctx, left, errBudget)
 		defer cancel()
 		err := step(budget)
 		switch {
