@@ -5,6 +5,7 @@ package pipelining_test
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -51,7 +52,7 @@ func BenchmarkGet(b *testing.B) {
 		} {
 			b.Run(fmt.Sprintf("%d/%s", goroutines, test.name), func(b *testing.B) {
 				b.ReportAllocs()
-				before := processorTime()
+				before, redisBefore := processorTime(), redisTime(b, rdb)
 				var wg sync.WaitGroup
 				for g := range goroutines {
 					wg.Go(func() {
@@ -66,6 +67,7 @@ func BenchmarkGet(b *testing.B) {
 				}
 				wg.Wait()
 				b.ReportMetric(float64((processorTime()-before).Nanoseconds())/1e3/float64(b.N), "cpu-µs/op")
+				b.ReportMetric(float64((redisTime(b, rdb)-redisBefore).Nanoseconds())/1e3/float64(b.N), "redis-µs/op")
 			})
 		}
 	}
@@ -84,4 +86,20 @@ func processorTime() time.Duration {
 	var u syscall.Rusage
 	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u) // never fails for oneself
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// redisTime returns what the server has used of it.
+func redisTime(b *testing.B, rdb *redis.Client) (sum time.Duration) {
+	info, err := rdb.InfoMap(b.Context(), "cpu").Result()
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, field := range []string{"used_cpu_user", "used_cpu_sys"} {
+		seconds, err := strconv.ParseFloat(info["CPU"][field], 64)
+		if err != nil {
+			b.Fatal(err)
+		}
+		sum += time.Duration(seconds * float64(time.Second))
+	}
+	return sum
 }

@@ -2,13 +2,16 @@ package pipelining_test
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 	"weak"
 
+	"github.com/herdless/herdless/internal/deadline"
 	"github.com/herdless/herdless/internal/pipelining"
 	"github.com/herdless/herdless/internal/redistest"
 	"github.com/redis/go-redis/v9"
@@ -115,4 +118,32 @@ func TestWhatNobodyWaitsForTakesNoMemory(t *testing.T) {
 		runtime.GC()
 		return arg.Value() == nil
 	}, 10*time.Second, 10*time.Millisecond)
+}
+
+// Where answers come at the moment when callers leave, each has its own answer or none.
+func TestWhoLeavesAsTheAnswerComesGetsItsOwnOrNone(t *testing.T) {
+	rdb := redistest.Standalone(t).Client(t)
+	c, key := pipelining.New(rdb, false), redistest.Prefix(t)
+	var answers, ends atomic.Int64
+	inParallel(64, func(g int) {
+		bound := deadline.After
+		if g%2 == 0 {
+			bound = context.WithTimeoutCause
+		}
+		for i := range 200 {
+			ctx, cancel := bound(t.Context(), time.Duration(i)*20*time.Microsecond, nil)
+			want := fmt.Sprint(g, "-", i)
+			got, err := c.Run(ctx, echo, []string{key}, want)
+			cancel()
+			if err != nil {
+				ends.Add(1)
+				assert.ErrorIs(t, err, context.DeadlineExceeded)
+				continue
+			}
+			answers.Add(1)
+			assert.Equal(t, want, got)
+		}
+	})
+	assert.NotZero(t, answers.Load())
+	assert.NotZero(t, ends.Load())
 }

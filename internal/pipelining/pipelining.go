@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/herdless/herdless/internal/deadline"
 	"github.com/redis/go-redis/v9"
 )
 
@@ -19,6 +20,11 @@ import (
 // redis.UniversalClient is one.
 type pipeliner interface {
 	Pipelined(ctx context.Context, fn func(redis.Pipeliner) error) ([]redis.Cmder, error)
+}
+
+// processor is a client of go-redis that runs a command.
+type processor interface {
+	Process(ctx context.Context, cmd redis.Cmder) error
 }
 
 // Client runs commands on a client of go-redis. A few at a time go by themselves,
@@ -50,6 +56,7 @@ type Client struct {
 
 	empty   sync.Pool // pipelines, which are empty when they have been executed
 	spare   sync.Pool // errands that nobody waits for and nobody sends
+	batches sync.Pool // that nobody sends
 	only    *queue    // without a Cluster
 	mu      sync.Mutex
 	masters map[string]*queue // of a Cluster, by address
@@ -83,24 +90,25 @@ func New(base redis.Scripter, alone bool) *Client {
 // ended. If ctx is cancelled before its deadline, a script that goes by itself is
 // waited for all the same, for as long as the timeouts of go-redis let it take.
 func (c *Client) Run(ctx context.Context, script *redis.Script, keys []string, args ...any) (any, error) {
-	if err := Ended(ctx); err != nil {
+	now := time.Now()
+	if err := endedBy(ctx, now); err != nil {
 		return nil, err
 	}
-	value, err := c.run(ctx, script, keys, args)
+	value, err := c.run(ctx, now, script, keys, args)
 	return value, withEnd(ctx, err)
 }
 
-func (c *Client) run(ctx context.Context, script *redis.Script, keys []string, args []any) (any, error) {
+func (c *Client) run(ctx context.Context, now time.Time, script *redis.Script, keys []string, args []any) (any, error) {
 	q, err := c.queueOf(ctx, keys)
 	if err != nil {
 		return nil, err
 	}
-	w := c.way(ctx, q, bytesOf(args) > bigRequest)
-	if w != together {
-		return c.runSingly(ctx, w, q, script, keys, args)
-	}
 	cmd := EvalSHA(ctx, script, keys, args)
-	err = q.send(ctx, cmd)
+	w, e := c.enter(ctx, q, now, bytesOf(args) > bigRequest, cmd)
+	if w != together {
+		return c.runSingly(ctx, w, q, cmd, script, keys, args)
+	}
+	err = q.await(e)
 	if err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
 		cmd = script.Eval(ctx, c.pipeline(), keys, args...) // the pipeline goes nowhere
 		err = q.send(ctx, cmd)
@@ -109,7 +117,8 @@ func (c *Client) run(ctx context.Context, script *redis.Script, keys []string, a
 		return nil, err
 	}
 	if c.tryAgain(ctx, cmd) {
-		return c.runSingly(ctx, c.way(ctx, q, true), q, script, keys, args)
+		w, _ = c.enter(ctx, q, now, true)
+		return c.runSingly(ctx, w, q, EvalSHA(ctx, script, keys, args), script, keys, args)
 	}
 	return cmd.Result()
 }
@@ -126,19 +135,23 @@ func EvalSHA(ctx context.Context, script *redis.Script, keys []string, args []an
 	return cmd
 }
 
-// runSingly runs a script in a way that is not together.
-func (c *Client) runSingly(ctx context.Context, w way, q *queue, script *redis.Script, keys []string, args []any) (any, error) {
-	if w == alone {
-		defer q.comeBack() // even if a hook of go-redis panics
-		cmd := script.Run(ctx, c.base, keys, args...)
+// runSingly runs a script in a way that is not together, by cmd if the server knows it.
+func (c *Client) runSingly(ctx context.Context, w way, q *queue, cmd *redis.Cmd, script *redis.Script, keys []string, args []any) (any, error) {
+	run := func(ctx context.Context) (any, error) {
+		cmd := cmd
+		if p, ok := c.base.(processor); !ok {
+			cmd = script.Run(ctx, c.base, keys, args...)
+		} else if err := p.Process(ctx, cmd); err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
+			cmd = script.Eval(ctx, c.base, keys, args...)
+		}
 		q.note(cmd)
 		return cmd.Result()
 	}
-	return orLeave(ctx, func(ctx context.Context) (any, error) {
-		cmd := script.Run(ctx, c.base, keys, args...)
-		q.note(cmd)
-		return cmd.Result()
-	})
+	if w == alone {
+		defer q.comeBack() // even if a hook of go-redis panics
+		return run(ctx)
+	}
+	return orLeave(ctx, run)
 }
 
 // Process runs commands in one round trip, and those that go to one server in their
@@ -147,10 +160,11 @@ func (c *Client) runSingly(ctx context.Context, w way, q *queue, script *redis.S
 // them then. It needs a base that has a method Pipelined, as all clients of go-redis
 // have.
 func (c *Client) Process(ctx context.Context, cmds ...redis.Cmder) error {
-	if err := Ended(ctx); err != nil {
+	now := time.Now()
+	if err := endedBy(ctx, now); err != nil {
 		return errors.Join(errLeft, err)
 	}
-	return withEnd(ctx, c.process(ctx, cmds))
+	return withEnd(ctx, c.process(ctx, now, cmds))
 }
 
 // Pipelined is Process of the commands that fn queues.
@@ -168,7 +182,7 @@ func (c *Client) Pipelined(ctx context.Context, fn func(redis.Pipeliner) error) 
 	return c.Process(ctx, made.Cmds()...)
 }
 
-func (c *Client) process(ctx context.Context, cmds []redis.Cmder) error {
+func (c *Client) process(ctx context.Context, now time.Time, cmds []redis.Cmder) error {
 	if c.pipeline == nil {
 		err := c.plainly(ctx, c.only, func(p redis.Pipeliner) error { return p.BatchProcess(ctx, cmds...) })
 		if err == nil || Left(err) {
@@ -188,12 +202,12 @@ func (c *Client) process(ctx context.Context, cmds []redis.Cmder) error {
 	for _, cmd := range cmds {
 		size += bytesOf(cmd.Args())
 	}
-	w := c.way(ctx, q, size > bigRequest)
+	w, e := c.enter(ctx, q, now, size > bigRequest, cmds...)
 	if w == together {
-		if err := q.send(ctx, cmds...); Left(err) || !c.tryAgain(ctx, cmds...) {
+		if err := q.await(e); Left(err) || !c.tryAgain(ctx, cmds...) {
 			return err
 		}
-		w = c.way(ctx, q, true)
+		w, _ = c.enter(ctx, q, now, true)
 	}
 	if w == alone {
 		defer q.comeBack()
@@ -207,13 +221,13 @@ func (c *Client) process(ctx context.Context, cmds []redis.Cmder) error {
 // They go by themselves then, so that nobody else's run twice: go-redis would run
 // the whole pipeline again, also if a single answer of it is lost.
 func (c *Client) tryAgain(ctx context.Context, cmds ...redis.Cmder) bool {
-	if !c.retries || Ended(ctx) != nil {
+	if !c.retries {
 		return false
 	}
 	for i, cmd := range cmds {
 		err := cmd.Err()
 		if err != nil && (isOfTheNetwork(err) || i == 0 && passes(err)) { // of answers go-redis looks at the first
-			return true
+			return Ended(ctx) == nil
 		}
 	}
 	return false
@@ -265,7 +279,7 @@ func (c *Client) plainly(ctx context.Context, q *queue, fn func(redis.Pipeliner)
 		cmds, err := base.Pipelined(ctx, fn)
 		return nil, told(cmds, err)
 	}
-	if c.way(ctx, q, false) == alone {
+	if w, _ := c.enter(ctx, q, time.Now(), true); w == alone {
 		defer q.comeBack()
 		_, err := run(ctx)
 		return err
@@ -283,19 +297,18 @@ const (
 	together
 )
 
-// way says how commands are to go. What would not obey a deadline must be left
-// behind when it has come.
-func (c *Client) way(ctx context.Context, q *queue, big bool) way {
-	_, deadline := ctx.Deadline()
-	obeys := c.obeys || !deadline
-	single := c.pipeline == nil || q == nil || big
+// enter says which way commands go. What is single cannot go together. If they go alone
+// comeBack is due, and if they go together the errand waits already.
+func (c *Client) enter(ctx context.Context, q *queue, now time.Time, single bool, cmds ...redis.Cmder) (way, *errand) {
+	_, bounded := ctx.Deadline()
+	stays := c.obeys || !bounded // what does not obey a deadline must be left behind when it has come
 	switch {
-	case obeys && q.goAlone(single):
-		return alone
-	case single || q.heavy():
-		return leavable
+	case q != nil:
+		return q.enter(ctx, now, single || c.pipeline == nil, stays, cmds)
+	case stays:
+		return alone, nil
 	}
-	return together
+	return leavable, nil
 }
 
 // orLeave runs f until ctx ends, and leaves it behind then.
@@ -422,11 +435,17 @@ func withEnd(ctx context.Context, err error) error {
 
 // Ended returns why ctx is over, or nil. A network timeout that was set from ctx's
 // deadline can come a moment before ctx itself notices.
-func Ended(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
+func Ended(ctx context.Context) error { return endedBy(ctx, time.Now()) }
+
+func endedBy(ctx context.Context, now time.Time) error {
+	until, rest := deadline.Apart(ctx)
+	if err := rest.Err(); err != nil {
 		return err
 	}
-	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
+	if until.IsZero() {
+		until, _ = rest.Deadline()
+	}
+	if !until.IsZero() && !now.Before(until) {
 		return context.DeadlineExceeded
 	}
 	return nil

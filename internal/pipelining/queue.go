@@ -1,7 +1,6 @@
 package pipelining
 
 import (
-	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -20,9 +19,10 @@ const (
 	// eight as slow as if nothing went together.
 	maxAlone = 4
 	// crowd is of how many callers the pipelines under way are that let nobody go
-	// alone beside them: then four that do cost as much as all the others. And it is
-	// how many must wait for another pipeline to go beside the first. If fewer are
-	// enough, eight goroutines wait for one another.
+	// alone, until there has been none for as long as stalled: four that do cost as
+	// much as all the others. And it is how many must wait for another pipeline to go
+	// beside the first, and as many as are under way: of two that are half as long
+	// each costs as much. If fewer are enough, eight goroutines wait for one another.
 	crowd = 16
 	// maxTogether is how many callers' commands make up a batch at most.
 	maxTogether = 128
@@ -52,11 +52,11 @@ type queue struct {
 	senders  int // without those that are forsaken
 	forsaken int
 	last     time.Time // when the last batch was sent
-	flying   int       // how many callers' commands are in batches under way,
-	size     int       // and were when the last batch was sent
-	waiting  list.List // of *errand
-	watched  bool      // watch is to come
-	reply    int       // the average size of late
+	flying   int       // how many callers' commands are in batches under way
+	crowded  time.Time // when they were a crowd last
+	waiting  []*errand
+	watched  bool // watch is to come
+	reply    int  // the average size of late
 }
 
 // errand is what a caller waits for.
@@ -66,34 +66,36 @@ type errand struct {
 	done chan struct{}   // when this brings something,
 	hook error           // unless a hook panicked
 
-	timer *time.Timer   // it is used again
-	place *list.Element // in waiting, or where it was
-	batch *batch        // nil while it waits; guarded by the queue's mu
+	timer    *time.Timer // it is used again
+	batch    *batch      // nil while it waits; guarded by the queue's mu
+	answered bool        // done is to come; guarded by the queue's mu
 }
 
 // batch is what goes in one pipeline.
 type batch struct {
 	errands []*errand
+	cmds    []redis.Cmder
 	// ctx lives as long as anybody waits for the batch.
-	ctx     context.Context //nolint:containedctx // it stands for the calls that wait
-	cancel  context.CancelFunc
-	awaited int // how many wait for it; guarded by the queue's mu
+	ctx      context.Context //nolint:containedctx // it stands for the calls that wait
+	cancel   context.CancelFunc
+	awaited  int  // how many wait for it; guarded by the queue's mu
+	forsaken bool // its sender is none any more; guarded by the queue's mu
 }
 
-// goAlone reports whether the caller may run its commands itself, and is to call
-// comeBack then.
-func (q *queue) goAlone(anyway bool) bool {
-	if q == nil {
-		return true
-	}
+// enter is Client.enter. Who stays need not leave before go-redis is through.
+func (q *queue) enter(ctx context.Context, now time.Time, single, stays bool, cmds []redis.Cmder) (way, *errand) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	busy := q.alone >= maxAlone || q.senders > 0 && q.size >= crowd && time.Since(q.last) <= stalled
-	if busy && !anyway && q.reply < bigReply {
-		return false
+	single = single || q.reply >= bigReply
+	busy := q.alone >= maxAlone || now.Sub(q.crowded) <= stalled
+	switch {
+	case stays && (single || !busy):
+		q.alone++
+		return alone, nil
+	case single:
+		return leavable, nil
 	}
-	q.alone++
-	return true
+	return together, q.add(ctx, now, cmds)
 }
 
 func (q *queue) comeBack() {
@@ -105,28 +107,19 @@ func (q *queue) comeBack() {
 	q.alone--
 }
 
-// heavy reports whether replies are big.
-func (q *queue) heavy() bool {
-	if q == nil {
-		return true
-	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.reply >= bigReply
-}
-
 // note notes the size of a caller's answers.
 func (q *queue) note(cmds ...redis.Cmder) {
-	if q != nil {
-		q.noteSize(repliesOf(cmds))
+	if q == nil {
+		return
 	}
-}
-
-func (q *queue) noteSize(n int) {
+	n := repliesOf(cmds)
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.reply += (n - q.reply) / 8
+	q.noteSize(n)
 }
+
+// noteSize is called with mu held.
+func (q *queue) noteSize(n int) { q.reply += (n - q.reply) / 8 }
 
 func repliesOf(cmds []redis.Cmder) (n int) {
 	for _, cmd := range cmds {
@@ -159,31 +152,51 @@ func bytesIn(answer any) (n int) {
 	return n
 }
 
-// send has commands sent with those of others and returns the first error of any,
-// or errLeft.
+// send has commands sent with those of others.
 func (q *queue) send(ctx context.Context, cmds ...redis.Cmder) error {
+	q.mu.Lock()
+	e := q.add(ctx, time.Now(), cmds)
+	q.mu.Unlock()
+	return q.await(e)
+}
+
+// add has commands sent, and sees to it that somebody does. It is called with mu held.
+func (q *queue) add(ctx context.Context, now time.Time, cmds []redis.Cmder) *errand {
 	e, ok := q.client.spare.Get().(*errand)
 	if !ok {
 		e = &errand{done: make(chan struct{}, 1)}
 	}
-	e.ctx, e.cmds = ctx, cmds
-	q.hand(e)
+	e.ctx, e.cmds = ctx, append(e.cmds, cmds...)
+	q.waiting = append(q.waiting, e)
+	if !q.help(now) && !q.watched {
+		q.watched = true
+		time.AfterFunc(stalled, q.watch)
+	}
+	return e
+}
+
+// await waits for e, and returns the first error of its commands, or errLeft.
+func (q *queue) await(e *errand) error {
 	if !e.wait() {
-		q.leave(e) // and whoever sends may have it still: it is not used again
-		return errors.Join(errLeft, Ended(ctx))
+		if q.leave(e) { // and whoever sends may have it still: it is not used again
+			return errors.Join(errLeft, Ended(e.ctx))
+		}
+		<-e.done
 	}
 	hook := e.hook
-	*e = errand{done: e.done, timer: e.timer}
+	var err error
+	for _, cmd := range e.cmds {
+		if err == nil {
+			err = cmd.Err()
+		}
+	}
+	clear(e.cmds)
+	*e = errand{done: e.done, timer: e.timer, cmds: e.cmds[:0]}
 	q.client.spare.Put(e)
 	if hook != nil {
 		panic(hook)
 	}
-	for _, cmd := range cmds {
-		if err := cmd.Err(); err != nil {
-			return err
-		}
-	}
-	return nil
+	return err
 }
 
 // wait waits until e is done, or its context ends. Most end in time, so that a context
@@ -210,23 +223,50 @@ func (e *errand) wait() bool {
 	return false
 }
 
-// hand gives e to those who send, and sees to it that there is one.
-func (q *queue) hand(e *errand) {
+// leave is for a caller that waits no longer. It reports false if e is done.
+func (q *queue) leave(e *errand) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	e.place = q.waiting.PushBack(e)
-	if !q.help() && !q.watched {
-		q.watched = true
-		time.AfterFunc(stalled, q.watch)
+	switch b := e.batch; {
+	case e.answered:
+		return false
+	case b != nil:
+		b.awaited--
+		if b.awaited == 0 {
+			b.cancel()
+			q.forsake(b)
+		}
+	default:
+		if i := slices.Index(q.waiting, e); i >= 0 { // take may have done it
+			q.waiting = slices.Delete(q.waiting, i, i+1)
+		}
+	}
+	return true
+}
+
+// forsake is for a batch for which nobody waits any more. Its sender does not count as
+// one from that moment: a client that does not obey deadlines may be at it for seconds,
+// and four such batches would keep everything else from being sent. It is called with
+// mu held.
+func (q *queue) forsake(b *batch) {
+	if q.forsaken == maxForsaken {
+		return
+	}
+	b.forsaken = true
+	q.forsaken++
+	q.senders--
+	q.flying -= len(b.errands)
+	if len(q.waiting) > 0 {
+		q.beginToSend(false)
 	}
 }
 
 // help begins to send if nobody does, if those who do have stalled, or if a crowd waits
-// for them: then Redis has the next batch while this process takes in the one before. It
-// is called with mu held.
-func (q *queue) help() bool {
-	stuck := time.Since(q.last) > stalled
-	if q.senders > 0 && (q.senders >= maxSenders || q.waiting.Len() < crowd && !stuck) {
+// for them, and as many as they have under way: then Redis has the next batch while this
+// process takes in the one before. It is called with mu held.
+func (q *queue) help(now time.Time) bool {
+	stuck := now.Sub(q.last) > stalled
+	if q.senders > 0 && (q.senders >= maxSenders || len(q.waiting) < max(crowd, q.flying) && !stuck) {
 		return false
 	}
 	q.beginToSend(q.senders > 0 && !stuck)
@@ -238,24 +278,10 @@ func (q *queue) help() bool {
 func (q *queue) watch() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.watched = q.waiting.Len() > 0
+	q.watched = len(q.waiting) > 0
 	if q.watched {
-		q.help()
+		q.help(time.Now())
 		time.AfterFunc(stalled, q.watch)
-	}
-}
-
-// leave is for a caller that waits no longer.
-func (q *queue) leave(e *errand) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if e.batch == nil {
-		q.waiting.Remove(e.place) // take may have done it
-		return
-	}
-	e.batch.awaited--
-	if e.batch.awaited == 0 {
-		e.batch.cancel()
 	}
 }
 
@@ -275,113 +301,108 @@ func (q *queue) beginToSend(beside bool) {
 func (q *queue) sendAll(least int) {
 	for {
 		b := q.take(least)
-		if b == nil || !q.sendAsSender(b) {
+		if b == nil {
+			return
+		}
+		hook := q.sendTogether(b)
+		if !q.finish(b, hook) {
 			return
 		}
 	}
-}
-
-// sendAsSender sends a batch and reports whether the sender still is one. It does
-// not count as one from the moment when nobody waits for the batch any more: a
-// client that does not obey deadlines may be at it for seconds, and four such
-// batches would keep everything else from being sent.
-func (q *queue) sendAsSender(b *batch) bool {
-	defer b.cancel()
-	const (
-		counts = iota
-		forsaken
-		over
-	)
-	status := counts // guarded by mu
-	stop := context.AfterFunc(b.ctx, func() {
-		q.mu.Lock()
-		defer q.mu.Unlock()
-		if status != counts || q.forsaken == maxForsaken {
-			return
-		}
-		status = forsaken
-		q.forsaken++
-		q.senders--
-		q.flying -= len(b.errands)
-		if q.waiting.Len() > 0 {
-			q.beginToSend(false)
-		}
-	})
-	q.sendTogether(b)
-	stop()
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	was := status
-	status = over
-	if was == counts {
-		q.flying -= len(b.errands)
-		return true
-	}
-	q.forsaken--
-	again := q.waiting.Len() > 0 && q.senders < maxSenders
-	if again {
-		q.senders++
-	}
-	return again
 }
 
 // take returns what waits, for one pipeline. If nothing does, or less than least and
 // others send, the sender is none any more. What nobody waits for any more is not sent:
 // while Redis hung it came to be much.
 func (q *queue) take(least int) *batch {
+	now := time.Now()
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.senders > 1 && q.waiting.Len() < least {
+	if q.senders > 1 && len(q.waiting) < least {
 		q.senders--
 		return nil
 	}
-	q.last = time.Now()
-	var errands []*errand
-	for q.waiting.Len() > 0 && len(errands) < maxTogether {
-		e := q.waiting.Remove(q.waiting.Front()).(*errand)
-		if Ended(e.ctx) == nil {
-			errands = append(errands, e)
+	q.last = now
+	b, ok := q.client.batches.Get().(*batch)
+	if !ok {
+		b = &batch{}
+	}
+	n := 0
+	for n < len(q.waiting) && len(b.errands) < maxTogether {
+		e := q.waiting[n]
+		n++
+		if endedBy(e.ctx, now) == nil {
+			e.batch = b
+			b.errands = append(b.errands, e)
 		}
 	}
-	if len(errands) == 0 {
+	q.waiting = slices.Delete(q.waiting, 0, n)
+	if len(b.errands) == 0 {
+		q.client.batches.Put(b)
 		q.senders--
 		return nil
 	}
-	q.flying += len(errands)
-	q.size = q.flying
-	b := &batch{errands: errands, awaited: len(errands)}
-	b.ctx, b.cancel = latest(errands)
-	for _, e := range errands {
-		e.batch = b
+	b.awaited = len(b.errands)
+	b.ctx, b.cancel = latest(b.errands)
+	q.flying += b.awaited
+	if q.flying >= crowd {
+		q.crowded = now
 	}
 	return b
 }
 
-func (q *queue) sendTogether(b *batch) {
-	pipe := q.client.pipe()
+// finish tells those who wait for b, and reports whether its sender still is one, or is
+// one again.
+func (q *queue) finish(b *batch, hook error) bool {
+	size := 0
+	for _, e := range b.errands {
+		e.hook = hook
+		size += repliesOf(e.cmds)
+	}
+	q.mu.Lock()
+	q.noteSize(size / len(b.errands))
+	for _, e := range b.errands {
+		e.answered = true
+	}
+	goOn := true
+	if b.forsaken {
+		q.forsaken--
+		goOn = len(q.waiting) > 0 && q.senders < maxSenders
+		if goOn {
+			q.senders++
+		}
+	} else {
+		q.flying -= len(b.errands)
+	}
+	q.mu.Unlock()
+	for _, e := range b.errands {
+		e.done <- struct{}{} // it has room, and e is the caller's from here on
+	}
+	b.cancel()
+	clear(b.errands)
+	clear(b.cmds)
+	*b = batch{errands: b.errands[:0], cmds: b.cmds[:0]}
+	q.client.batches.Put(b)
+	return goOn
+}
+
+// sendTogether sends b and returns what a hook of go-redis panicked with.
+func (q *queue) sendTogether(b *batch) error {
 	n := 0
 	for _, e := range b.errands {
 		n += len(e.cmds)
 	}
-	wrapped, cmds := make([]once, n), make([]redis.Cmder, 0, n)
+	wrapped := make([]once, n) // a hook may keep them
 	for _, e := range b.errands {
 		for _, cmd := range e.cmds {
-			w := &wrapped[len(cmds)]
+			w := &wrapped[len(b.cmds)]
 			w.Cmder = cmd
-			cmds = append(cmds, w)
+			b.cmds = append(b.cmds, w)
 		}
 	}
-	_ = pipe.BatchProcess(b.ctx, cmds...)                     // queues them
-	hook := caught(func() { _ = q.client.exec(b.ctx, pipe) }) // each command has its own error
-	size := 0
-	for _, e := range b.errands {
-		size += repliesOf(e.cmds)
-	}
-	q.noteSize(size / len(b.errands))
-	for _, e := range b.errands {
-		e.hook = hook
-		e.done <- struct{}{} // it has room, and e is the caller's from here on
-	}
+	pipe := q.client.pipe()
+	_ = pipe.BatchProcess(b.ctx, b.cmds...)                  // queues them
+	return caught(func() { _ = q.client.exec(b.ctx, pipe) }) // each command has its own error
 }
 
 // once is a command that go-redis does not try again, and neither the pipeline that
@@ -435,12 +456,12 @@ func latest(errands []*errand) (context.Context, context.CancelFunc) {
 	}
 	var last time.Time
 	for _, e := range errands {
-		deadline, ok := e.ctx.Deadline()
+		until, ok := e.ctx.Deadline()
 		if !ok {
 			return context.WithCancel(context.Background())
 		}
-		if deadline.After(last) {
-			last = deadline
+		if until.After(last) {
+			last = until
 		}
 	}
 	return context.WithDeadline(context.Background(), last)
