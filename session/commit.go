@@ -350,6 +350,11 @@ func (s *Session) create(ctx context.Context, t token, d Delta, newMeta meta) er
 
 // seal adds the changes to d.
 func (s *Session) seal(d *Delta, sealer *sealer) error {
+	if d.Set == nil && s.changesAsStored() {
+		d.Set = s.changes
+		d.MaxBytes = s.m.opts.MaxBytes
+		return nil
+	}
 	if d.Set == nil && len(s.changes) > 0 {
 		d.Set = make(map[string][]byte, len(s.changes))
 	}
@@ -373,6 +378,20 @@ func (s *Session) seal(d *Delta, sealer *sealer) error {
 		d.MaxBytes = s.m.opts.MaxBytes
 	}
 	return nil
+}
+
+// changesAsStored reports whether what has changed are values, which the store gets as
+// they are.
+func (s *Session) changesAsStored() bool {
+	if len(s.changes) == 0 || len(s.m.vault.keys) > 0 || s.m.opts.Schema > 0 {
+		return false
+	}
+	for _, value := range s.changes {
+		if value == nil || mistakable(value) {
+			return false
+		}
+	}
+	return true
 }
 
 // schemaOf returns the schema version that a value is written in.

@@ -1,7 +1,6 @@
 package session
 
 import (
-	"maps"
 	"slices"
 	"strings"
 )
@@ -62,8 +61,8 @@ func (v Values) with(set map[string][]byte, deleted []string) Values {
 			next = append(next, e)
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(set)) {
-		next = append(next, Entry{name, string(set[name])})
+	for name, data := range set {
+		next = append(next, Entry{name, string(data)})
 	}
 	return next.Sort()
 }

@@ -163,13 +163,15 @@ func (s *sealer) open(name string, stored []byte) (content, error) {
 	return content{value: value, schema: p.schema, aged: p.keyID != s.vault.keys[0].ID}, nil
 }
 
+// mistakable reports whether a value might be taken for a frame.
+func mistakable(value []byte) bool { return len(value) > 0 && value[0] == frameZero }
+
 // seal returns what the store gets for a value. With unique no two results are
 // alike.
 func (s *sealer) seal(name string, value []byte, schema int, unique bool) ([]byte, error) {
 	encrypt := len(s.vault.keys) > 0
 	unique = unique && !encrypt // a nonce does the same
-	mistakable := len(value) > 0 && value[0] == frameZero
-	if !encrypt && !unique && schema == 0 && !mistakable {
+	if !encrypt && !unique && schema == 0 && !mistakable(value) {
 		return value, nil
 	}
 	frame := []byte{frameZero, frameMark, 0}

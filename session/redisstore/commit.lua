@@ -2,8 +2,8 @@
 --
 -- KEYS[1]  the session, <prefix>{<place>}<rest of the id>
 -- ARGV[1]  the digest that the request was authenticated with (with C: the new
---          session's first)
---          and then any number of operations:
+--          session's first), and in 4 bytes more than how many bytes of names and
+--          values are refused, 0 if none; then any number of operations:
 --          C                 create the session    O <owner>  of this owner
 --          N <max> <0|1>     of so many of its; 1 ends the oldest if there are more
 --          F <name> <0|1> <value>  only if the value is this (1), or is not there (0)
@@ -11,12 +11,14 @@
 --          T <meta>          set the meta          X          authenticated now
 --          R <digest> <grace ms> <handover> <0|1>  rotate; 1: only from the current digest
 --          I <ms>            set idle timeout      A <ms>     set absolute timeout
---          M <bytes>         refuse beyond so many bytes of names and values
 --          L <ms>            do nothing if there is so much time left or more
--- Result   {1, version, ms until expiry, ms until the absolute end, now,
---           handover of an earlier rotation or '', whether there was one (0|1), {ids evicted}}
---          {2} gone   {3} exists   {4} too large   {6} too many of the owner
---          {5, {name, 0|1, value, ...}} conflict: nothing was written
+-- Result   a string, numbers and texts in it as in a session; the first byte is
+--          1 committed: version, ms until expiry, ms until the absolute end, now;
+--            0 or 1 whether an earlier rotation was in the way, and the handover of it;
+--            and the ids that were evicted
+--          2 gone   3 exists   4 too large   6 too many of the owner
+--          5 conflict, nothing was written: of each value its name, 0 or 1 whether it is
+--            there, and what it is
 --
 -- Besides KEYS[1] it uses, in the same slot, the owner's index,
 -- <prefix>{<place>}user:<rest of the owner>, a sorted set of the ids by their
@@ -32,17 +34,22 @@
 -- And this: a session is created; the user revokes all; the index gets the
 -- session. It lives, and no list shows it, or the list shows it, and it does not.
 
-local key, digest = KEYS[1], ARGV[1]
-local GONE, EXISTS, TOO_LARGE, TOO_MANY = {2}, {3}, {4}, {6}
+local key, digest, max = KEYS[1], struct.unpack('<c32I4', ARGV[1])
+local GONE, EXISTS, TOO_LARGE, TOO_MANY = '\2', '\3', '\4', '\6'
 
-local create, owner, most, evict, meta, authenticated, rotate, grace, handover, once, newIdle, newAbsolute, max, low
+local function committed(n, expires, ends, now, before, earlier, evicted)
+  local result = struct.pack('<bddddbI4c0', 1, n, expires, ends, now, before, #earlier, earlier)
+  for _, id in ipairs(evicted) do result = result .. struct.pack('<I4c0', #id, id) end
+  return result
+end
+
+local create, owner, most, evict, meta, authenticated, rotate, grace, handover, once, newIdle, newAbsolute, low
 local set, del, conditions, named = {}, {}, {}, false
 local at = 2
 while at <= #ARGV do
   local op, arg = ARGV[at], ARGV[at + 1]
   at = at + 2
   if op == 'S' then set[arg], named = ARGV[at], true; at = at + 1
-  elseif op == 'M' then max = tonumber(arg)
   elseif op == 'D' then del[arg], named = true, true
   elseif op == 'F' then conditions[arg], named = ARGV[at] == '1' and ARGV[at + 1], true; at = at + 2
   elseif op == 'C' then create = true; at = at - 1
@@ -78,7 +85,7 @@ else
   -- A rotation whose answer was lost arrives again with the old digest.
   local accepted = d and left >= 0 and (d == digest or rotate == d or (p == digest and now < g))
   if not accepted or now < x then return GONE end
-  if low and left >= low then return {1, n, left, math.max(left, c + a - now), now, '', 0, {}} end
+  if low and left >= low then return committed(n, left, math.max(left, c + a - now), now, 0, '', {}) end
 end
 
 -- The values: one of the same length is written over the one before, others where the
@@ -99,7 +106,7 @@ if named then
     if want ~= nil then
       local got = length > 0 and redis.call('GETRANGE', key, at, at + length - 1) or ''
       conditions[name] = nil
-      found[#found + 1], found[#found + 2], found[#found + 3] = name, 1, got
+      found[#found + 1] = struct.pack('<I4c0bI4c0', #name, name, 1, #got, got)
       -- What is there already as it would be set, was set by the same command when
       -- it came the first time.
       if got ~= want and got ~= value then conflict = true end
@@ -116,10 +123,10 @@ if named then
     nameAt = nameEnds
   end
   for name, want in pairs(conditions) do
-    found[#found + 1], found[#found + 2], found[#found + 3] = name, 0, ''
+    found[#found + 1] = struct.pack('<I4c0bI4', #name, name, 0, 0)
     if want then conflict = true end
   end
-  if conflict then return {5, found} end
+  if conflict then return '\5' .. table.concat(found) end
   kept[#kept + 1] = string.sub(piece, keptFrom, behind - 1)
   for name, value in pairs(set) do
     kept[#kept + 1] = struct.pack('<I4c0I4I4', #name, name, last, #value)
@@ -128,7 +135,7 @@ if named then
   end
   entries = table.concat(kept)
 end
-if max and s > max then return TOO_LARGE end
+if max > 0 and s > max then return TOO_LARGE end
 
 local list, id, base, channel
 local open, close = string.find(key, '{', 1, true), string.find(key, '}', 1, true)
@@ -169,7 +176,7 @@ if expires <= 0 then
   redis.call('DEL', key)
   if list then redis.call('ZREM', list, id) end
   redis.call('PUBLISH', channel, id)
-  return {1, n, 0, 0, now, '', 0, evicted}
+  return committed(n, 0, 0, now, 0, '', evicted)
 end
 
 local earlier, before = '', 0
@@ -226,4 +233,4 @@ if list then
   redis.call('ZADD', list, now + expires, id)
   if redis.call('PTTL', list) < expires then redis.call('PEXPIRE', list, expires) end
 end
-return {1, n, expires, ends, now, earlier, before, evicted}
+return committed(n, expires, ends, now, before, earlier, evicted)

@@ -191,4 +191,11 @@ func (d *decoder) length() int {
 	return int(binary.LittleEndian.Uint32([]byte(part)))
 }
 
+func (d *decoder) byte() byte {
+	if part := d.take(1); !d.bad {
+		return part[0]
+	}
+	return 0
+}
+
 func (d *decoder) text() string { return d.take(d.length()) }

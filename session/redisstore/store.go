@@ -18,9 +18,10 @@ import (
 	"cmp"
 	"context"
 	_ "embed"
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"slices"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -253,72 +254,40 @@ func (s *Store) Take(ctx context.Context, id string, digest session.Digest, take
 	return s.loadByScript(ctx, takeScript, s.key(id), string(digest[:]), ms, taker)
 }
 
-// The outcomes in the order in which commit.lua numbers them.
-var outcomes = []session.Outcome{
-	1: session.Committed, 2: session.Gone, 3: session.Exists, 4: session.TooLarge, 5: session.Conflict, 6: session.TooMany,
-}
-
 // Commit implements session.Store.
 func (s *Store) Commit(ctx context.Context, d session.Delta) (session.Result, error) {
-	answer, err := s.pipe.Run(ctx, commitScript, []string{s.key(d.ID)}, commitArgs(d)...)
+	c := newCommit(ctx, s.key(d.ID), &d)
+	err := s.pipe.Process(ctx, c.cmds[:]...)
+	if !pipelining.Left(err) && redis.HasErrorPrefix(err, "NOSCRIPT") {
+		c = newCommit(ctx, s.key(d.ID), &d)
+		c.args[0], c.args[1] = "eval", layout+commitSource
+		err = s.pipe.Process(ctx, c.cmds[:]...)
+	}
 	if err != nil {
 		return session.Result{}, fault("commit", err)
 	}
-	reply, _ := answer.([]any)
-	res, ok := parseResult(reply)
+	res, ok := parseResult(c.cmd.Val())
 	if !ok {
-		return session.Result{}, fault("commit", fmt.Errorf("unexpected reply %v", answer))
+		return session.Result{}, fault("commit", fmt.Errorf("unexpected reply %q", c.cmd.Val()))
 	}
 	return res, nil
 }
 
-func parseResult(reply []any) (res session.Result, ok bool) {
-	number := func(i int) int64 {
-		n, _ := reply[i].(int64)
-		return n
-	}
-	if len(reply) == 0 || number(0) < 1 || int(number(0)) >= len(outcomes) {
-		return res, false
-	}
-	res.Outcome = outcomes[number(0)]
-	switch res.Outcome {
-	case session.Committed:
-		if len(reply) != 8 {
-			return res, false
-		}
-		res.Version = uint64(number(1)) //nolint:gosec // a count
-		res.ExpiresIn = time.Duration(number(2)) * time.Millisecond
-		res.EndsIn = time.Duration(number(3)) * time.Millisecond
-		res.At = time.UnixMilli(number(4))
-		if number(6) == 1 {
-			text, _ := reply[5].(string)
-			res.Handover = []byte(text)
-		}
-		evicted, _ := reply[7].([]any)
-		for _, id := range evicted {
-			text, _ := id.(string)
-			res.Evicted = append(res.Evicted, text)
-		}
-	case session.Conflict:
-		if len(reply) != 2 {
-			return res, false
-		}
-		values, _ := reply[1].([]any)
-		res.Values = make(map[string][]byte, len(values)/3)
-		for i := 0; i+2 < len(values); i += 3 {
-			name, _ := values[i].(string)
-			value, _ := values[i+2].(string)
-			if there, _ := values[i+1].(int64); there == 1 {
-				res.Values[name] = []byte(value)
-			}
-		}
-	}
-	return res, true
+// commit is the command of a Commit, in one piece of memory if it changes few values.
+type commit struct {
+	args []any
+	cmd  redis.StringCmd
+	cmds [1]redis.Cmder
+	few  [12]any
 }
 
-// commitArgs spells d as commit.lua reads it.
-func commitArgs(d session.Delta) []any {
-	args := append(make([]any, 0, 16), d.Digest[:])
+var commitHash any = commitScript.Hash()
+
+// newCommit spells d as commit.lua reads it.
+func newCommit(ctx context.Context, key string, d *session.Delta) *commit {
+	c := &commit{}
+	head := binary.LittleEndian.AppendUint32(append(make([]byte, 0, digestLen+4), d.Digest[:]...), maxBytes(d.MaxBytes))
+	args := append(c.few[:0], "evalsha", commitHash, 1, key, head)
 	if d.Create {
 		args = append(args, "C")
 		if d.Owner != "" {
@@ -328,11 +297,11 @@ func commitArgs(d session.Delta) []any {
 			args = append(args, "N", d.MaxOwned, d.EvictOldest)
 		}
 	}
-	for _, name := range sortedNames(d.If) {
-		args = append(args, "F", name, d.If[name] != nil, d.If[name])
+	for name, value := range d.If {
+		args = append(args, "F", name, value != nil, value)
 	}
-	for _, name := range sortedNames(d.Set) {
-		args = append(args, "S", name, d.Set[name])
+	for name, value := range d.Set {
+		args = append(args, "S", name, value)
 	}
 	for _, name := range d.Delete {
 		args = append(args, "D", name)
@@ -355,19 +324,51 @@ func commitArgs(d session.Delta) []any {
 	if d.IfExpiresWithin > 0 {
 		args = append(args, "L", spell(d.IfExpiresWithin))
 	}
-	if d.MaxBytes > 0 {
-		args = append(args, "M", d.MaxBytes)
-	}
-	return args
+	c.args = args
+	c.cmd = *redis.NewStringCmd(ctx, args...)
+	c.cmd.SetFirstKeyPos(3)
+	c.cmds[0] = &c.cmd
+	return c
 }
 
-func sortedNames(values map[string][]byte) []string {
-	names := make([]string, 0, len(values))
-	for name := range values {
-		names = append(names, name)
+// maxBytes is a limit as commit.lua reads it, 0 if there is none.
+func maxBytes(n int) uint32 { return uint32(max(0, min(n, math.MaxUint32))) } //nolint:gosec // it is bounded
+
+// The outcomes in the order in which commit.lua numbers them.
+var outcomes = []session.Outcome{
+	1: session.Committed, 2: session.Gone, 3: session.Exists, 4: session.TooLarge, 5: session.Conflict, 6: session.TooMany,
+}
+
+func parseResult(reply string) (res session.Result, ok bool) {
+	d := decoder{rest: reply}
+	n := d.byte()
+	if d.bad || n == 0 || int(n) >= len(outcomes) {
+		return res, false
 	}
-	slices.Sort(names)
-	return names
+	res.Outcome = outcomes[n]
+	switch res.Outcome {
+	case session.Committed:
+		res.Version = uint64(d.number()) //nolint:gosec // a count
+		res.ExpiresIn, res.EndsIn = millis(d.number()), millis(d.number())
+		res.At = time.UnixMilli(d.number())
+		if before := d.byte(); before == 1 {
+			res.Handover = []byte(d.text())
+		} else {
+			d.text()
+		}
+		for d.rest != "" {
+			res.Evicted = append(res.Evicted, d.text())
+		}
+	case session.Conflict:
+		res.Values = make(map[string][]byte)
+		for d.rest != "" {
+			name, there, value := d.text(), d.byte(), d.text()
+			if there == 1 {
+				res.Values[name] = []byte(value)
+			}
+		}
+	}
+	return res, !d.bad && d.rest == ""
 }
 
 // Delete implements session.Store.
