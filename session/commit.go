@@ -101,7 +101,7 @@ func (s *Session) commit(ctx context.Context) error {
 
 // commitStored changes the session where it is.
 func (s *Session) commitStored(ctx context.Context) error {
-	d := Delta{ID: s.token.id, Digest: s.token.digest, IdleTimeout: s.idle, AbsoluteTimeout: s.absolute}
+	d := Delta{ID: s.token.id, Digest: s.token.digest, IdleTimeout: s.idle, AbsoluteTimeout: s.absolute, Basis: s.rec.Basis}
 	newMeta := s.meta
 	if s.login != nil {
 		newMeta, d.Authenticated = *s.login, true

@@ -23,6 +23,7 @@ func TestRoundTripsAndBytes(t *testing.T) {
 
 	warm := s.browser() // Redis learns the scripts
 	warm.ok("/set?name=step&value=address")
+	warm.ok("/set?name=step&value=pay")
 	warm.ok("/login?user=alice")
 	warm.ok("/logout")
 

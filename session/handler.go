@@ -42,7 +42,7 @@ func (m *Manager) Handler(next http.Handler) http.Handler {
 		x := &exchange{w: w}
 		x.session.begin(m, r)
 		x.ctx = sessionContext{r.Context(), &x.session}
-		x.r = r.WithContext(&x.ctx)
+		x.r = r.WithContext(&x.ctx) //nolint:contextcheck // it is r's, with the session
 		x.rw = respwriter.With(w, x)
 		if h := w.Header(); len(h) > 0 {
 			x.outer = h.Clone()
@@ -50,7 +50,7 @@ func (m *Manager) Handler(next http.Handler) http.Handler {
 		next.ServeHTTP(&x.rw, x.r)
 		x.rw.Finish()
 		if !x.rw.Refused() {
-			m.commitLate(&x.ctx, &x.session, x.rw.Status())
+			m.commitLate(&x.ctx, &x.session, x.rw.Status()) //nolint:contextcheck // as above
 		}
 	})
 }

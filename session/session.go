@@ -509,6 +509,7 @@ func (s *Session) written(d Delta, res Result) {
 		delete(s.bad, name)
 	}
 	s.rec.Version, s.rec.ExpiresIn, s.rec.EndsIn = res.Version, res.ExpiresIn, res.EndsIn
+	s.rec.Basis = nil
 	s.rec.ReadAt, s.readAt = res.At, time.Now()
 	if d.Authenticated {
 		s.rec.AuthenticatedAt = res.At

@@ -150,6 +150,9 @@ type Record struct {
 	// EndsIn is the time until the session ends in any case; ExpiresIn is
 	// never longer.
 	EndsIn time.Duration
+	// Basis is whatever the store likes to be told with a Delta that rests on
+	// this Record, such as where in its backend a value is. It may be nil.
+	Basis any
 }
 
 // Delta is one change to one session. A Delta that changes nothing still starts
@@ -195,6 +198,10 @@ type Delta struct {
 	// nothing, and is Committed all the same. So of many requests that find
 	// the time run down one writes. With Create it is ignored.
 	IfExpiresWithin time.Duration
+	// Basis is that of the Record which the caller has read, or nil. It may save
+	// the store looking for something, and has no other effect: the session may
+	// have changed since.
+	Basis any
 	// MaxBytes, if positive, bounds the sum of the lengths of all names and
 	// values after the change; beyond it the answer is TooLarge.
 	MaxBytes int

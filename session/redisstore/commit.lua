@@ -37,12 +37,6 @@
 local key, digest, max = KEYS[1], struct.unpack('<c32I4', ARGV[1])
 local GONE, EXISTS, TOO_LARGE, TOO_MANY = '\2', '\3', '\4', '\6'
 
-local function committed(n, expires, ends, now, before, earlier, evicted)
-  local result = struct.pack('<bddddbI4c0', 1, n, expires, ends, now, before, #earlier, earlier)
-  for _, id in ipairs(evicted) do result = result .. struct.pack('<I4c0', #id, id) end
-  return result
-end
-
 local create, owner, most, evict, meta, authenticated, rotate, grace, handover, once, newIdle, newAbsolute, low
 local set, del, conditions, named = {}, {}, {}, false
 local at = 2
@@ -137,18 +131,7 @@ if named then
 end
 if max > 0 and s > max then return TOO_LARGE end
 
-local list, id, base, channel
-local open, close = string.find(key, '{', 1, true), string.find(key, '}', 1, true)
-channel = string.sub(key, 1, open - 1) .. 'ended'
-id = string.sub(key, open + 1, close - 1) .. string.sub(key, close + 1)
-if o ~= '' then
-  base = string.sub(key, 1, close)
-  list = base .. 'user:' .. string.sub(o, 5)
-  local kind = redis.call('TYPE', list).ok
-  if kind ~= 'zset' and kind ~= 'none' then
-    redis.call('DEL', list) -- it is in the way of every login of this user
-  end
-end
+local list, id, channel, base = places(key, o)
 local evicted = {}
 if fresh and list then
   redis.call('ZREMRANGEBYSCORE', list, '-inf', now)
@@ -197,20 +180,23 @@ end
 if meta then m = meta end
 if authenticated then t = now end
 
+-- The key ends at e and not after so long: what is made of e later is the time, and must
+-- not lag a little more with each commit.
+--
 -- What is written comes first: of the commands below it and ZADD alone are refused when
 -- Redis is out of memory, and then nothing is written.
 e = now + expires
 local head = made(d, n, e, l, c, r, t, i, a, s, x, g, last, p, q, h, o, m, b, count, entries)
 local least = 0 -- so that all is as long as it was
 if fresh then
-  redis.call('SET', key, table.concat(added) .. ended(head, 0), 'PX', expires)
+  redis.call('SET', key, table.concat(added) .. ended(head, 0), 'PXAT', e)
 else
   least = v + #piece - 7 - from - last
   redis.call('SETRANGE', key, v, table.concat(added) .. ended(head, least))
   for k = 1, #over, 2 do
     if over[k + 1] ~= '' then redis.call('SETRANGE', key, over[k], over[k + 1]) end
   end
-  redis.call('PEXPIRE', key, expires)
+  redis.call('PEXPIREAT', key, e)
 end
 if last - live + math.max(0, least - #head) > 512 + live / 2 then
   -- What nobody reads any more goes.
@@ -222,15 +208,12 @@ if last - live + math.max(0, least - #head) > 512 + live / 2 then
     at = at + length
   end
   head = made(d, n, e, l, c, r, t, i, a, s, x, g, at, p, q, h, o, m, b, count, table.concat(moved))
-  redis.call('SET', key, table.concat(values) .. ended(head, 0), 'PX', expires)
+  redis.call('SET', key, table.concat(values) .. ended(head, 0), 'PXAT', e)
 end
 for _, other in ipairs(evicted) do
   redis.call('DEL', base .. string.sub(other, 5))
   redis.call('ZREM', list, other)
   redis.call('PUBLISH', channel, other)
 end
-if list then
-  redis.call('ZADD', list, now + expires, id)
-  if redis.call('PTTL', list) < expires then redis.call('PEXPIRE', list, expires) end
-end
+if list then enlist(list, id, now, expires) end
 return committed(n, expires, ends, now, before, earlier, evicted)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -79,7 +80,11 @@ func TestWhatIsNoSession(t *testing.T) {
 		// The lengths of six strings, how many values there are, where one is, and other lengths.
 		for i, at := range lengths(t, store, rdb, prefix) {
 			for _, value := range []uint32{1 << 31, 1<<32 - 1, 5000} {
-				spoilt[fmt.Sprintf("length %d = %d", i, value)] = func(key string) error {
+				kind := "length"
+				if i >= 6 && i <= 9 {
+					kind = "index"
+				}
+				spoilt[fmt.Sprintf("%s %d = %d", kind, i, value)] = func(key string) error {
 					return rdb.SetRange(ctx, key, at, string(binary.LittleEndian.AppendUint32(nil, value))).Err()
 				}
 			}
@@ -87,14 +92,22 @@ func TestWhatIsNoSession(t *testing.T) {
 		for name, spoil := range spoilt {
 			id := "id: " + name
 			create(t, store, id)
+			was, err := store.Load(ctx, id, second)
+			require.NoError(t, err)
 			require.NoError(t, spoil(prefix+"{"+id[:4]+"}"+id[4:]))
 			for _, digest := range []session.Digest{first, second, {}} {
 				rec, err := store.Load(ctx, id, digest)
 				assert.NoError(t, err, name)
 				assert.Equal(t, session.Record{}, rec, name)
-				res, err := store.Commit(ctx, session.Delta{ID: id, Digest: digest, Set: map[string][]byte{"a": []byte("2")}})
-				assert.NoError(t, err, name)
-				assert.Equal(t, session.Gone, res.Outcome, name)
+				bases := []any{nil, was.Basis}
+				if strings.HasPrefix(name, "index") {
+					bases = bases[:1] // what was seen of it is not looked at again
+				}
+				for _, basis := range bases {
+					res, err := store.Commit(ctx, session.Delta{ID: id, Digest: digest, Set: map[string][]byte{"a": []byte("2")}, Basis: basis})
+					assert.NoError(t, err, name)
+					assert.Equal(t, session.Gone, res.Outcome, name)
+				}
 			}
 		}
 	})
@@ -113,8 +126,7 @@ func lengths(t *testing.T, store session.Store, rdb redis.UniversalClient, prefi
 	create(t, store, "model")
 	raw, err := rdb.Get(t.Context(), prefix+"{mode}l").Bytes()
 	require.NoError(t, err)
-	const strings = numbersAt + numbers*8
-	next := int64(strings)
+	next := int64(numbersAt + numbers*8)
 	for range 6 {
 		at = append(at, next)
 		next += 4 + int64(binary.LittleEndian.Uint32(raw[next:]))

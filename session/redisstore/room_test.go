@@ -2,7 +2,9 @@ package redisstore_test
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -24,15 +26,22 @@ func TestARestlessSession(t *testing.T) {
 			seed := rand.Uint64()
 			r := rand.New(rand.NewPCG(seed, 0))
 			id, digest := fmt.Sprintf("rest%d", longest), session.Digest{1}
-			want := map[string][]byte{}
+			want, rest, basis := map[string][]byte{}, false, any(nil)
 			d := session.Delta{ID: id, Digest: digest, Create: true, Owner: "restowner", IdleTimeout: time.Hour, AbsoluteTimeout: time.Hour}
 			for step := range 3000 {
 				res, err := store.Commit(t.Context(), d)
 				require.NoError(t, err, "seed %d, step %d", seed, step)
 				require.Equal(t, session.Committed, res.Outcome, "seed %d, step %d", seed, step)
-				if step%10 == 0 {
+				if step%10 == 0 || rest {
 					rec, err := store.Load(t.Context(), id, digest)
 					require.NoError(t, err)
+					basis = rec.Basis
+					ends, err := rdb.ZScore(t.Context(), prefix+"{rest}user:owner", id).Result()
+					require.NoError(t, err)
+					require.EqualValues(t, res.At.Add(res.ExpiresIn).UnixMilli(), ends, "in the list of its owner's")
+					expires, err := rdb.PExpireTime(t.Context(), prefix+"{rest}"+id[4:]).Result()
+					require.NoError(t, err)
+					require.EqualValues(t, ends, expires.Milliseconds())
 					require.Equal(t, want, rec.Values.Map(), "seed %d, step %d", seed, step)
 					room, err := rdb.StrLen(t.Context(), prefix+"{rest}"+id[4:]).Result()
 					require.NoError(t, err)
@@ -42,7 +51,14 @@ func TestARestlessSession(t *testing.T) {
 					}
 					require.LessOrEqual(t, room, int64(most+live+live/2), "seed %d, step %d", seed, step)
 				}
-				d = session.Delta{ID: id, Digest: digest, Set: map[string][]byte{}}
+				d = session.Delta{ID: id, Digest: digest, Set: map[string][]byte{}, Basis: basis}
+				if rest = r.IntN(2) == 0; rest && len(want) > 0 { // what goes by the basis
+					names := slices.Sorted(maps.Keys(want))
+					name := names[r.IntN(len(names))]
+					d.Set[name] = []byte(strings.Repeat(string(rune('a'+r.IntN(26))), r.IntN(longest+1)))
+					want[name] = d.Set[name]
+					continue
+				}
 				for range r.IntN(4) {
 					name := fmt.Sprint("name", r.IntN(20))
 					switch old, there := want[name]; {

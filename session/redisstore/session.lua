@@ -87,3 +87,31 @@ local function clock()
   local time = redis.call('TIME')
   return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 end
+
+-- places returns, for the session at key, the list of its owner's, nil if there is none, its
+-- id, the channel of what has ended, and what the keys of the owner's sessions begin with.
+local function places(key, owner)
+  local open, close = string.find(key, '{', 1, true), string.find(key, '}', 1, true)
+  local base = string.sub(key, 1, close)
+  local list = owner ~= '' and base .. 'user:' .. string.sub(owner, 5) or nil
+  if list then
+    local kind = redis.call('TYPE', list).ok
+    if kind ~= 'zset' and kind ~= 'none' then
+      redis.call('DEL', list) -- it is in the way of every login of this user
+    end
+  end
+  return list, string.sub(key, open + 1, close - 1) .. string.sub(key, close + 1), string.sub(key, 1, open - 1) .. 'ended', base
+end
+
+-- enlist notes in a list of an owner's sessions when the one called id ends.
+local function enlist(list, id, now, expires)
+  redis.call('ZADD', list, now + expires, id)
+  if redis.call('PTTL', list) < expires then redis.call('PEXPIRE', list, expires) end
+end
+
+-- committed is the result of a commit that was made.
+local function committed(n, expires, ends, now, before, earlier, evicted)
+  local result = struct.pack('<bddddbI4c0', 1, n, expires, ends, now, before, #earlier, earlier)
+  for _, id in ipairs(evicted) do result = result .. struct.pack('<I4c0', #id, id) end
+  return result
+end

@@ -22,6 +22,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -46,6 +47,10 @@ var (
 	//go:embed commit.lua
 	commitSource string
 	commitScript = redis.NewScript(layout + commitSource)
+
+	//go:embed write.lua
+	writeSource string
+	writeScript = redis.NewScript(layout + writeSource)
 
 	//go:embed take.lua
 	takeSource string
@@ -202,7 +207,11 @@ func (s *Store) Load(ctx context.Context, id string, digest session.Digest) (ses
 		// The key ends at expires by the server's clock, and has so much left. So the
 		// time there is known without asking for it.
 		left := q.pttl.Val()
-		return found.record(left, found.number[expires]-left.Milliseconds(), session.Current), nil
+		rec := found.record(left, found.number[expires]-left.Milliseconds(), session.Current)
+		if rec.State != session.Missing {
+			rec.Basis = q
+		}
+		return rec, nil
 	case found.superseded:
 		// The server has to say how an old digest stands now.
 		return s.loadByScript(ctx, loadScript, key, string(digest[:]))
@@ -256,38 +265,89 @@ func (s *Store) Take(ctx context.Context, id string, digest session.Digest, take
 
 // Commit implements session.Store.
 func (s *Store) Commit(ctx context.Context, d session.Delta) (session.Result, error) {
-	c := newCommit(ctx, s.key(d.ID), &d)
-	err := s.pipe.Process(ctx, c.cmds[:]...)
-	if !pipelining.Left(err) && redis.HasErrorPrefix(err, "NOSCRIPT") {
-		c = newCommit(ctx, s.key(d.ID), &d)
-		c.args[0], c.args[1] = "eval", layout+commitSource
-		err = s.pipe.Process(ctx, c.cmds[:]...)
+	key := s.key(d.ID)
+	reply := otherwise
+	var err error
+	if c := newWrite(key, &d); c != nil {
+		reply, err = s.run(ctx, writeHash, layout+writeSource, c)
+	}
+	if err == nil && reply == otherwise {
+		reply, err = s.run(ctx, commitHash, layout+commitSource, newCommit(key, &d))
 	}
 	if err != nil {
 		return session.Result{}, fault("commit", err)
 	}
-	res, ok := parseResult(c.cmd.Val())
+	res, ok := parseResult(reply)
 	if !ok {
-		return session.Result{}, fault("commit", fmt.Errorf("unexpected reply %q", c.cmd.Val()))
+		return session.Result{}, fault("commit", fmt.Errorf("unexpected reply %q", reply))
 	}
 	return res, nil
 }
 
-// commit is the command of a Commit, in one piece of memory if it changes few values.
-type commit struct {
-	args []any
+// otherwise is the reply of write.lua to what it leaves to commit.lua.
+const otherwise = "\x00"
+
+// command is one that runs a script, in one piece of memory if it has few arguments.
+type command struct {
+	args []any // the first two are yet to be set
 	cmd  redis.StringCmd
 	cmds [1]redis.Cmder
 	few  [12]any
 }
 
-var commitHash any = commitScript.Hash()
+// hashes of scripts, for which every command would need memory otherwise.
+var commitHash, writeHash any = commitScript.Hash(), writeScript.Hash()
+
+// run runs a script, which is sent if the server does not know it.
+func (s *Store) run(ctx context.Context, hash any, source string, c *command) (string, error) {
+	c.args[0], c.args[1] = "evalsha", hash
+	err := c.process(ctx, s.pipe)
+	if err != nil && !pipelining.Left(err) && redis.HasErrorPrefix(err, "NOSCRIPT") {
+		c = &command{args: slices.Clone(c.args)}
+		c.args[0], c.args[1] = "eval", source
+		err = c.process(ctx, s.pipe)
+	}
+	if err != nil {
+		return "", err
+	}
+	return c.cmd.Val(), nil
+}
+
+func (c *command) process(ctx context.Context, pipe *pipelining.Client) error {
+	c.cmd = *redis.NewStringCmd(ctx, c.args...)
+	c.cmd.SetFirstKeyPos(3)
+	c.cmds[0] = &c.cmd
+	return pipe.Process(ctx, c.cmds[:]...)
+}
+
+// head is the first argument of both scripts.
+func head(d *session.Delta) []byte {
+	return binary.LittleEndian.AppendUint32(append(make([]byte, 0, digestLen+4), d.Digest[:]...), maxBytes(d.MaxBytes))
+}
+
+// newWrite returns the command for a Delta that replaces one value of what was read, and nil
+// for any other.
+func newWrite(key string, d *session.Delta) *command {
+	was, ok := d.Basis.(*question)
+	if !ok || len(d.Set) != 1 || d.Create || len(d.If)+len(d.Delete) > 0 || d.Meta != nil || d.Authenticated || d.Rotate != nil ||
+		d.IdleTimeout > 0 || d.AbsoluteTimeout > 0 || d.IfExpiresWithin > 0 {
+		return nil
+	}
+	c := &command{}
+	for name, value := range d.Set {
+		hint, ok := was.placeOf(name, len(value))
+		if !ok {
+			return nil
+		}
+		c.args = append(c.few[:2], 1, key, head(d), hint, value)
+	}
+	return c
+}
 
 // newCommit spells d as commit.lua reads it.
-func newCommit(ctx context.Context, key string, d *session.Delta) *commit {
-	c := &commit{}
-	head := binary.LittleEndian.AppendUint32(append(make([]byte, 0, digestLen+4), d.Digest[:]...), maxBytes(d.MaxBytes))
-	args := append(c.few[:0], "evalsha", commitHash, 1, key, head)
+func newCommit(key string, d *session.Delta) *command {
+	c := &command{}
+	args := append(c.few[:2], 1, key, head(d))
 	if d.Create {
 		args = append(args, "C")
 		if d.Owner != "" {
@@ -325,9 +385,6 @@ func newCommit(ctx context.Context, key string, d *session.Delta) *commit {
 		args = append(args, "L", spell(d.IfExpiresWithin))
 	}
 	c.args = args
-	c.cmd = *redis.NewStringCmd(ctx, args...)
-	c.cmd.SetFirstKeyPos(3)
-	c.cmds[0] = &c.cmd
 	return c
 }
 

@@ -128,11 +128,15 @@ func testModel(t *testing.T, store session.Store) {
 	rapid.Check(t, func(r *rapid.T) {
 		ctx := t.Context()
 		var m *model
+		var basis any // of a Load of this session, at any time before
 		id := newID()
 		r.Repeat(map[string]func(*rapid.T){
 			"commit": func(r *rapid.T) {
 				d := delta.Draw(r, "delta")
 				d.ID = id
+				if rapid.Bool().Draw(r, "basis") {
+					d.Basis = basis
+				}
 				next, want := m.commit(d)
 				res, err := store.Commit(ctx, d)
 				require.NoError(r, err)
@@ -147,7 +151,7 @@ func testModel(t *testing.T, store session.Store) {
 				deleted, err := store.Delete(ctx, id)
 				require.NoError(r, err)
 				require.Equal(r, m != nil, deleted)
-				m = nil
+				m, basis = nil, nil
 			},
 			"": func(r *rapid.T) {
 				d := digest.Draw(r, "load")
@@ -160,6 +164,9 @@ func testModel(t *testing.T, store session.Store) {
 				require.Equal(r, m.version, rec.Version)
 				require.Equal(r, m.meta, string(rec.Meta))
 				require.Equal(r, m.values, rec.Values.Map())
+				if basis == nil || rapid.Bool().Draw(r, "keep") {
+					basis = rec.Basis
+				}
 			},
 		})
 	})

@@ -251,6 +251,89 @@ var rules = []rule{
 		},
 	},
 	{
+		"a basis is no more than a hint",
+		"Basis may save the store looking for something, and has no other effect: the session may have changed since.",
+		func(f *fixture) {
+			for _, later := range []struct {
+				what string
+				then session.Outcome
+				d    func(id string, digest session.Digest) session.Delta
+				want []string
+			}{
+				{"nothing", session.Committed, nil, []string{"a", "new", "b", "22", "c", "3"}},
+				{"the same value", session.Committed, func(id string, digest session.Digest) session.Delta {
+					return session.Delta{ID: id, Digest: digest, Set: set("a", "something longer")}
+				}, []string{"a", "new", "b", "22", "c", "3"}},
+				{"one before it is deleted", session.Committed, func(id string, digest session.Digest) session.Delta {
+					return session.Delta{ID: id, Digest: digest, Delete: []string{"", "b"}}
+				}, []string{"a", "new", "c", "3"}},
+				{"the value itself is deleted", session.Committed, func(id string, digest session.Digest) session.Delta {
+					return session.Delta{ID: id, Digest: digest, Delete: []string{"a"}}
+				}, []string{"a", "new", "b", "22", "c", "3"}},
+				{"others come", session.Committed, func(id string, digest session.Digest) session.Delta {
+					return session.Delta{ID: id, Digest: digest, Set: set("0", "x", "b", "333", "z", "")}
+				}, []string{"0", "x", "a", "new", "b", "333", "c", "3", "z", ""}},
+				{"the meta grows", session.Committed, func(id string, digest session.Digest) session.Delta {
+					return session.Delta{ID: id, Digest: digest, Meta: make([]byte, 300)}
+				}, []string{"a", "new", "b", "22", "c", "3"}},
+				{"the digest is replaced", session.Gone, func(id string, digest session.Digest) session.Delta {
+					return session.Delta{ID: id, Digest: digest, Rotate: &session.Rotation{Digest: newDigest()}}
+				}, nil},
+				{"the digest is superseded", session.Committed, func(id string, digest session.Digest) session.Delta {
+					return session.Delta{ID: id, Digest: digest, Rotate: &session.Rotation{Digest: session.Digest{7}, Grace: time.Hour, Handover: []byte("h")}}
+				}, []string{"a", "new", "b", "22", "c", "3"}},
+			} {
+				for _, was := range []string{"1", "one", "longer than the new one"} {
+					id, digest := f.create("a", was, "b", "22", "c", "3")
+					basis := f.load(session.Current, id, digest).Basis
+					if later.d != nil {
+						f.commit(session.Committed, later.d(id, digest))
+					}
+					f.commit(later.then, session.Delta{ID: id, Digest: digest, Set: set("a", "new"), Basis: basis})
+					if later.then != session.Committed {
+						continue
+					}
+					rec, err := f.store.Load(f.Context(), id, digest)
+					require.NoError(f, err)
+					require.Equal(f, set(later.want...), rec.Values.Map(), "%s: after %q", later.what, was)
+				}
+			}
+
+			id, digest := f.create("a", "1", "b", "2")
+			rec := f.load(session.Current, id, digest)
+			for _, name := range []string{"b", "", "ab", "never seen"} {
+				f.commit(session.TooLarge, session.Delta{ID: id, Digest: digest, Set: set(name, "12345"), MaxBytes: 6, Basis: rec.Basis})
+			}
+			f.commit(session.Committed, session.Delta{ID: id, Digest: digest, Set: set("b", "123"), MaxBytes: 6, Basis: rec.Basis})
+			rec = f.load(session.Current, id, digest)
+			f.commit(session.Gone, session.Delta{ID: id, Digest: newDigest(), Set: set("a", "2"), Basis: rec.Basis})
+			_, err := f.store.Take(f.Context(), id, digest, "taker", time.Hour)
+			require.NoError(f, err)
+			f.commit(session.Gone, session.Delta{ID: id, Digest: digest, Set: set("a", "2"), Basis: rec.Basis})
+			_, err = f.store.Take(f.Context(), id, digest, "taker", 0)
+			require.NoError(f, err)
+			f.values(id, digest, "a", "1", "b", "123")
+			rec = f.load(session.Current, id, digest)
+			_, err = f.store.Delete(f.Context(), id)
+			require.NoError(f, err)
+			f.commit(session.Gone, session.Delta{ID: id, Digest: digest, Set: set("a", "2"), Basis: rec.Basis})
+			f.load(session.Missing, id, digest)
+			for again := rec; again.CreatedAt.Equal(rec.CreatedAt); again = f.load(session.Current, id, digest) {
+				_, err = f.store.Delete(f.Context(), id)
+				require.NoError(f, err)
+				f.commit(session.Committed, session.Delta{
+					ID: id, Digest: digest, Create: true, Set: set("x", "1", "y", "123"), IdleTimeout: idle, AbsoluteTimeout: absolute,
+				})
+				f.commit(session.Committed, session.Delta{ID: id, Digest: digest}) // as many as before
+			}
+			f.commit(session.Committed, session.Delta{ID: id, Digest: digest, Set: set("a", "2"), Basis: rec.Basis})
+			f.values(id, digest, "x", "1", "y", "123", "a", "2")
+			other, theirs := f.create("b", "2", "a", "1")
+			f.commit(session.Committed, session.Delta{ID: other, Digest: theirs, Set: set("a", "3"), Basis: rec.Basis})
+			f.values(other, theirs, "a", "3", "b", "2")
+		},
+	},
+	{
 		"values are in the order of their names",
 		"Values are in ascending order of the names, no two of which are equal.",
 		func(f *fixture) {
