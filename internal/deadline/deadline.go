@@ -86,10 +86,15 @@ func (s *step) Done() <-chan struct{} { return s.made().Done() }
 // Err implements context.Context. What is over is needed in full: so it stays what it
 // is, and context.Cause, which asks Err first, finds the cause by Value.
 func (s *step) Err() error {
-	if s.state.Load() == light && s.parent.Err() == nil && (s.until.IsZero() || time.Now().Before(s.until)) {
+	late := !s.until.IsZero() && !time.Now().Before(s.until)
+	if s.state.Load() == light && s.parent.Err() == nil && !late {
 		return nil
 	}
-	return s.made().Err()
+	ctx := s.made()
+	if late {
+		<-ctx.Done() // its timer is due, and who has waited with another one asks for the reason
+	}
+	return ctx.Err()
 }
 
 // Value implements context.Context. The standard library finds its own contexts by a

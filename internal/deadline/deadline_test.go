@@ -143,6 +143,21 @@ func TestDoneComesInTime(t *testing.T) {
 	})
 }
 
+// It is over when its time has come, also if the timer of the standard library is late: who
+// waits with another one, see Apart, asks for the reason then.
+func TestItsEndIsNotLate(t *testing.T) {
+	for range 200 {
+		ctx, cancel := deadline.After(t.Context(), 100*time.Microsecond, errBudget)
+		ctx.Done()
+		until, _ := ctx.Deadline()
+		for time.Now().Before(until) {
+		}
+		assert.Equal(t, context.DeadlineExceeded, ctx.Err())
+		assert.Equal(t, errBudget, context.Cause(ctx))
+		cancel()
+	}
+}
+
 func TestApart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		now := time.Now()
