@@ -110,7 +110,7 @@ func (c *Client) run(ctx context.Context, now time.Time, script *redis.Script, k
 	}
 	err = q.await(e)
 	if err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
-		cmd = script.Eval(ctx, c.pipeline(), keys, args...) // the pipeline goes nowhere
+		cmd = script.Eval(ctx, c.pipeline(), kept(keys), kept(args)...) // the pipeline goes nowhere
 		err = q.send(ctx, cmd)
 	}
 	if Left(err) {
@@ -137,22 +137,28 @@ func EvalSHA(ctx context.Context, script *redis.Script, keys []string, args []an
 
 // runSingly runs a script in a way that is not together, by cmd if the server knows it.
 func (c *Client) runSingly(ctx context.Context, w way, q *queue, cmd *redis.Cmd, script *redis.Script, keys []string, args []any) (any, error) {
-	run := func(ctx context.Context) (any, error) {
-		cmd := cmd
-		if p, ok := c.base.(processor); !ok {
-			cmd = script.Run(ctx, c.base, keys, args...)
-		} else if err := p.Process(ctx, cmd); err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
-			cmd = script.Eval(ctx, c.base, keys, args...)
-		}
-		q.note(cmd)
-		return cmd.Result()
-	}
 	if w == alone {
 		defer q.comeBack() // even if a hook of go-redis panics
-		return run(ctx)
+		return c.runOne(ctx, q, cmd, script, keys, args)
 	}
-	return orLeave(ctx, run)
+	k, a := kept(keys), kept(args)
+	return orLeave(ctx, func(ctx context.Context) (any, error) { return c.runOne(ctx, q, cmd, script, k, a) })
 }
+
+// runOne and all before it keep no keys and args, which therefore need no memory of
+// their own in most of those who call Run.
+func (c *Client) runOne(ctx context.Context, q *queue, cmd *redis.Cmd, script *redis.Script, keys []string, args []any) (any, error) {
+	if p, ok := c.base.(processor); !ok {
+		cmd = script.Run(ctx, c.base, kept(keys), kept(args)...)
+	} else if err := p.Process(ctx, cmd); err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
+		cmd = script.Eval(ctx, c.base, kept(keys), kept(args)...)
+	}
+	q.note(cmd)
+	return cmd.Result()
+}
+
+// kept returns a copy. That of package slices may be what it is of.
+func kept[T any](list []T) []T { return append([]T(nil), list...) }
 
 // Process runs commands in one round trip, and those that go to one server in their
 // order. Its error is the first of any command. If ctx ended before there was an
@@ -345,8 +351,9 @@ func (c *Client) queueOf(ctx context.Context, keys []string) (*queue, error) {
 	case c.obeys || c.known.Load():
 		return c.toMaster(ctx, keys), nil
 	}
+	k := kept(keys)
 	return orLeave(ctx, func(ctx context.Context) (*queue, error) {
-		q := c.toMaster(ctx, keys)
+		q := c.toMaster(ctx, k)
 		if q != nil {
 			c.known.Store(true)
 		}
