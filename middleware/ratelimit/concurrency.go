@@ -204,7 +204,7 @@ func (c *Concurrency) acquire(ctx, parent context.Context, key string) (*Permit,
 	err := c.guard.do(ctx, c.options.Timeout, func(ctx context.Context) (err error) {
 		state, err = c.store.Acquire(ctx, p.request)
 		return err
-	}, c.try(p.request))
+	}, func() storeStep { return c.try(p.request) })
 	event := Event{Kind: Admitted, Limit: c.name, Key: key, Took: time.Since(c.start) - began}
 	switch {
 	case errors.Is(err, errLeft):
@@ -267,7 +267,7 @@ func (c *Concurrency) acquire(ctx, parent context.Context, key string) (*Permit,
 }
 
 // try returns a step that finds out whether the store works.
-func (c *Concurrency) try(p PermitRequest) func(ctx context.Context) error {
+func (c *Concurrency) try(p PermitRequest) storeStep {
 	p.ID = "nobody's" // so that it changes nothing
 	return func(ctx context.Context) error {
 		_, err := c.store.Extend(ctx, p)

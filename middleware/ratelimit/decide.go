@@ -44,7 +44,7 @@ func (c *core) peek(ctx context.Context, asks []ask) (Result, error) {
 		d, err = c.store.Take(ctx, req)
 		return err
 	}
-	if err := c.guard.do(ctx, c.options.Timeout, take, c.try(req)); err != nil {
+	if err := c.guard.do(ctx, c.options.Timeout, take, func() storeStep { return c.try(req) }); err != nil {
 		return Result{}, fmt.Errorf("ratelimit: %w", err)
 	}
 	for i := range r.Limits {
@@ -54,7 +54,7 @@ func (c *core) peek(ctx context.Context, asks []ask) (Result, error) {
 }
 
 // try returns a step that finds out whether the store works, and takes nothing.
-func (c *core) try(req Request) func(ctx context.Context) error {
+func (c *core) try(req Request) storeStep {
 	first := req.Checks[0]
 	first.N = 0
 	return func(ctx context.Context) error {
@@ -209,11 +209,14 @@ func (c *core) askStore(ctx context.Context, asks []ask, extra int, l *lease, r 
 
 	var d Decision
 	round := c.denials.round()
-	sent := c.denials.now()
+	sent := began
+	if l != nil {
+		sent = c.denials.now()
+	}
 	err := c.guard.do(ctx, budget, func(ctx context.Context) (err error) {
 		d, err = c.store.Take(ctx, req)
 		return err
-	}, c.try(req))
+	}, func() storeStep { return c.try(req) })
 	if err != nil {
 		return c.failed(ctx, asks, extra, err, began)
 	}

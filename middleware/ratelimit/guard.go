@@ -46,6 +46,9 @@ type guard struct {
 	told     atomic.Bool // what was told of it last: whether it is open
 }
 
+// storeStep is something that the store is asked.
+type storeStep = func(ctx context.Context) error
+
 func newGuard(timeout time.Duration, logger *slog.Logger, c *counters, observe func(context.Context, Event)) *guard {
 	g := &guard{timeout: timeout, counters: c, observe: observe, gate: logGate{logger: logger}, panics: logGate{logger: logger}}
 	g.breaker = gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
@@ -69,22 +72,19 @@ func newGuard(timeout time.Duration, logger *slog.Logger, c *counters, observe f
 // do runs a step of the store within what is left of the budget, unless the circuit
 // breaker is open. An error that matches errLeft is that of ctx. While it is open
 // nobody waits: now and then the store is tried beside, with a step that changes
-// nothing.
-func (g *guard) do(ctx context.Context, left time.Duration, step, try func(ctx context.Context) error) error {
-	switch g.breaker.State() {
-	case gobreaker.StateHalfOpen:
-		if g.trying.CompareAndSwap(false, true) {
-			go func() {
-				defer g.trying.Store(false)
-				_ = g.contained(ctx, func() error { // which has told who has to know
-					return g.run(context.WithoutCancel(ctx), g.timeout, try)
-				})
-			}()
+// nothing, which try returns.
+func (g *guard) do(ctx context.Context, left time.Duration, step storeStep, try func() storeStep) error {
+	if g.counters.open.Load() { // else it need not be asked, which all would do at a time
+		switch g.breaker.State() {
+		case gobreaker.StateHalfOpen:
+			if g.trying.CompareAndSwap(false, true) {
+				g.tryBeside(ctx, try())
+			}
+			return errOpen
+		case gobreaker.StateOpen:
+			return errOpen
+		case gobreaker.StateClosed:
 		}
-		return errOpen
-	case gobreaker.StateOpen:
-		return errOpen
-	case gobreaker.StateClosed:
 	}
 	if left <= 0 {
 		return errBudget // spent with waiting: that says nothing about the store
@@ -92,7 +92,16 @@ func (g *guard) do(ctx context.Context, left time.Duration, step, try func(ctx c
 	return g.run(ctx, left, step)
 }
 
-func (g *guard) run(ctx context.Context, left time.Duration, step func(ctx context.Context) error) error {
+func (g *guard) tryBeside(ctx context.Context, try storeStep) {
+	go func() {
+		defer g.trying.Store(false)
+		_ = g.contained(ctx, func() error { // which has told who has to know
+			return g.run(context.WithoutCancel(ctx), g.timeout, try)
+		})
+	}()
+}
+
+func (g *guard) run(ctx context.Context, left time.Duration, step storeStep) error {
 	defer g.tell(ctx)
 	_, err := g.breaker.Execute(func() (struct{}, error) {
 		g.counters.asked.Add(1)

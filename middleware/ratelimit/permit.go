@@ -57,7 +57,7 @@ func (p *Permit) renew() {
 		return p.c.guard.do(ctx, p.c.options.Timeout, func(ctx context.Context) (err error) {
 			there, err = p.c.store.Extend(ctx, p.request)
 			return err
-		}, p.c.try(p.request))
+		}, func() storeStep { return p.c.try(p.request) })
 	})
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -110,7 +110,7 @@ func (p *Permit) Release(ctx context.Context) {
 		return
 	}
 	// Not under ctx alone: who has nobody to answer to releases it all the same.
-	_ = p.c.guard.do(context.WithoutCancel(ctx), p.c.options.Timeout, p.release, p.c.try(p.request))
+	_ = p.c.guard.do(context.WithoutCancel(ctx), p.c.options.Timeout, p.release, func() storeStep { return p.c.try(p.request) })
 }
 
 func (p *Permit) release(ctx context.Context) error { return p.c.store.Release(ctx, p.request) }
