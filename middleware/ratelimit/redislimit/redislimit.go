@@ -54,6 +54,7 @@ import (
 	"context"
 	_ "embed"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -178,26 +179,32 @@ func (s *Store) run(ctx context.Context, script *redis.Script, keys []string, ar
 	if err != nil {
 		return nil, err
 	}
+	return numbers(value, nil)
+}
+
+// numbers appends the numbers that value is a list of.
+func numbers(value any, to []int64) ([]int64, error) {
 	list, ok := value.([]any)
 	if !ok {
 		return nil, fmt.Errorf("redislimit: Redis answered with a %T, not with numbers", value)
 	}
-	numbers := make([]int64, len(list))
-	for i, v := range list {
+	to = slices.Grow(to, len(list))
+	for _, v := range list {
 		n, ok := v.(int64)
 		if !ok {
 			return nil, fmt.Errorf("redislimit: Redis answered with a %T among numbers", v)
 		}
-		numbers[i] = n
+		to = append(to, n)
 	}
-	return numbers, nil
+	return to, nil
 }
 
 // explain says what can be done about the errors of Redis that have a remedy.
 func explain(err error, keys []string) error {
 	if redis.HasErrorPrefix(err, "WRONGTYPE") || redis.HasErrorPrefix(err, "HERDLESSVALUE") {
+		// Of a copy: the keys of most decisions need no memory of their own so.
 		return fmt.Errorf("redislimit: %w: one of %q, which is left alone; give the store an Options.Prefix of its own: %w",
-			ratelimit.ErrForeign, keys, err)
+			ratelimit.ErrForeign, append([]string(nil), keys...), err)
 	}
 	return fmt.Errorf("redislimit: %w", err)
 }

@@ -58,7 +58,7 @@ func oneKey(checks []ratelimit.Check) bool {
 // taken is a decision with what it takes to give back what was taken.
 type taken struct {
 	ratelimit.Decision
-	windows []int64 // of each check, for sliding windows
+	windows []int64 // of each check, if any is a sliding window
 }
 
 // rule is a limit, ready to calculate with: one of the two.
@@ -167,9 +167,14 @@ func (s *Store) takeOne(ctx context.Context, c ratelimit.Check, onlyAsk bool) (t
 	}
 	g, keys := r.spread, []string{s.key(c.Key, c.Name)}
 	cost := g.Cost(c.N)
-	reply, err := s.run(ctx, oneScript, keys, g.Capacity.Micros, g.Capacity.Num, g.Den, cost.Micros, cost.Num)
+	value, err := s.runner.Run(ctx, oneScript, keys, g.Capacity.Micros, g.Capacity.Num, g.Den, cost.Micros, cost.Num)
 	if err != nil {
 		return taken{}, explain(err, keys)
+	}
+	var room [3]int64
+	reply, err := owed(value, room[:0])
+	if err != nil {
+		return taken{}, err
 	}
 	if len(reply) != 3 {
 		return taken{}, fmt.Errorf("redislimit: Redis answered with %d numbers, not with 3", len(reply))
@@ -179,10 +184,15 @@ func (s *Store) takeOne(ctx context.Context, c ratelimit.Check, onlyAsk bool) (t
 	if onlyAsk {
 		state.Over = state.RetryAfter != 0
 	}
-	return taken{
-		Decision: ratelimit.Decision{Allowed: allowed, States: []ratelimit.CheckState{state}},
-		windows:  []int64{0},
-	}, nil
+	return taken{Decision: ratelimit.Decision{Allowed: allowed, States: []ratelimit.CheckState{state}}}, nil
+}
+
+// owed appends the three numbers that one.lua answers with.
+func owed(value any, to []int64) ([]int64, error) {
+	if n, whole := value.(int64); whole {
+		return append(to, 0, n, 0), nil
+	}
+	return numbers(value, to)
 }
 
 func flag(b bool) int {
