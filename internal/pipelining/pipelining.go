@@ -58,7 +58,7 @@ type Client struct {
 	spare   sync.Pool // errands that nobody waits for and nobody sends
 	batches sync.Pool // that nobody sends
 	only    *queue    // without a Cluster
-	mu      sync.Mutex
+	mu      sync.RWMutex
 	masters map[string]*queue // of a Cluster, by address
 	known   atomic.Bool       // the Cluster has told its masters, and is not asked before a command
 }
@@ -197,8 +197,9 @@ func (c *Client) process(ctx context.Context, now time.Time, cmds []redis.Cmder)
 		return told(cmds, err) // base may have sent nothing, and know of no commands
 	}
 	var keys []string
+	var room [4]string
 	if c.cluster != nil {
-		keys = keysOf(cmds)
+		keys = keysOf(cmds, room[:0])
 	}
 	q, err := c.queueOf(ctx, keys)
 	if err != nil {
@@ -380,20 +381,24 @@ func (c *Client) toMaster(ctx context.Context, keys []string) *queue {
 	if addr == "" {
 		return nil
 	}
+	c.mu.RLock()
+	q := c.masters[addr]
+	c.mu.RUnlock()
+	if q != nil {
+		return q
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	q := c.masters[addr]
-	if q == nil {
+	if q = c.masters[addr]; q == nil {
 		q = &queue{client: c}
 		c.masters[addr] = q
 	}
 	return q
 }
 
-// keysOf returns the first key of each command, and none if one has no such.
-func keysOf(cmds []redis.Cmder) []string {
-	keys := make([]string, len(cmds))
-	for i, cmd := range cmds {
+// keysOf appends the first key of each command, and returns none if one has no such.
+func keysOf(cmds []redis.Cmder, keys []string) []string {
+	for _, cmd := range cmds {
 		at := 1
 		switch cmd.Name() {
 		case "eval", "evalsha", "eval_ro", "evalsha_ro":
@@ -407,7 +412,7 @@ func keysOf(cmds []redis.Cmder) []string {
 		if !ok {
 			return nil
 		}
-		keys[i] = key
+		keys = append(keys, key)
 	}
 	return keys
 }
