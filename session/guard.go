@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"github.com/herdless/herdless/internal/deadline"
@@ -31,22 +32,24 @@ type guarded struct {
 	store   Store
 	timeout time.Duration
 	breaker *gobreaker.CircuitBreaker[struct{}]
+	closed  atomic.Bool // the breaker, which need not be asked then, by all at a time
 	failed  func(ctx context.Context, err error)
 	logger  *slog.Logger
 }
 
 func guard(store Store, timeout time.Duration, logger *slog.Logger, failed func(ctx context.Context, err error)) *guarded {
-	return &guarded{
-		store: store, timeout: timeout, logger: logger, failed: failed,
-		breaker: gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
-			Timeout:     openFor,
-			ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= failuresToOpen },
-			// A store that refuses a step is there for the next one.
-			IsSuccessful: func(err error) bool { return err == nil || errors.Is(err, ErrRefused) },
-			// A client that went away says nothing about the store.
-			IsExcluded: func(err error) bool { return errors.Is(err, errLeft) },
-		}),
-	}
+	g := &guarded{store: store, timeout: timeout, logger: logger, failed: failed}
+	g.closed.Store(true)
+	g.breaker = gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
+		Timeout:     openFor,
+		ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= failuresToOpen },
+		// A store that refuses a step is there for the next one.
+		IsSuccessful: func(err error) bool { return err == nil || errors.Is(err, ErrRefused) },
+		// A client that went away says nothing about the store.
+		IsExcluded:    func(err error) bool { return errors.Is(err, errLeft) },
+		OnStateChange: func(_ string, _, to gobreaker.State) { g.closed.Store(to == gobreaker.StateClosed) },
+	})
+	return g
 }
 
 var (
@@ -58,13 +61,15 @@ var (
 )
 
 // open reports whether the store is left alone at present.
-func (g *guarded) open() bool { return g.breaker.State() == gobreaker.StateOpen }
+func (g *guarded) open() bool {
+	return !g.closed.Load() && g.breaker.State() == gobreaker.StateOpen
+}
 
 // try asks the store, when it is time for that, whether the session called id is
 // alive, and waits a little for the answer. So no request waits for a store that
 // hangs, nor tries a change on it.
 func (g *guarded) try(ctx context.Context, id string) {
-	if g.breaker.State() != gobreaker.StateHalfOpen {
+	if g.closed.Load() || g.breaker.State() != gobreaker.StateHalfOpen {
 		return
 	}
 	done := make(chan struct{})
