@@ -130,3 +130,23 @@ func TestAWrappedClientThatSendsNothing(t *testing.T) {
 		assert.ErrorIs(t, get.Err(), open, "deadline=%v", limit)
 	}
 }
+
+// tracing is a client of a program's own that does something for scripts.
+type tracing struct {
+	redis.UniversalClient
+	scripts atomic.Int64
+}
+
+func (c *tracing) EvalSha(ctx context.Context, sha string, keys []string, args ...any) *redis.Cmd {
+	c.scripts.Add(1)
+	return c.UniversalClient.EvalSha(ctx, sha, keys, args...)
+}
+
+// Its scripts go through it, although it can run commands past that.
+func TestScriptsGoThroughAWrappedClient(t *testing.T) {
+	rdb := &tracing{UniversalClient: redistest.Standalone(t).Client(t)}
+	got, err := pipelining.New(rdb, false).Run(t.Context(), echo, []string{redistest.Prefix(t)}, "x")
+	require.NoError(t, err)
+	assert.Equal(t, "x", got)
+	assert.EqualValues(t, 1, rdb.scripts.Load())
+}

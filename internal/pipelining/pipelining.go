@@ -6,8 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,11 +18,6 @@ import (
 // redis.UniversalClient is one.
 type pipeliner interface {
 	Pipelined(ctx context.Context, fn func(redis.Pipeliner) error) ([]redis.Cmder, error)
-}
-
-// processor is a client of go-redis that runs a command.
-type processor interface {
-	Process(ctx context.Context, cmd redis.Cmder) error
 }
 
 // Client runs commands on a client of go-redis. A few at a time go by themselves,
@@ -46,6 +39,9 @@ type processor interface {
 // A Client is safe for concurrent use.
 type Client struct {
 	base redis.Scripter
+	// do runs a command on base. It is nil if base is of a program's own: that may do
+	// something of its own with a script.
+	do func(ctx context.Context, cmd redis.Cmder) error
 	// pipeline is nil if nothing goes together.
 	pipeline func() redis.Pipeliner
 	cluster  *redis.ClusterClient // nil without a Cluster
@@ -71,13 +67,13 @@ func New(base redis.Scripter, alone bool) *Client {
 	switch b := base.(type) {
 	case *redis.Client:
 		o := b.Options()
-		c.obeys, c.retries = o.ContextTimeoutEnabled, o.MaxRetries > 0
+		c.do, c.obeys, c.retries = b.Process, o.ContextTimeoutEnabled, o.MaxRetries > 0
 		if !alone {
 			c.pipeline = b.Pipeline
 		}
 	case *redis.ClusterClient:
 		o := b.Options()
-		c.obeys, c.retries = o.ContextTimeoutEnabled, o.MaxRedirects > 0
+		c.do, c.obeys, c.retries = b.Process, o.ContextTimeoutEnabled, o.MaxRedirects > 0
 		if !alone && !o.ReadOnly && !o.RouteByLatency && !o.RouteRandomly {
 			c.pipeline, c.cluster = b.Pipeline, b
 		}
@@ -123,18 +119,6 @@ func (c *Client) run(ctx context.Context, now time.Time, script *redis.Script, k
 	return cmd.Result()
 }
 
-// EvalSHA returns the command that runs a script that the server knows.
-func EvalSHA(ctx context.Context, script *redis.Script, keys []string, args []any) *redis.Cmd {
-	all := make([]any, 0, 3+len(keys)+len(args))
-	all = append(all, "evalsha", script.Hash(), len(keys))
-	for _, key := range keys {
-		all = append(all, key)
-	}
-	cmd := redis.NewCmd(ctx, append(all, args...)...)
-	cmd.SetFirstKeyPos(3)
-	return cmd
-}
-
 // runSingly runs a script in a way that is not together, by cmd if the server knows it.
 func (c *Client) runSingly(ctx context.Context, w way, q *queue, cmd *redis.Cmd, script *redis.Script, keys []string, args []any) (any, error) {
 	if w == alone {
@@ -148,9 +132,9 @@ func (c *Client) runSingly(ctx context.Context, w way, q *queue, cmd *redis.Cmd,
 // runOne and all before it keep no keys and args, which therefore need no memory of
 // their own in most of those who call Run.
 func (c *Client) runOne(ctx context.Context, q *queue, cmd *redis.Cmd, script *redis.Script, keys []string, args []any) (any, error) {
-	if p, ok := c.base.(processor); !ok {
+	if c.do == nil {
 		cmd = script.Run(ctx, c.base, kept(keys), kept(args)...)
-	} else if err := p.Process(ctx, cmd); err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
+	} else if err := c.do(ctx, cmd); err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
 		cmd = script.Eval(ctx, c.base, kept(keys), kept(args)...)
 	}
 	q.note(cmd)
@@ -238,18 +222,6 @@ func (c *Client) tryAgain(ctx context.Context, cmds ...redis.Cmder) bool {
 		}
 	}
 	return false
-}
-
-func isOfTheNetwork(err error) bool {
-	var e net.Error
-	return errors.As(err, &e) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, redis.ErrPoolTimeout)
-}
-
-// passes reports whether err is what a server says that will soon do, or that
-// another one would do.
-func passes(err error) bool {
-	return redis.IsLoadingError(err) || redis.IsReadOnlyError(err) || redis.IsMasterDownError(err) || redis.IsClusterDownError(err) ||
-		redis.IsTryAgainError(err) || redis.IsNoReplicasError(err) || redis.IsMaxClientsError(err)
 }
 
 // pipe returns an empty pipeline. Once it has been executed it belongs into
@@ -394,39 +366,6 @@ func (c *Client) toMaster(ctx context.Context, keys []string) *queue {
 		c.masters[addr] = q
 	}
 	return q
-}
-
-// keysOf appends the first key of each command, and returns none if one has no such.
-func keysOf(cmds []redis.Cmder, keys []string) []string {
-	for _, cmd := range cmds {
-		at := 1
-		switch cmd.Name() {
-		case "eval", "evalsha", "eval_ro", "evalsha_ro":
-			at = 3
-		}
-		args := cmd.Args()
-		if at >= len(args) {
-			return nil
-		}
-		key, ok := args[at].(string)
-		if !ok {
-			return nil
-		}
-		keys = append(keys, key)
-	}
-	return keys
-}
-
-func bytesOf(args []any) (n int) {
-	for _, arg := range args {
-		switch a := arg.(type) {
-		case string:
-			n += len(a)
-		case []byte:
-			n += len(a)
-		}
-	}
-	return n
 }
 
 // errLeft says that commands may be under way still.

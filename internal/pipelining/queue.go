@@ -121,37 +121,6 @@ func (q *queue) note(cmds ...redis.Cmder) {
 // noteSize is called with mu held.
 func (q *queue) noteSize(n int) { q.reply += (n - q.reply) / 8 }
 
-func repliesOf(cmds []redis.Cmder) (n int) {
-	for _, cmd := range cmds {
-		switch c := cmd.(type) {
-		case *redis.StringCmd:
-			n += len(c.Val())
-		case *redis.RawCmd:
-			n += len(c.Val())
-		case *redis.MapStringStringCmd:
-			for field, value := range c.Val() {
-				n += len(field) + len(value)
-			}
-		case *redis.Cmd:
-			n += bytesIn(c.Val())
-		}
-	}
-	return n
-}
-
-// bytesIn returns the size of a script's answer.
-func bytesIn(answer any) (n int) {
-	switch a := answer.(type) {
-	case string:
-		return len(a)
-	case []any:
-		for _, part := range a {
-			n += bytesIn(part)
-		}
-	}
-	return n
-}
-
 // send has commands sent with those of others.
 func (q *queue) send(ctx context.Context, cmds ...redis.Cmder) error {
 	q.mu.Lock()
@@ -403,37 +372,6 @@ func (q *queue) sendTogether(b *batch) error {
 	pipe := q.client.pipe()
 	_ = pipe.BatchProcess(b.ctx, b.cmds...)                  // queues them
 	return caught(func() { _ = q.client.exec(b.ctx, pipe) }) // each command has its own error
-}
-
-// once is a command that go-redis does not try again, and neither the pipeline that
-// it is in. A Cluster's redirections it follows.
-type once struct {
-	redis.Cmder
-	answered bool
-}
-
-// NoRetry implements redis.Cmder.
-func (*once) NoRetry() bool { return true }
-
-// SetErr implements redis.Cmder. If a connection breaks, go-redis gives its error
-// to all commands of a pipeline. Those before have their answers.
-func (o *once) SetErr(err error) {
-	if err != nil && o.answered && isOfTheNetwork(err) {
-		return
-	}
-	o.answered = err == nil
-	o.Cmder.SetErr(err)
-}
-
-// told returns err, which a pipeline of cmds ended with. A hook of go-redis may keep
-// commands from Redis and tell only the pipeline. Then each of them is told.
-func told(cmds []redis.Cmder, err error) error {
-	if !slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return cmd.Err() != nil }) {
-		for _, cmd := range cmds {
-			cmd.SetErr(err)
-		}
-	}
-	return err
 }
 
 // caught runs f and returns what it panicked with. A hook of go-redis panics in the
