@@ -30,7 +30,7 @@ const flat = 1.25
 var obstacles = map[string]string{
 	"page-memory": "a hit looks at the request's fields, finds the page twice, by what the request says and by its key, asks the clock once, and writes five fields of its own in memory " +
 		"of its own, as middleware may change them; the plain handler writes two. That is two fifths of the time.",
-	"page-redis": "a third of what a hit allocates is go-redis's, for PTTL and GET; five allocations are its deadline. Without PTTL, the entry would have to tell " +
+	"page-redis": "a third of what a hit allocates is go-redis's, for PTTL and GET; six allocations are its deadline. Without PTTL, the entry would have to tell " +
 		"its end by the server's clock.",
 	"page-redis-512k": "a body is read in parts, with three round trips, and its checksum is a tenth of the work. What is left is the system's, which brings the bytes, and Redis's.",
 	"stampede": "1,500 clients are woken on two cores, which takes some 4 µs each with all that they do then; and two processes of three hear of the page by a message, " +
