@@ -118,7 +118,7 @@ func (e *Engine) fill(ctx, budget context.Context, l *leader, token uint64, rele
 	}
 	failure := finding{}
 	loading := &Loading{kept: true}
-	if l.stale.Kind != 0 {
+	if l.stale != nil {
 		loading.stale = sync.OnceValue(func() Entry { return l.stillStale(budget) })
 	}
 	loading.share = func(entry Entry) {
@@ -191,7 +191,7 @@ func (l *leader) stillStale(budget context.Context) Entry {
 	default:
 		entry.Memo = new(Memo)
 	}
-	if v := l.j.judge(entry); v != FallBack && v != UseAndRefresh {
+	if v := l.j.verdict(entry); v != FallBack && v != UseAndRefresh {
 		return Entry{}
 	}
 	return entry

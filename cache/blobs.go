@@ -56,7 +56,7 @@ func (b *Blobs) Get(ctx context.Context, key string, load BlobLoader) (*Blob, er
 	}))
 	j.judge = b.judge
 	for range 2 {
-		result, err := b.values.engine.do(ctx, j)
+		result, err := b.values.engine.do(ctx, j, nil)
 		switch {
 		case errors.Is(err, errDirect):
 			return b.direct(ctx, key, load)

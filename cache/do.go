@@ -36,104 +36,13 @@ type Result struct {
 // not an error: it is logged, and load runs, at most once at a time in this
 // process. load runs in the caller's goroutine; if it panics, so does Do.
 func (e *Engine) Do(ctx context.Context, key string, load Load) (Result, error) {
-	result, err := e.do(ctx, &job{key: key, load: load, judge: freshOnly, wait: e.waitTimeout})
+	own := &flight{job: job{key: key, load: load, judge: freshOnly, wait: e.waitTimeout}}
+	result, err := e.do(ctx, &own.job, own)
 	if err == nil && result.Source == Hit {
 		e.CountHit(ctx, key, &result.Entry)
 	}
 	return result, err
 }
-
-// Fetch is a call of Engine.Fetch.
-type Fetch struct {
-	// Key is what the entry is stored under.
-	Key string
-
-	// Load computes the entry. If it panics, so does Engine.Fetch.
-	Load Load
-
-	// Judge says what to do with an entry that is found, of any Kind. It is
-	// called in the caller's goroutine and may be called more than once. An
-	// entry that is to be looked at again when it is out of date is found with
-	// FallBack: Load has it as Loading.Stale. Nil: Use what is fresh, and Reject
-	// all else.
-	Judge func(Entry) Verdict
-
-	// Refresh computes the entry in the background when Judge has said
-	// UseAndRefresh. It runs in a goroutine of its own and must not panic. Nil:
-	// one caller in the cluster runs Load, and the others use what there is.
-	Refresh Load
-
-	// Lane keeps callers apart who want different things of a key: what is found
-	// is shared only within one. Those of all lanes share what is computed.
-	Lane string
-
-	// NoWait: the caller waits for nobody, and nobody in this process waits for
-	// it. If another one computes the key, the error is ErrHeld.
-	NoWait bool
-}
-
-// ErrHeld is the error of a Fetch with NoWait if another caller computes the key.
-var ErrHeld = errors.New("cache: another caller computes the value")
-
-// Fetch is Do for callers who judge for themselves what they use. Callers of one
-// process share what the first of them in their lane has found, even if Judge
-// depends on the caller: who is handed an entry judges it once more.
-func (e *Engine) Fetch(ctx context.Context, f Fetch) (Result, error) {
-	if f.Judge == nil {
-		f.Judge = freshOnly
-	}
-	j := &job{
-		key: f.Key, load: f.Load, judge: f.Judge, refresh: f.Refresh, wait: e.waitTimeout, noWait: f.NoWait,
-		inline: f.Refresh == nil,
-	}
-	if f.Lane != "" {
-		j.lane = "lane " + f.Lane + " "
-	}
-	if j.inline {
-		j.soft = inlinePause
-	}
-	if entry, ok := e.store.Peek(f.Key); ok {
-		v := f.Judge(entry)
-		if v == UseAndRefresh && !j.inline {
-			e.refresh(ctx, j, entry)
-		}
-		if v == Use || v == UseAndRefresh && !j.inline {
-			e.CountHit(ctx, f.Key, &entry)
-			return Result{Entry: entry, Source: Hit}, nil
-		}
-	}
-	result, err := e.do(ctx, j)
-	if err == nil && result.Source == Hit {
-		e.CountHit(ctx, f.Key, &result.Entry)
-	}
-	return result, err
-}
-
-// Peek returns the entry under key if this process has it at hand. It asks nobody,
-// never waits, allocates and counts nothing: what comes before a Fetch where most
-// calls find what they want. Whoever uses what is found calls CountHit.
-func (e *Engine) Peek(key string) (Entry, bool) { return e.store.Peek(key) }
-
-// CountHit counts an entry that was found by Peek and is used.
-func (e *Engine) CountHit(ctx context.Context, key string, entry *Entry) {
-	kind := HitFresh
-	switch {
-	case entry.TTL <= 0:
-		kind = HitStale
-		e.counters.stale.Add(1)
-	case entry.Local:
-		e.counters.local.Add(1)
-	default:
-		e.counters.store.Add(1)
-	}
-	if e.observe != nil {
-		e.observe(ctx, Event{Kind: kind, Key: key, Local: entry.Local})
-	}
-}
-
-// inlinePause is how long those wait who can use what there is, for the one who
-// computes anew to say what that is.
-const inlinePause = 10 * time.Millisecond
 
 // Verdict says what a caller does with an entry that is found.
 type Verdict uint8
@@ -161,6 +70,8 @@ type job struct {
 	key   string
 	load  Load
 	judge func(Entry) Verdict
+	// by comes in place of load, judge and refresh; nil: there are those.
+	by Fetcher
 	// wait is how long to wait for another one who computes.
 	wait time.Duration
 
@@ -199,22 +110,40 @@ type job struct {
 	alone bool
 }
 
+func (j *job) verdict(e Entry) Verdict {
+	if j.by != nil {
+		return j.by.Judge(e)
+	}
+	return j.judge(e)
+}
+
+func (j *job) compute(ctx context.Context, l *Loading) (Entry, error) {
+	if j.by != nil {
+		return j.by.Load(ctx, l)
+	}
+	return j.load(ctx, l)
+}
+
 func (j *job) begunToWait() {
 	if j.waits != nil {
 		j.waits()
 	}
 }
 
-func (e *Engine) do(ctx context.Context, j *job) (Result, error) {
+// do does a job. spare is a flight for it that nobody has seen, or nil.
+func (e *Engine) do(ctx context.Context, j *job, spare *flight) (Result, error) {
 	asked := e.asked.Add(1)
 	began := time.Now()
 	if j.noWait {
-		return e.lead(ctx, &flight{key: j.key}, j, nil) // that only its leader knows
+		return e.lead(ctx, newFlight(j.key, spare), j, nil) // that only its leader knows
 	}
 	w := &wait{job: j, began: began}
 	defer w.stop()
 	for waited := false; ; {
-		f, leads := e.flights.join(j.lane + j.key)
+		f, leads := e.flights.join(j.lane+j.key, spare)
+		if leads {
+			spare = nil
+		}
 		switch {
 		case leads && !j.detached:
 			result, err := e.lead(ctx, f, j, w)
@@ -237,7 +166,7 @@ func (e *Engine) do(ctx context.Context, j *job) (Result, error) {
 		case found:
 			return Result{Entry: fallback, Source: Hit}, nil
 		case w.tired && j.detached:
-			return e.do(ctx, j.together())
+			return e.do(ctx, j.together(), nil)
 		case w.tired:
 			return e.loadAlone(ctx, nil, j)
 		case !f.shared || f.found.asOf < asked:
@@ -380,8 +309,13 @@ func (e *Engine) refresh(ctx context.Context, j *job, entry Entry) {
 		return
 	}
 	background := *j
-	background.background, background.inline = true, false
-	if j.refresh != nil {
+	background.background, background.inline, background.by = true, false, nil
+	switch {
+	case j.by != nil && j.inline:
+		background.load = j.by.Load
+	case j.by != nil:
+		background.load = j.by.Refresh
+	case j.refresh != nil:
 		background.load = j.refresh
 	}
 	background.judge = func(found Entry) Verdict {

@@ -15,9 +15,12 @@ type flights struct {
 	byKey map[string]*flight
 }
 
-// flight is one attempt at one key. Its leader ends it exactly once.
+// flight is one attempt at one key. Its leader ends it exactly once. What its leader needs
+// lies in the same piece of memory, as there is one for each read of the store.
 type flight struct {
-	key string
+	key    string
+	leader leader
+	job    job // of who has made the flight, if that is where it lies
 
 	// Guarded by the mutex of flights.
 	done     signal
@@ -25,9 +28,9 @@ type flight struct {
 	cancel   context.CancelFunc // of a leader that goes on by itself; else nil
 	kept     bool               // it goes on without callers
 	loads    bool               // its leader computes: the one who began it waits for itself
-	fallback Entry              // to be had if nothing better comes; no Kind: none
+	fallback *Entry             // to be had if nothing better comes; nil: none
 	since    uint64             // Engine.changes when that was found
-	sharing  Entry              // what is to be had already; no Kind: none
+	sharing  *Entry             // what is to be had already; nil: none
 	stands   func() bool        // that it is older than nothing that this process knows of
 
 	early signal // given when sharing is there
@@ -89,9 +92,18 @@ func (e *Engine) upTo(i instant) uint64 {
 	return i.asked
 }
 
-// join returns the flight of key, a new one if there is none. Whoever gets a
+// newFlight returns the flight that nobody has seen, or a new one.
+func newFlight(key string, spare *flight) *flight {
+	if spare == nil {
+		spare = new(flight)
+	}
+	spare.key, spare.callers = key, 1
+	return spare
+}
+
+// join returns the flight of key, a new one if there is none, which is spare if that is not nil. Whoever gets a
 // new one leads it, and must end it.
-func (fs *flights) join(key string) (f *flight, leads bool) {
+func (fs *flights) join(key string, spare *flight) (f *flight, leads bool) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	if f, ok := fs.byKey[key]; ok {
@@ -101,7 +113,7 @@ func (fs *flights) join(key string) (f *flight, leads bool) {
 	if fs.byKey == nil {
 		fs.byKey = make(map[string]*flight)
 	}
-	f = &flight{key: key, callers: 1}
+	f = newFlight(key, spare)
 	fs.byKey[key] = f
 	return f, true
 }
@@ -120,8 +132,8 @@ func (fs *flights) signals(f *flight) (done, early <-chan struct{}) {
 func (fs *flights) share(f *flight, entry Entry, stands func() bool) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	if f.sharing.Kind == 0 {
-		f.sharing, f.stands = entry, stands
+	if f.sharing == nil {
+		f.sharing, f.stands = &entry, stands
 		f.early.give()
 	}
 }
@@ -132,7 +144,10 @@ func (fs *flights) earlyOf(f *flight) (Entry, bool) {
 	fs.mu.Lock()
 	entry, stands := f.sharing, f.stands
 	fs.mu.Unlock()
-	return entry, entry.Kind == Uncacheable || entry.Kind != 0 && stands()
+	if entry == nil {
+		return Entry{}, false
+	}
+	return *entry, entry.Kind == Uncacheable || entry.Kind != 0 && stands()
 }
 
 // leave says that a caller does not wait any more. When the last one has left, a
@@ -175,7 +190,7 @@ func (fs *flights) isLoading(f *flight) bool {
 
 // fallBack offers entry to the callers of f in case that nothing better comes.
 // changes is what Engine.changes was when it was asked for.
-func (fs *flights) fallBack(f *flight, entry Entry, changes uint64) {
+func (fs *flights) fallBack(f *flight, entry *Entry, changes uint64) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	f.fallback, f.since = entry, changes
@@ -186,7 +201,10 @@ func (fs *flights) fallBack(f *flight, entry Entry, changes uint64) {
 func (fs *flights) fallbackOf(f *flight, changes uint64) (Entry, bool) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	return f.fallback, f.fallback.Kind != 0 && f.since == changes
+	if f.fallback == nil {
+		return Entry{}, false
+	}
+	return *f.fallback, f.since == changes
 }
 
 // end takes the flight off and lets those who wait for it go on, with what was

@@ -16,7 +16,8 @@ func (e *Engine) lead(ctx context.Context, f *flight, j *job, w *wait) (Result, 
 	if j.alone {
 		return e.loadAlone(ctx, f, j)
 	}
-	l := &leader{e: e, f: f, j: j, deadline: time.Now().Add(e.storeTimeout)}
+	l := &f.leader
+	l.e, l.f, l.j, l.deadline = e, f, j, time.Now().Add(e.storeTimeout)
 	defer l.stopWatching()
 	result, ok, err := l.look(ctx)
 	switch {
@@ -45,8 +46,8 @@ func (e *Engine) lead(ctx context.Context, f *flight, j *job, w *wait) (Result, 
 		case a.err != nil:
 			return e.loadAlone(ctx, f, j)
 		case l.usable:
-			e.flights.end(f, finding{entry: l.stale, hit: true, asOf: e.upTo(l.foundAt)})
-			return Result{Entry: l.stale, Source: Hit}, nil
+			e.flights.end(f, finding{entry: *l.stale, hit: true, asOf: e.upTo(l.foundAt)})
+			return Result{Entry: *l.stale, Source: Hit}, nil
 		case (j.noWait || j.background) && short:
 			// But for a release that is on its way.
 			short = false
@@ -125,9 +126,9 @@ type leader struct {
 	seen uint64
 	// found: there is a value, if only a stale one, which no marker must replace.
 	found bool
-	// stale is that value, if it is better than nothing. usable: it will do, if
+	// stale is that value, if it is better than nothing, or nil. usable: it will do, if
 	// another one computes.
-	stale   Entry
+	stale   *Entry
 	foundAt instant
 	usable  bool
 	// looked: the leader has looked before. othersFailed: since then somebody
@@ -192,17 +193,18 @@ func (l *leader) foundDamage(ctx context.Context) {
 // take judges an entry and ends the flight with it if it will do.
 func (l *leader) take(ctx context.Context, entry Entry, found finding) bool {
 	l.found = entry.Kind == Value
-	l.stale, l.usable = Entry{}, false
-	switch v := l.j.judge(entry); v {
+	l.stale, l.usable = nil, false
+	switch v := l.j.verdict(entry); v {
 	case Use:
 	case UseAndRefresh, FallBack:
 		if v == UseAndRefresh && !l.j.inline {
 			l.e.refresh(ctx, l.j, entry)
 			break
 		}
-		l.seen, l.stale, l.usable = entry.Version, entry, v == UseAndRefresh
+		kept := entry
+		l.seen, l.stale, l.usable = entry.Version, &kept, v == UseAndRefresh
 		if l.j.detached || l.usable {
-			l.e.flights.fallBack(l.f, entry, l.foundAt.changes)
+			l.e.flights.fallBack(l.f, &kept, l.foundAt.changes)
 		}
 		return false
 	case Reject:
@@ -302,7 +304,7 @@ func (e *Engine) load(ctx context.Context, j *job, l *Loading) (entry Entry, err
 		}
 		e.happened(ctx, Event{Kind: LoadEnded, Key: j.key, Took: time.Since(began), Err: err})
 	}()
-	entry, err = j.load(ctx, l)
+	entry, err = j.compute(ctx, l)
 	ended = true
 	entry.Cost = time.Since(began)
 	switch {

@@ -128,7 +128,7 @@ func (n *Namespace[V]) Get(ctx context.Context, key string, load Loader[V]) (V, 
 }
 
 func (n *Namespace[V]) get(ctx context.Context, j *job) (V, error) {
-	result, err := n.engine.do(ctx, j)
+	result, err := n.engine.do(ctx, j, nil)
 	if err != nil {
 		var none V
 		return none, err

@@ -66,6 +66,7 @@ type exchange struct {
 	// background: there is no client.
 	background bool
 
+	first  fetcher
 	copied *http.Request // for a refresh in the background
 
 	held   io.ReadCloser // an open body, for the reply that may need it, or nil
@@ -281,14 +282,10 @@ func (x *exchange) fromStoreOrHandler(ctx context.Context) {
 	reason := x.spot.reason
 	collapsed := false
 	for range 4 { // an alias, the page, its variant, and one more
-		key, index := x.spot.key, x.spot.index
+		key := x.spot.key
 		res, err := x.engine.Fetch(ctx, cache.Fetch{
-			Key:     key,
-			Lane:    x.wants.lane(),
-			NoWait:  x.personal,
-			Judge:   func(e cache.Entry) cache.Verdict { return x.verdict(key, e) }, //nolint:contextcheck // the request has it
-			Load:    x.load(key, index, reason),
-			Refresh: x.refresher(key, index), //nolint:contextcheck // the request has it
+			Key: key, Lane: x.wants.lane(), NoWait: x.personal, By: x.fetcher(),
+			Inline: x.refreshesInline(), //nolint:contextcheck // the request has it
 		})
 		switch {
 		case x.served:
@@ -344,6 +341,36 @@ func (x *exchange) fromStoreOrHandler(ctx context.Context) {
 		}
 	}
 	x.forward(reason)
+}
+
+// fetcher is the exchange as the engine sees it, at one spot: a refresh in the
+// background may use it while the exchange goes on to another one.
+type fetcher struct {
+	x    *exchange
+	spot spot
+}
+
+// fetcher returns the one for the present spot.
+func (x *exchange) fetcher() *fetcher {
+	f := &x.first
+	if f.x != nil {
+		f = new(fetcher)
+	}
+	f.x, f.spot = x, x.spot
+	return f
+}
+
+// Judge implements cache.Fetcher.
+func (f *fetcher) Judge(e cache.Entry) cache.Verdict { return f.x.verdict(f.spot.key, e) }
+
+// Load implements cache.Fetcher.
+func (f *fetcher) Load(ctx context.Context, l *cache.Loading) (cache.Entry, error) {
+	return f.x.load(ctx, l, f.spot)
+}
+
+// Refresh implements cache.Fetcher.
+func (f *fetcher) Refresh(ctx context.Context, l *cache.Loading) (cache.Entry, error) {
+	return f.x.loadInBackground(ctx, l, f.spot)
 }
 
 // verdict says what to do with an entry that is found under key.

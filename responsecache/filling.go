@@ -46,26 +46,24 @@ type filling struct {
 	live    *live     // that others may be reading along, or nil
 }
 
-// load returns the computation of what is under key: it lets the handler answer
-// this client, and returns what may be stored of that.
-func (x *exchange) load(key string, index varyIndex, reason string) cache.Load {
-	return func(ctx context.Context, l *cache.Loading) (cache.Entry, error) {
-		x.served = true
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		f := &filling{x: x, loading: l, ctx: ctx, cancel: cancel, flight: key, index: index, reason: reason}
-		if e, ok := l.Stale(); ok {
-			if found, ok := read(key, &e); ok && found.response != nil {
-				f.old, f.oldEntry, f.found = found.response, e, time.Now()
-				f.fallsBack = x.canFallBack(f.old, &e)
-				f.reason = "stale"
-				if f.old.left(&e) > 0 && !f.old.validate {
-					f.reason = "request"
-				}
+// load computes what is under the key of a spot: it lets the handler answer this
+// client, and returns what may be stored of that.
+func (x *exchange) load(ctx context.Context, l *cache.Loading, at spot) (cache.Entry, error) {
+	x.served = true
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	f := &filling{x: x, loading: l, ctx: ctx, cancel: cancel, flight: at.key, index: at.index, reason: at.reason}
+	if e, ok := l.Stale(); ok {
+		if found, ok := read(at.key, &e); ok && found.response != nil {
+			f.old, f.oldEntry, f.found = found.response, e, time.Now()
+			f.fallsBack = x.canFallBack(f.old, &e)
+			f.reason = "stale"
+			if f.old.left(&e) > 0 && !f.old.validate {
+				f.reason = "request"
 			}
 		}
-		return f.run(), nil //nolint:contextcheck // the filling has it
 	}
+	return f.run(), nil //nolint:contextcheck // the filling has it
 }
 
 func (f *filling) run() cache.Entry {

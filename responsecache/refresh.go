@@ -48,46 +48,41 @@ var errNotFinished = errors.New("responsecache: the handler has not finished the
 
 var errNotReached = errors.New("responsecache: Options.Refresh did not lead a refresh to the route of its page")
 
-// refresher returns the computation of what is under key for the background, or nil
-// if there is no running the handler there.
-func (x *exchange) refresher(key string, index varyIndex) cache.Load {
-	if x.refreshesInline() {
-		return nil
-	}
-	return func(ctx context.Context, l *cache.Loading) (entry cache.Entry, err error) {
-		defer func() {
-			if p := recover(); p != nil {
-				err = fmt.Errorf("responsecache: the handler panicked: %v", p)
-				if p != http.ErrAbortHandler { //nolint:errorlint // as net/http compares it
-					x.cache.logger.ErrorContext(ctx, "responsecache: the handler panicked in the background",
-						"path", x.copied.URL.Path, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-				}
+// loadInBackground computes what is under the key of a spot where there is no client.
+func (x *exchange) loadInBackground(ctx context.Context, l *cache.Loading, at spot) (entry cache.Entry, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("responsecache: the handler panicked: %v", p)
+			if p != http.ErrAbortHandler { //nolint:errorlint // as net/http compares it
+				x.cache.logger.ErrorContext(ctx, "responsecache: the handler panicked in the background",
+					"path", x.copied.URL.Path, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 			}
-		}()
-		again := &exchange{
-			asked:  asked{route: x.route, cache: x.cache, wants: parseWants(nil), name: x.name, rule: x.rule, page: x.page},
-			engine: x.engine, next: x.next, w: &nowhere{header: http.Header{}},
-			background: true,
 		}
-		r := x.copied.WithContext(ctx)
-		for _, name := range []string{"Cache-Control", "Pragma", "If-None-Match", "If-Modified-Since"} {
-			r.Header.Del(name)
-		}
-		if x.cache.refresh == nil {
-			again.r = r
-			return again.load(key, index, "stale")(ctx, l)
-		}
-		job := &refresh{engine: x.engine, name: x.name, err: errNotReached, load: func(at *exchange) (cache.Entry, error) { //nolint:contextcheck // the request has it
-			again.route, again.next, again.w, again.r = at.route, at.next, at.w, at.r
-			return again.load(key, index, "stale")(at.r.Context(), l)
-		}}
-		defer func() { _, _ = job.outcome() }() // if it panics, too
-		x.cache.refresh.ServeHTTP(again.w, r.WithContext(inside{refresh: job, leading: insideOf(ctx).leading}.context(ctx)))
-		if entry, err = job.outcome(); errors.Is(err, errNotReached) {
-			x.cache.logger.WarnContext(ctx, err.Error(), "path", r.URL.Path)
-		}
-		return entry, err
+	}()
+	at.reason = "stale"
+	again := &exchange{
+		asked:  asked{route: x.route, cache: x.cache, wants: parseWants(nil), name: x.name, rule: x.rule, page: x.page},
+		engine: x.engine, next: x.next, w: &nowhere{header: http.Header{}},
+		background: true,
 	}
+	r := x.copied.WithContext(ctx)
+	for _, name := range []string{"Cache-Control", "Pragma", "If-None-Match", "If-Modified-Since"} {
+		r.Header.Del(name)
+	}
+	if x.cache.refresh == nil {
+		again.r = r
+		return again.load(ctx, l, at)
+	}
+	job := &refresh{engine: x.engine, name: x.name, err: errNotReached, load: func(to *exchange) (cache.Entry, error) { //nolint:contextcheck // the request has it
+		again.route, again.next, again.w, again.r = to.route, to.next, to.w, to.r
+		return again.load(to.r.Context(), l, at)
+	}}
+	defer func() { _, _ = job.outcome() }() // if it panics, too
+	x.cache.refresh.ServeHTTP(again.w, r.WithContext(inside{refresh: job, leading: insideOf(ctx).leading}.context(ctx)))
+	if entry, err = job.outcome(); errors.Is(err, errNotReached) {
+		x.cache.logger.WarnContext(ctx, err.Error(), "path", r.URL.Path)
+	}
+	return entry, err
 }
 
 // nowhere is the client of a page that is made in the background.
