@@ -88,7 +88,8 @@ type stored struct {
 	total   time.Duration // for how long it is kept
 	epoch   uint64
 	token   uint64
-	tags    []uint64
+	tags    []uint64 // of an entry that was read: see hashes
+	rawTags []byte
 	dataID  id
 	chunks  uint32 // of the data
 	flags   byte
@@ -174,7 +175,6 @@ func decode(key string, b []byte) (stored, bool) {
 		token:   binary.BigEndian.Uint64(b[47:]),
 		dataID:  id(b[55:71]),
 		chunks:  binary.BigEndian.Uint32(b[71:]),
-		tags:    make([]uint64, binary.BigEndian.Uint16(b[103:])),
 		rawSize: binary.BigEndian.Uint64(b[109:]),
 		size:    binary.BigEndian.Uint64(b[117:]),
 	}
@@ -185,23 +185,20 @@ func decode(key string, b []byte) (stored, bool) {
 	e.Body = bodyOf(id(b[75:91]), binary.BigEndian.Uint32(b[91:]), binary.BigEndian.Uint64(b[95:]))
 	e.Version = versionOf(b)
 
-	keySize, rest := uint64(binary.BigEndian.Uint32(b[105:])), b[headerSize:]
+	tags, keySize, rest := uint64(binary.BigEndian.Uint16(b[103:])), uint64(binary.BigEndian.Uint32(b[105:])), b[headerSize:]
 	inline := e.size
 	if e.chunks > 0 {
 		inline = 0
 	}
 	switch {
-	case e.Kind < cache.Value || e.Kind > cache.Negative || e.flags > compressed || len(e.tags) > maxTags,
+	case e.Kind < cache.Value || e.Kind > cache.Negative || e.flags > compressed || tags > maxTags,
 		e.size > maxData || e.rawSize > maxData || uint64(e.chunks) > e.size,
 		e.flags == 0 && e.size != e.rawSize,
 		e.TTL > e.total,
-		uint64(len(rest)) != 8*uint64(len(e.tags))+keySize+inline:
+		uint64(len(rest)) != 8*tags+keySize+inline:
 		return stored{}, false
 	}
-	for i := range e.tags {
-		e.tags[i] = binary.BigEndian.Uint64(rest[8*i:])
-	}
-	rest = rest[8*len(e.tags):]
+	e.rawTags, rest = rest[:8*tags], rest[8*tags:]
 	if string(rest[:keySize]) != key {
 		return stored{}, false
 	}
@@ -211,6 +208,17 @@ func decode(key string, b []byte) (stored, bool) {
 		e.limit()
 	}
 	return e, true
+}
+
+// hashes returns the tags. Of an entry that was read they are seldom wanted.
+func (e *stored) hashes() []uint64 {
+	if e.tags == nil && len(e.rawTags) > 0 {
+		e.tags = make([]uint64, len(e.rawTags)/8)
+		for i := range e.tags {
+			e.tags[i] = binary.BigEndian.Uint64(e.rawTags[8*i:])
+		}
+	}
+	return e.tags
 }
 
 // limit is what the script does to an entry that is filled during a write.

@@ -96,9 +96,8 @@ type question struct {
 
 // commands returns those that ask. The time left is asked for first. If another
 // entry is stored between the two, this one looks older than it is, never younger.
-func (q *question) commands(ctx context.Context, name string) []redis.Cmder {
-	named := any(name)
-	q.args = [...]any{"pttl", named, "get", named}
+func (q *question) commands(ctx context.Context, name any) []redis.Cmder {
+	q.args = [...]any{"pttl", name, "get", name}
 	q.pttl = redis.NewDurationCmd(ctx, time.Millisecond, q.args[:2]...)
 	q.get = redis.NewStringCmd(ctx, q.args[2:]...)
 	q.cmds = [...]redis.Cmder{q.pttl, q.get}
@@ -142,7 +141,7 @@ func (s *Store) find(ctx context.Context, key string) (finding, error) {
 		return asked[0].finding, err
 	}
 	q := &question{finding: finding{key: key, mark: s.tier.mark(key), sent: time.Now()}}
-	if err := s.pipe.Process(ctx, q.commands(ctx, s.entryName(key))...); pipelining.Left(err) {
+	if err := s.pipe.Process(ctx, q.commands(ctx, s.argument(key))...); pipelining.Left(err) {
 		return finding{}, err
 	}
 	err := q.take()
@@ -167,7 +166,7 @@ func (s *Store) read(ctx context.Context, asked []question) error {
 	}
 	for i := range asked {
 		asked[i].sent = sent
-		all = append(all, asked[i].commands(ctx, s.entryName(asked[i].key))...)
+		all = append(all, asked[i].commands(ctx, s.argument(asked[i].key))...)
 	}
 	if err := s.pipe.Process(ctx, all...); pipelining.Left(err) {
 		return err
@@ -202,7 +201,10 @@ func (s *Store) judge(ctx context.Context, f finding) (cache.Entry, bool, error)
 	case f.left <= 0: // it came after its time left was asked for
 		return cache.Entry{}, false, nil
 	}
-	verdict := s.log.table.Verdict(f.key, e.tags, e.epoch)
+	verdict := purges.Valid
+	if !s.log.table.NoneSince(e.epoch) {
+		verdict = s.log.table.Verdict(f.key, e.hashes(), e.epoch)
+	}
 	if verdict == purges.Gone {
 		return cache.Entry{}, false, nil
 	}

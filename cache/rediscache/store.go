@@ -42,6 +42,7 @@ type Store struct {
 	hub           *push.Hub
 	log           *purgeLog
 	tier          *tier
+	known         *knownNames
 	feed          *feed
 	standing      *standing
 	reading       *turns // of those who read chunks
@@ -73,7 +74,7 @@ func New(client Client, o *Options) *Store {
 		compressAbove: opts.CompressAbove, chunkBytes: opts.ChunkBytes,
 		hub: push.New(client),
 		log: newPurgeLog(prefix, opts.Retention), standing: newStanding(),
-		reading: newTurns(),
+		reading: newTurns(), known: newKnownNames(),
 	}
 	s.feed = &feed{
 		client: client, log: s.log, standing: s.standing, sync: s.sync,

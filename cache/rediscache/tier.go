@@ -72,6 +72,9 @@ func (t *tier) stripe(key string) *stripe {
 type mark struct{ count, generation uint64 }
 
 func (t *tier) mark(key string) mark {
+	if t.entries == nil {
+		return mark{}
+	}
 	s := t.stripe(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -80,13 +83,14 @@ func (t *tier) mark(key string) mark {
 
 // drop removes the entry under key, and keeps out what was asked for before.
 func (t *tier) drop(key string) {
+	if t.entries == nil {
+		return
+	}
 	s := t.stripe(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.count++
-	if t.entries != nil {
-		t.entries.Invalidate(key)
-	}
+	t.entries.Invalidate(key)
 }
 
 // put keeps an entry of the store that was read at or after m was noted.
@@ -101,14 +105,17 @@ func (t *tier) replace(key string, e *stored, at time.Time, m mark) {
 }
 
 func (t *tier) set(key string, e *stored, at time.Time, m mark, own bool) {
-	weight := tieredOverhead + len(key) + len(e.Data) + 8*len(e.tags)
-	if t.entries == nil || weight > t.largest || e.chunks > 0 || e.Body.ID != "" {
+	if t.entries == nil {
+		return
+	}
+	weight := tieredOverhead + len(key) + len(e.Data) + 8*len(e.hashes())
+	if weight > t.largest || e.chunks > 0 || e.Body.ID != "" {
 		if own {
 			t.drop(key)
 		}
 		return
 	}
-	kept := &tiered{Entry: e.Entry, at: at, epoch: e.epoch, tags: e.tags, weight: uint32(weight)}
+	kept := &tiered{Entry: e.Entry, at: at, epoch: e.epoch, tags: e.hashes(), weight: uint32(weight)}
 	kept.Tags = nil
 	kept.Local, kept.Memo = true, new(cache.Memo)
 	s := t.stripe(key)

@@ -190,10 +190,14 @@ func (t *Table) raise(floor uint64) {
 	}
 }
 
+// NoneSince reports that there was no purge since that epoch: the verdict on whatever
+// began in it is Valid.
+func (t *Table) NoneSince(epoch uint64) bool { return epoch >= t.newest.Load() }
+
 // Verdict returns what the purges have made of the entry under key that has
 // these tags, given by their hashes, and whose computation began in that epoch.
 func (t *Table) Verdict(key string, tags []uint64, epoch uint64) Verdict {
-	if epoch >= t.newest.Load() { // no purge since: nearly always
+	if t.NoneSince(epoch) { // nearly always
 		return Valid
 	}
 	t.mu.RLock()
