@@ -174,13 +174,13 @@ func (a *asked) newForm(s *stored) *stored {
 			panic(err) // to memory: it cannot fail
 		}
 	}
-	form.fields, form.values = nil, 0
+	form.head = &head{}
 	for name, values := range h {
 		plain, adds := strings.CutPrefix(name, added)
-		form.fields = append(form.fields, field{plain, adds, values})
-		form.values += len(values)
+		form.head.fields = append(form.head.fields, field{plain, adds, values})
+		form.head.values += len(values)
 	}
-	form.complete()
+	form.head.complete()
 	return &form
 }
 

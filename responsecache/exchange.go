@@ -41,11 +41,11 @@ type asked struct {
 	says     said
 	wants    wants
 	name     pageName
-	known    bool   // it was remembered
-	rule     rule   // of No-Vary-Search, under which the page was looked for
-	page     string // key of the page
-	personal bool   // for all that is known, the response is for the sender only
-	spot     spot   // where to look
+	known    *knownPage // what is remembered of it, or nil
+	rule     rule       // of No-Vary-Search, under which the page was looked for
+	page     string     // key of the page
+	personal bool       // for all that is known, the response is for the sender only
+	spot     spot       // where to look
 }
 
 // spot is a key under which a response may be found.
@@ -68,6 +68,10 @@ type exchange struct {
 
 	first  fetcher
 	copied *http.Request // for a refresh in the background
+
+	// What most exchanges need lies here: what was found, and the values of a header.
+	decoded decoded
+	room    [8]string
 
 	held   io.ReadCloser // an open body, for the reply that may need it, or nil
 	heldID string        // which body that is
@@ -158,7 +162,7 @@ func (a *asked) serve(ctx context.Context, w http.ResponseWriter, next http.Hand
 func (a *asked) findName() {
 	if a.route.policy.Key == nil {
 		if p := a.cache.pages.get(a.r); p != nil {
-			a.name, a.page, a.known = p.name, p.key, true
+			a.name, a.page, a.known = p.name, p.key, p
 			return
 		}
 	}
@@ -167,7 +171,7 @@ func (a *asked) findName() {
 
 // remember remembers the name of a page that was hit.
 func (a *asked) remember() {
-	if !a.known && a.route.policy.Key == nil {
+	if a.known == nil && a.route.policy.Key == nil {
 		a.cache.pages.set(a.r)
 	}
 }
@@ -204,7 +208,7 @@ func (x *exchange) fromStoreOnly(ctx context.Context) {
 		if err != nil || !ok {
 			break
 		}
-		f, ok := read(key, &entry)
+		f, ok := x.read(key, &entry)
 		if !ok {
 			break
 		}
@@ -309,7 +313,7 @@ func (x *exchange) fromStoreOrHandler(ctx context.Context) {
 			x.forward(reason)
 			return
 		}
-		f, ok := read(key, &res.Entry)
+		f, ok := x.read(key, &res.Entry)
 		if !ok { // not for sharing, or written by another version
 			x.forward(reason)
 			return
@@ -343,34 +347,13 @@ func (x *exchange) fromStoreOrHandler(ctx context.Context) {
 	x.forward(reason)
 }
 
-// fetcher is the exchange as the engine sees it, at one spot: a refresh in the
-// background may use it while the exchange goes on to another one.
-type fetcher struct {
-	x    *exchange
-	spot spot
-}
-
-// fetcher returns the one for the present spot.
-func (x *exchange) fetcher() *fetcher {
-	f := &x.first
-	if f.x != nil {
-		f = new(fetcher)
+// read decodes an entry that was found under key. The first one that does not stay in this
+// process is a part of the exchange.
+func (x *exchange) read(key string, e *cache.Entry) (*found, bool) {
+	if e.Local || x.decoded.response != nil {
+		return readKnown(key, e, x.known, nil)
 	}
-	f.x, f.spot = x, x.spot
-	return f
-}
-
-// Judge implements cache.Fetcher.
-func (f *fetcher) Judge(e cache.Entry) cache.Verdict { return f.x.verdict(f.spot.key, e) }
-
-// Load implements cache.Fetcher.
-func (f *fetcher) Load(ctx context.Context, l *cache.Loading) (cache.Entry, error) {
-	return f.x.load(ctx, l, f.spot)
-}
-
-// Refresh implements cache.Fetcher.
-func (f *fetcher) Refresh(ctx context.Context, l *cache.Loading) (cache.Entry, error) {
-	return f.x.loadInBackground(ctx, l, f.spot)
+	return readKnown(key, e, x.known, &x.decoded)
 }
 
 // verdict says what to do with an entry that is found under key.
@@ -378,7 +361,7 @@ func (x *exchange) verdict(key string, e cache.Entry) cache.Verdict {
 	if e.Kind == cache.Uncacheable && e.TTL > 0 {
 		return cache.Use // and run the handler
 	}
-	f, ok := read(key, &e)
+	f, ok := x.read(key, &e)
 	switch {
 	case !ok:
 		return cache.Reject

@@ -20,10 +20,15 @@ func (f *Found) Response() *Stored                { return f.response }
 func (f *Found) Index() (names []string, ok bool) { return f.index.names, f.isIndex() }
 func (f *Found) Alias() (string, bool)            { return f.alias.rule, f.isAlias() }
 
-var (
-	Decode    = decode
-	JoinParts = joinParts
-)
+var JoinParts = joinParts
+
+// Decode decodes what nothing is known of.
+func Decode(b []byte) (*Found, bool) { return decode(b, nil, nil) }
+
+// KnownPage is what is remembered of a page.
+type KnownPage struct{ page knownPage }
+
+func (k *KnownPage) Decode(b []byte) (*Found, bool) { return decode(b, &k.page, nil) }
 
 // KeyOf returns the key of the page that r asks for.
 func KeyOf(r *http.Request) string {

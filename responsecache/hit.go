@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/herdless/herdless/cache"
@@ -28,7 +29,7 @@ func (a *asked) hit(ctx context.Context, w http.ResponseWriter) bool {
 		if !ok {
 			return false
 		}
-		f, ok := read(key, &e)
+		f, ok := readKnown(key, &e, a.known, nil)
 		if !ok {
 			return false
 		}
@@ -41,7 +42,7 @@ func (a *asked) hit(ctx context.Context, w http.ResponseWriter) bool {
 			a.fit(s, &e) != cache.Use:
 			return false
 		default:
-			a.replyAll(w, a.form(s), &e, hit(s.left(&e)))
+			a.replyAll(w, a.form(s), &e, hit(s.left(&e)), nil)
 			a.cache.engine.CountHit(ctx, key, &e)
 			return true
 		}
@@ -57,31 +58,35 @@ func (a *asked) wantsAll() bool {
 
 // isShort reports a response that is as it was read from the store, with its body.
 func (s *stored) isShort() bool {
-	return s.fields != nil && s.stream.ID == "" && bodyAllowed(s.status)
+	return s.head != nil && s.stream.ID == "" && bodyAllowed(s.status)
 }
 
 // replyAll answers with all of a short response.
 //
 // The fields are assigned to the header, because their names are in canonical form.
 // Their values are copied into one piece of memory for all: whoever gets the header
-// may change it, and must not change it for others.
-func (a *asked) replyAll(w http.ResponseWriter, s *stored, e *cache.Entry, st status) {
+// may change it, and must not change it for others. It is room, which the response
+// keeps, if that is enough.
+func (a *asked) replyAll(w http.ResponseWriter, s *stored, e *cache.Entry, st status, room []string) {
 	h := w.Header()
 	if len(h) > 0 {
 		a.cache.takeOff(h) // what others have set
 	}
-	values := make([]string, s.values+len(s.vary)+3)
+	values := room
+	if n := s.head.values + len(s.head.vary) + 3; len(values) < n {
+		values = make([]string, n)
+	}
 	set := func(name string, list []string) {
 		n := copy(values, list)
 		h[name], values = values[:n:n], values[n:]
 	}
-	for i := range s.fields {
-		f := &s.fields[i]
+	for i := range s.head.fields {
+		f := &s.head.fields[i]
 		switch {
 		case f.name == "Vary" && len(h["Vary"]) == 0:
-			set(f.name, s.vary)
+			set(f.name, s.head.vary)
 		case f.name == "Vary": // outer middleware varies on more for this request
-			addVary(h, s.vary)
+			addVary(h, s.head.vary)
 		case a.cache.isOwn(f.name):
 		case f.adds:
 			h[f.name] = append(slices.Clip(h[f.name]), f.values...)
@@ -100,7 +105,7 @@ func (a *asked) replyAll(w http.ResponseWriter, s *stored, e *cache.Entry, st st
 	} else {
 		one(cacheStatus, m.status)
 	}
-	one("Content-Length", s.sizeText)
+	one("Content-Length", s.head.digits(int64(len(s.body))))
 	w.WriteHeader(s.status)
 	_, _ = w.Write(s.body) // a client that has gone
 }
@@ -113,17 +118,27 @@ type moment struct {
 	status     string
 }
 
-// momentOf returns what is told of a response now.
+// momentOf returns what is told of a response now. It is kept with the response, or with
+// the page if that does not stay in this process.
 func (s *stored) momentOf(a *asked, e *cache.Entry, st status) moment {
 	seconds := [2]int64{int64((s.age + e.Age) / time.Second), int64(st.ttl / time.Second)}
-	last := s.forms.moment.Load()
-	if last != nil && st.hit && last.seconds == seconds && last.name == a.cache.name && last.page == a.page {
-		return *last
+	var kept *atomic.Pointer[moment]
+	switch {
+	case !st.hit:
+	case e.Local:
+		kept = &s.forms.moment
+	case a.known != nil:
+		kept = &a.known.moment
+	}
+	if kept != nil {
+		if last := kept.Load(); last != nil && last.seconds == seconds && last.name == a.cache.name && last.page == a.page {
+			return *last
+		}
 	}
 	m := moment{name: a.cache.name, page: a.page, seconds: seconds, age: strconv.FormatInt(seconds[0], 10), status: a.member(st)}
-	if st.hit && e.Local {
-		kept := m
-		s.forms.moment.Store(&kept)
+	if kept != nil {
+		last := m
+		kept.Store(&last)
 	}
 	return m
 }

@@ -26,6 +26,11 @@ type knownPage struct {
 	path, query  string // the parts of the target
 	name         pageName
 	key          string
+
+	// What was last read from the store or told of it, and is most often the same again,
+	// or nil.
+	head   atomic.Pointer[head]
+	moment atomic.Pointer[moment]
 }
 
 func newKnownPages() *knownPages { return &knownPages{seed: maphash.MakeSeed()} }

@@ -22,7 +22,7 @@ import (
 // its body is not to be had.
 func (x *exchange) reply(s *stored, e *cache.Entry, st status) bool {
 	if s.isShort() && x.wantsAll() && !x.route.policy.Compress {
-		x.replyAll(x.w, s, e, st)
+		x.replyAll(x.w, s, e, st, x.room[:])
 		return true
 	}
 	h := http.Header{}

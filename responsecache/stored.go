@@ -5,12 +5,9 @@ import (
 	"math"
 	"net/http"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/herdless/herdless/cache"
-	"github.com/herdless/herdless/responsecache/internal/fields"
 )
 
 // stored is a response as the store keeps it. It is read-only once it is there:
@@ -28,44 +25,16 @@ type stored struct {
 	age      time.Duration // when it was stored
 	swr, sie time.Duration // how stale it may be
 	// header is that of a response that has been made; of one that was read from the
-	// store there are fields. See headers.
+	// store there is a head. See headers.
 	header http.Header
-	fields []field
-	values int      // how many the fields have, all together
-	vary   []string // the lines of the Vary field, for a response that has none yet
+	head   *head
 	body   []byte
 	// length is that of the body, here or in the store under bodyKey.
-	length   int64
-	sizeText string // and in digits
-	stream   cache.Body
-	key      string // under which it was found
+	length int64
+	stream cache.Body
+	key    string // under which it was found
 
 	forms *forms // in which it has been sent
-}
-
-// field is a field of a response that was read from the store. Nobody may change the
-// values: all who have the response share them.
-type field struct {
-	name   string
-	adds   bool // the values are added to those that the response has: see added
-	values []string
-}
-
-// headers returns the fields as they are stored. It is to be read only.
-func (s *stored) headers() http.Header {
-	if s.fields == nil {
-		return s.header
-	}
-	h := make(http.Header, len(s.fields))
-	for i := range s.fields {
-		f := &s.fields[i]
-		name := f.name
-		if f.adds {
-			name = added + name
-		}
-		h[name] = f.values
-	}
-	return h
 }
 
 // varyIndex stands under a page's key when its responses vary: the fields that
@@ -95,14 +64,18 @@ func (f *found) isAlias() bool { return f.alias.rule != "" }
 // read decodes an entry that was found under key, once if it stays in this
 // process. What cannot be read, such as what another version has written, is as
 // good as not there.
-func read(key string, e *cache.Entry) (*found, bool) {
+func read(key string, e *cache.Entry) (*found, bool) { return readKnown(key, e, nil, nil) }
+
+// readKnown is read of an entry of a page of which something is known, or nil. It may put
+// what it reads into the decoded, which is nil or zero.
+func readKnown(key string, e *cache.Entry, page *knownPage, into *decoded) (*found, bool) {
 	if e.Kind != cache.Value {
 		return nil, false
 	}
 	if f, ok := e.Memo.Load().(*found); ok {
 		return f, f != nil
 	}
-	f, ok := decode(e.Data)
+	f, ok := decode(e.Data, page, into)
 	if !ok {
 		f = nil
 	} else if s := f.response; s != nil {
@@ -110,26 +83,9 @@ func read(key string, e *cache.Entry) (*found, bool) {
 		if e.Body.ID != "" {
 			s.length = e.Body.Size
 		}
-		s.complete()
 	}
 	e.Memo.Store(f)
 	return f, ok
-}
-
-// complete sets what follows from the fields and the body.
-func (s *stored) complete() {
-	for i := range s.fields {
-		if s.fields[i].name == "Vary" {
-			h := http.Header{}
-			addVary(h, fields.Members(s.fields[i].values))
-			s.vary = h["Vary"]
-		}
-	}
-	size := s.length
-	if s.stream.ID == "" {
-		size = int64(len(s.body))
-	}
-	s.sizeText = strconv.FormatInt(size, 10)
 }
 
 // The first byte of what is stored says what it is.
@@ -176,12 +132,23 @@ func (x *varyIndex) encode() []byte {
 
 func (a *alias) encode() []byte { return appendStrings([]byte{tagAlias}, []string{a.rule}) }
 
-// decode reads what encode made. A body is a part of b.
-func decode(b []byte) (*found, bool) {
+// decoded is a response that was read, in one piece of memory.
+type decoded struct {
+	found
+	stored stored
+	forms  forms
+}
+
+// decode reads what encode made, for a page of which something is known, or nil, and into
+// a decoded, or nil. A body is a part of b.
+func decode(b []byte, page *knownPage, into *decoded) (*found, bool) {
 	d := decoder{rest: b}
 	switch d.byte() {
 	case tagResponse:
-		return d.response()
+		if into == nil {
+			into = new(decoded)
+		}
+		return d.response(page, into)
 	case tagIndex:
 		s := d.strings()
 		if d.failed || len(s) < 2 || s[0] == "" || len(d.rest) > 0 {
@@ -198,8 +165,7 @@ func decode(b []byte) (*found, bool) {
 	return nil, false
 }
 
-func (d *decoder) response() (*found, bool) {
-	r := new(decoded)
+func (d *decoder) response(page *knownPage, r *decoded) (*found, bool) {
 	s := &r.stored
 	r.response, s.forms = s, &r.forms
 	s.status = int(min(d.uint(), 1000))
@@ -210,61 +176,11 @@ func (d *decoder) response() (*found, bool) {
 	for _, p := range []*time.Duration{&s.late, &s.age, &s.swr, &s.sie} {
 		*p = time.Duration(min(d.uint(), math.MaxInt64/uint64(time.Millisecond))) * time.Millisecond
 	}
-	if !d.fields(r) {
+	if s.head = d.head(page); s.head == nil {
 		return nil, false
 	}
 	s.body = slices.Clip(d.rest)
 	return &r.found, s.status >= 200 && s.status <= 999
-}
-
-// decoded is a response that was read, and what belongs to it, in one piece of memory
-// if it has as few fields as most.
-type decoded struct {
-	found
-	stored stored
-	forms  forms
-	fields [8]field
-	values [8]string
-}
-
-// fields reads the fields of a response: a few big pieces of memory, and not one for
-// each name and value.
-func (d *decoder) fields(r *decoded) bool {
-	s, counted := &r.stored, *d
-	n := counted.uint()
-	for range n {
-		size := counted.uint()
-		if size == 0 { // not even a name
-			return false
-		}
-		for range size {
-			counted.skip(counted.uint())
-			if counted.failed {
-				return false
-			}
-		}
-		s.values += int(size) - 1
-	}
-	text := string(d.rest[:len(d.rest)-len(counted.rest)])
-	_ = d.uint()
-	s.fields = slices.Grow(r.fields[:0], int(n))[:n]
-	values := slices.Grow(r.values[:0], s.values)[:s.values]
-	next := func() string {
-		size := int(d.uint())
-		at := len(text) - (len(d.rest) - len(counted.rest))
-		d.skip(uint64(size))
-		return text[at : at+size]
-	}
-	for i := range s.fields {
-		size := int(d.uint()) - 1
-		f := &s.fields[i]
-		f.name, f.adds = strings.CutPrefix(next(), added)
-		f.values, values = values[:size:size], values[size:]
-		for j := range f.values {
-			f.values[j] = next()
-		}
-	}
-	return !d.failed
 }
 
 func appendStrings(b []byte, list []string) []byte {

@@ -89,8 +89,8 @@ type finding struct {
 type question struct {
 	finding
 	args [4]any
-	pttl *redis.DurationCmd
-	get  *redis.StringCmd
+	pttl redis.DurationCmd
+	get  redis.StringCmd
 	cmds [2]redis.Cmder
 }
 
@@ -98,9 +98,9 @@ type question struct {
 // entry is stored between the two, this one looks older than it is, never younger.
 func (q *question) commands(ctx context.Context, name any) []redis.Cmder {
 	q.args = [...]any{"pttl", name, "get", name}
-	q.pttl = redis.NewDurationCmd(ctx, time.Millisecond, q.args[:2]...)
-	q.get = redis.NewStringCmd(ctx, q.args[2:]...)
-	q.cmds = [...]redis.Cmder{q.pttl, q.get}
+	q.pttl = *redis.NewDurationCmd(ctx, time.Millisecond, q.args[:2]...)
+	q.get = *redis.NewStringCmd(ctx, q.args[2:]...)
+	q.cmds = [...]redis.Cmder{&q.pttl, &q.get}
 	return q.cmds[:]
 }
 
