@@ -137,7 +137,7 @@ func (e *Engine) do(ctx context.Context, j *job, spare *flight) (Result, error) 
 	if j.noWait {
 		return e.lead(ctx, newFlight(j.key, spare), j, nil) // that only its leader knows
 	}
-	w := &wait{job: j, began: began}
+	w := &wait{job: j, began: began, fresh: true}
 	defer w.stop()
 	for waited := false; ; {
 		f, leads := e.flights.join(j.lane+j.key, spare)
@@ -198,6 +198,7 @@ type wait struct {
 	began    time.Time
 	patience *time.Timer
 	soft     *time.Timer // nil: none
+	fresh    bool        // it has just begun, and has not waited yet
 	tired    bool        // it has waited for long enough, and is to compute for itself
 	shared   bool        // it has got what the one who computes has shared before the end
 }
@@ -225,6 +226,14 @@ func (w *wait) softOver() <-chan time.Time {
 	return w.soft.C
 }
 
+// now is the time, which who has just begun need not ask for again.
+func (w *wait) now() time.Time {
+	if w != nil && w.fresh {
+		return w.began
+	}
+	return time.Now()
+}
+
 func (w *wait) stop() {
 	if w.patience != nil {
 		w.patience.Stop()
@@ -237,6 +246,7 @@ func (w *wait) stop() {
 // await waits for the end of f. It returns an error if that is the caller's
 // answer, and a fallback if that is.
 func (w *wait) await(ctx context.Context, e *Engine, f *flight, leads bool) (fallback Entry, ok bool, err error) {
+	w.fresh = false
 	done, early := e.flights.signals(f)
 	patience, soft := w.over(), w.softOver()
 	for {

@@ -17,7 +17,7 @@ func (e *Engine) lead(ctx context.Context, f *flight, j *job, w *wait) (Result, 
 		return e.loadAlone(ctx, f, j)
 	}
 	l := &f.leader
-	l.e, l.f, l.j, l.deadline = e, f, j, time.Now().Add(e.storeTimeout)
+	l.e, l.f, l.j, l.deadline = e, f, j, w.now().Add(e.storeTimeout)
 	defer l.stopWatching()
 	result, ok, err := l.look(ctx)
 	switch {

@@ -140,42 +140,40 @@ func (s *MemoryStore) GetMany(ctx context.Context, keys []string) ([]Entry, erro
 // Peek implements Store. It takes no lock, so that readers do not hold up one
 // another: an entry does not change, and whether a purge has reached it is asked
 // after it was found.
-func (s *MemoryStore) Peek(key string) (Entry, bool) {
+func (s *MemoryStore) Peek(key string) (found Entry, ok bool) {
 	e, ok := s.entries.GetIfPresent(key)
-	if !ok {
-		return Entry{}, false
-	}
-	return s.now(key, e)
-}
-
-// get is Peek, and removes what has become of no use.
-func (s *MemoryStore) get(key string) (Entry, bool) {
-	e, ok := s.entries.GetIfPresent(key)
-	if !ok {
-		return Entry{}, false
-	}
-	found, ok := s.now(key, e)
-	if !ok {
-		s.entries.Invalidate(key)
-	}
+	ok = ok && s.now(&found, key, e)
 	return found, ok
 }
 
-// now returns the entry as it is now, unless its time is over or a purge has
+// get is Peek, and removes what has become of no use.
+func (s *MemoryStore) get(key string) (found Entry, ok bool) {
+	e, ok := s.entries.GetIfPresent(key)
+	if !ok {
+		return found, false
+	}
+	if !s.now(&found, key, e) {
+		s.entries.Invalidate(key)
+		return found, false
+	}
+	return found, true
+}
+
+// now puts the entry as it is now into found, unless its time is over or a purge has
 // reached it.
-func (s *MemoryStore) now(key string, e *memoryEntry) (Entry, bool) {
+func (s *MemoryStore) now(found *Entry, key string, e *memoryEntry) bool {
 	age := time.Since(e.stored)
 	verdict := s.purged.Verdict(key, e.tags, e.epoch)
 	if verdict == purges.Gone || e.TTL-age+e.StaleFor <= 0 {
-		return Entry{}, false
+		return false
 	}
-	found := e.Entry
+	*found = e.Entry
 	found.Age = age
 	found.TTL -= age
 	if e.soft || verdict == purges.Stale {
-		found = staled(found)
+		*found = staled(*found)
 	}
-	return found, true
+	return true
 }
 
 // staled returns the entry as it is after a soft purge: stale, but not to be

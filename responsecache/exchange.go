@@ -37,7 +37,7 @@ type asked struct {
 	cache *Cache
 	r     *http.Request
 
-	came     time.Time // when the request did
+	came     time.Time // when the request did, if it wants anything in particular
 	says     said
 	wants    wants
 	name     pageName
@@ -103,11 +103,7 @@ func (in inside) context(ctx context.Context) context.Context {
 
 // exchange returns the exchange of a request that is not answered at once.
 func (a *asked) exchange(w http.ResponseWriter, next http.Handler) *exchange {
-	x := &exchange{asked: *a, engine: a.cache.engine, next: next, w: w}
-	if x.came.IsZero() {
-		x.came = time.Now()
-	}
-	return x
+	return &exchange{asked: *a, engine: a.cache.engine, next: next, w: w}
 }
 
 func (a *asked) serve(ctx context.Context, w http.ResponseWriter, next http.Handler) {
@@ -118,7 +114,7 @@ func (a *asked) serve(ctx context.Context, w http.ResponseWriter, next http.Hand
 	a.wants = nothing
 	if a.says = saidBy(a.r.Header); a.says&saysWants > 0 {
 		if a.wants = parseWants(a.r.Header); a.wants != nothing {
-			a.came = time.Now() // else it is not asked for, on a hit
+			a.came = time.Now()
 		}
 	}
 	if why := a.whyBypass(); why != "" {

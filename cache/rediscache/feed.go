@@ -66,14 +66,15 @@ func (f *feed) now() time.Duration { return time.Since(f.base) }
 
 // fresh reports that the tier and the log have missed nothing that happened
 // longer ago than the bound.
-func (f *feed) fresh() bool {
+func (f *feed) fresh() bool { return f.freshAt(f.now()) }
+
+func (f *feed) freshAt(now time.Duration) bool {
 	confirmed := f.confirmed.Load()
-	return confirmed > 0 && f.now()-time.Duration(confirmed) < f.bound
+	return confirmed > 0 && now-time.Duration(confirmed) < f.bound
 }
 
-// touch notes that somebody reads.
-func (f *feed) touch() {
-	now := f.now()
+// touch notes that somebody reads now.
+func (f *feed) touch(now time.Duration) {
 	// All processors write to this, so seldom.
 	if now-time.Duration(f.lastRead.Load()) > f.linger/8 {
 		f.lastRead.Store(int64(now))

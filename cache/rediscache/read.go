@@ -11,9 +11,11 @@ import (
 )
 
 // Peek implements cache.Store.
-func (s *Store) Peek(key string) (cache.Entry, bool) {
-	s.feed.touch()
-	return s.tier.get(key, &s.log.table)
+func (s *Store) Peek(key string) (e cache.Entry, ok bool) {
+	now := s.feed.now() // once: to ask for it is a good part of what this costs
+	s.feed.touch(now)
+	ok = s.tier.entries != nil && s.feed.freshAt(now) && s.tier.get(&e, key, &s.log.table, now)
+	return e, ok
 }
 
 // Get implements cache.Store with one round trip at most, and some more for data
@@ -140,7 +142,10 @@ func (s *Store) find(ctx context.Context, key string) (finding, error) {
 		err := s.read(ctx, asked)
 		return asked[0].finding, err
 	}
-	q := &question{finding: finding{key: key, mark: s.tier.mark(key), sent: time.Now()}}
+	q := &question{finding: finding{key: key}}
+	if s.tier.entries != nil {
+		q.mark, q.sent = s.tier.mark(key), time.Now()
+	}
 	if err := s.pipe.Process(ctx, q.commands(ctx, s.argument(key))...); pipelining.Left(err) {
 		return finding{}, err
 	}

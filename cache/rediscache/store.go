@@ -80,7 +80,7 @@ func New(client Client, o *Options) *Store {
 		client: client, log: s.log, standing: s.standing, sync: s.sync,
 		bound: opts.Staleness, linger: defaultLinger, base: time.Now().Add(-1),
 	}
-	s.tier = newTier(opts.TierBytes, s.feed.fresh)
+	s.tier = newTier(opts.TierBytes, s.feed.fresh, s.feed.base)
 	s.feed.tier = s.tier
 	return s
 }

@@ -27,6 +27,7 @@ type tier struct {
 	entries *otter.Cache[string, *tiered] // nil: there is no tier
 	largest int                           // bytes of an entry
 	fresh   func() bool
+	base    time.Time // what times are counted from
 	seed    maphash.Seed
 	stripes [256]stripe
 	// generation counts how often the tier was emptied. It changes only while
@@ -42,7 +43,7 @@ type stripe struct {
 // tiered is an entry in the tier.
 type tiered struct {
 	cache.Entry // with the times as they were at
-	at          time.Time
+	at          time.Duration
 	epoch       uint64
 	tags        []uint64
 	weight      uint32
@@ -51,8 +52,8 @@ type tiered struct {
 // tieredOverhead is roughly what an entry costs beside its key, tags and data.
 const tieredOverhead = 400
 
-func newTier(bytes int64, fresh func() bool) *tier {
-	t := &tier{fresh: fresh, seed: maphash.MakeSeed(), largest: int(min(bytes/16, math.MaxInt32))}
+func newTier(bytes int64, fresh func() bool, base time.Time) *tier {
+	t := &tier{fresh: fresh, base: base, seed: maphash.MakeSeed(), largest: int(min(bytes/16, math.MaxInt32))}
 	if bytes > 0 {
 		t.entries = otter.Must(&otter.Options[string, *tiered]{
 			MaximumWeight: uint64(bytes),
@@ -72,9 +73,6 @@ func (t *tier) stripe(key string) *stripe {
 type mark struct{ count, generation uint64 }
 
 func (t *tier) mark(key string) mark {
-	if t.entries == nil {
-		return mark{}
-	}
 	s := t.stripe(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -115,7 +113,7 @@ func (t *tier) set(key string, e *stored, at time.Time, m mark, own bool) {
 		}
 		return
 	}
-	kept := &tiered{Entry: e.Entry, at: at, epoch: e.epoch, tags: e.hashes(), weight: uint32(weight)}
+	kept := &tiered{Entry: e.Entry, at: at.Sub(t.base), epoch: e.epoch, tags: e.hashes(), weight: uint32(weight)}
 	kept.Tags = nil
 	kept.Local, kept.Memo = true, new(cache.Memo)
 	s := t.stripe(key)
@@ -135,29 +133,26 @@ func (t *tier) set(key string, e *stored, at time.Time, m mark, own bool) {
 	t.entries.Set(key, kept)
 }
 
-// get returns the entry under key as it is now, unless a purge in the table has
-// reached it.
-func (t *tier) get(key string, table *purges.Table) (cache.Entry, bool) {
-	if t.entries == nil || !t.fresh() {
-		return cache.Entry{}, false
-	}
+// get puts the entry under key as it is now into e, unless a purge in the table has
+// reached it. It is for who knows that the tier may be relied on.
+func (t *tier) get(e *cache.Entry, key string, table *purges.Table, now time.Duration) bool {
 	kept, ok := t.entries.GetIfPresent(key)
 	if !ok {
-		return cache.Entry{}, false
+		return false
 	}
 	verdict := table.Verdict(key, kept.tags, kept.epoch)
-	e := kept.Entry
-	passed := time.Since(kept.at)
+	passed := max(0, now-kept.at) // it may have come a moment ago
+	if verdict == purges.Gone || kept.TTL-passed+kept.StaleFor <= 0 {
+		return false // it will be replaced, or evicted
+	}
+	*e = kept.Entry
 	e.Age += passed
 	e.TTL -= passed
-	if verdict == purges.Gone || e.TTL+e.StaleFor <= 0 {
-		return cache.Entry{}, false // it will be replaced, or evicted
-	}
 	if verdict == purges.Stale && e.TTL > 0 {
 		e.StaleFor += e.TTL
 		e.TTL = 0
 	}
-	return e, true
+	return true
 }
 
 // clear empties the tier, and keeps out what was asked for before.
