@@ -34,6 +34,10 @@ type Fetch struct {
 	// each call are three pieces of memory. Nil: there are those.
 	By Fetcher
 
+	// Room is a part of what the caller makes for the call in any case, so that the Engine
+	// needs no piece of memory of its own. Nil: it makes one.
+	Room *Room
+
 	// Inline: as without Refresh, one caller in the cluster runs Load, and the others use
 	// what there is. It is for By, whose Refresh is not called then.
 	Inline bool
@@ -43,13 +47,17 @@ type Fetch struct {
 	NoWait bool
 }
 
-// Fetcher is who a Fetch is for. Its methods do what the fields of Fetch of the same names
+// Fetcher is who one Fetch is for. Its methods do what the fields of Fetch of the same names
 // say.
 type Fetcher interface {
 	Judge(e Entry) Verdict
 	Load(ctx context.Context, l *Loading) (Entry, error)
 	Refresh(ctx context.Context, l *Loading) (Entry, error)
 }
+
+// Room is the memory that an Engine needs for a Fetch. Its zero value is ready. It must not be
+// copied, nor used for a second Fetch.
+type Room struct{ flight flight }
 
 // ErrHeld is the error of a Fetch with NoWait if another caller computes the key.
 var ErrHeld = errors.New("cache: another caller computes the value")
@@ -89,9 +97,13 @@ func (f *Fetch) verdict(e Entry) Verdict {
 
 // flightOf returns a flight with the job of a Fetch.
 func (e *Engine) flightOf(f *Fetch) *flight {
-	own := &flight{job: job{
+	if f.Room == nil {
+		f.Room = new(Room)
+	}
+	own := &f.Room.flight
+	own.job = job{
 		key: f.Key, load: f.Load, judge: f.Judge, refresh: f.Refresh, by: f.By, wait: e.waitTimeout, noWait: f.NoWait, inline: f.Inline,
-	}}
+	}
 	if f.Lane != "" {
 		own.job.lane = "lane " + f.Lane + " "
 	}

@@ -282,9 +282,9 @@ func (x *exchange) fromStoreOrHandler(ctx context.Context) {
 	reason := x.spot.reason
 	collapsed := false
 	for range 4 { // an alias, the page, its variant, and one more
-		key := x.spot.key
+		key, by := x.spot.key, x.fetcher()
 		res, err := x.engine.Fetch(ctx, cache.Fetch{
-			Key: key, Lane: x.wants.lane(), NoWait: x.personal, By: x.fetcher(),
+			Key: key, Lane: x.wants.lane(), NoWait: x.personal, By: by, Room: &by.room,
 			Inline: x.refreshesInline(), //nolint:contextcheck // the request has it
 		})
 		switch {

@@ -11,6 +11,7 @@ import (
 type fetcher struct {
 	x    *exchange
 	spot spot
+	room cache.Room
 }
 
 // fetcher returns the one for the present spot.
