@@ -131,7 +131,8 @@ if named then
 end
 if max > 0 and s > max then return TOO_LARGE end
 
-local list, id, channel, base = places(key, o)
+local list, id, channel, base
+if o ~= '' then list, id, channel, base = places(key, o) end
 local evicted = {}
 if fresh and list then
   redis.call('ZREMRANGEBYSCORE', list, '-inf', now)
@@ -157,7 +158,11 @@ local ends = c + a - now
 local expires = math.min(i, ends)
 if expires <= 0 then
   redis.call('DEL', key)
-  if list then redis.call('ZREM', list, id) end
+  if list then
+    redis.call('ZREM', list, id)
+  else
+    list, id, channel = places(key, '')
+  end
   redis.call('PUBLISH', channel, id)
   return committed(n, 0, 0, now, 0, '', evicted)
 end

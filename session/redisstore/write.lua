@@ -42,6 +42,8 @@ else
   redis.call('SETRANGE', key, v, value .. ended(head, length - #value))
 end
 redis.call('PEXPIREAT', key, now + expires) -- as in commit.lua
-local list, id = places(key, o)
-if list then enlist(list, id, now, expires) end
+if o ~= '' then
+  local list, id = places(key, o)
+  enlist(list, id, now, expires)
+end
 return committed(n + 1, expires, rest, now, 0, '', {})
