@@ -119,10 +119,10 @@ func (d *decoder) fixed(s *stored) {
 	}
 }
 
-// placeOf returns what write.lua has to know to replace the value called name by one of
+// placeOf adds to hint what write.lua has to know to replace the value called name by one of
 // so many bytes. It reports false if there is none, or if the session is to be written
 // anew because of what nobody reads any more.
-func (q *question) placeOf(name string, length int) (hint []byte, ok bool) {
+func (q *question) placeOf(hint []byte, name string, length int) (_ []byte, ok bool) {
 	raw := q.get.Val()
 	head, _ := headOf(raw)
 	begins := len(raw) - len(head) - trailer
@@ -149,7 +149,6 @@ func (q *question) placeOf(name string, length int) (hint []byte, ok bool) {
 	if unread := begins - live + was; length != was && unread > 512+(live-was+length)/2 {
 		return nil, false
 	}
-	hint = make([]byte, 0, 20)
 	for _, n := range [...]int{int(s.number[version]), begins, place} {
 		hint = binary.LittleEndian.AppendUint32(hint, uint32(n)) //nolint:gosec // it is bounded
 	}

@@ -284,6 +284,9 @@ func (s *Store) Commit(ctx context.Context, d session.Delta) (session.Result, er
 	return res, nil
 }
 
+// hintLen is how much write.lua wants to know.
+const hintLen = 3*4 + 8
+
 // otherwise is the reply of write.lua to what it leaves to commit.lua.
 const otherwise = "\x00"
 
@@ -322,7 +325,8 @@ func (c *command) process(ctx context.Context, pipe *pipelining.Client) error {
 
 // head is the first argument of both scripts.
 func head(d *session.Delta) []byte {
-	return binary.LittleEndian.AppendUint32(append(make([]byte, 0, digestLen+4), d.Digest[:]...), maxBytes(d.MaxBytes))
+	first := append(make([]byte, 0, digestLen+4+hintLen), d.Digest[:]...)
+	return binary.LittleEndian.AppendUint32(first, maxBytes(d.MaxBytes))
 }
 
 // newWrite returns the command for a Delta that replaces one value of what was read, and nil
@@ -335,11 +339,11 @@ func newWrite(key string, d *session.Delta) *command {
 	}
 	c := &command{}
 	for name, value := range d.Set {
-		hint, ok := was.placeOf(name, len(value))
+		first, ok := was.placeOf(head(d), name, len(value))
 		if !ok {
 			return nil
 		}
-		c.args = append(c.few[:2], 1, key, head(d), hint, value)
+		c.args = append(c.few[:2], 1, key, first, value)
 	}
 	return c
 }

@@ -3,20 +3,18 @@
 -- things are.
 --
 -- KEYS[1]  the session
--- ARGV[1]  as of commit.lua
--- ARGV[2]  three numbers of 4 bytes: the version that was read, where its head begins,
---          and where in the head stands where the value begins; and the time of
---          creation, as in the head
--- ARGV[3]  the value
+-- ARGV[1]  as of commit.lua, and in 4 bytes each the version that was read, where its
+--          head begins, and where in the head stands where the value begins; and the time
+--          of creation, as in the head
+-- ARGV[2]  the value
 -- Result   as of commit.lua; 0 if the session is not as it was read, or if there is more
 --          to be done than to write: then nothing was, and commit.lua says what is to be
 --
 -- Why one script: as of commit.lua. Where things are is believed if the version is the one
 -- that was read, of the same session, because every commit counts.
 
-local key, digest, max = KEYS[1], struct.unpack('<c32I4', ARGV[1])
-local version, begins, place, created = struct.unpack('<I4I4I4d', ARGV[2])
-local value = ARGV[3]
+local key, value = KEYS[1], ARGV[2]
+local digest, max, version, begins, place, created = struct.unpack('<c32I4I4I4I4d', ARGV[1])
 local OTHERWISE = '\0'
 
 local piece = redis.pcall('GETRANGE', key, begins, -1)
