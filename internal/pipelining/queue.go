@@ -18,11 +18,11 @@ const (
 	// on top goes together. Fewer hold up two or four goroutines, more make
 	// eight as slow as if nothing went together.
 	maxAlone = 4
-	// crowd is of how many callers the pipelines under way are that let nobody go
-	// alone, until there has been none for as long as stalled: four that do cost as
-	// much as all the others. And it is how many must wait for another pipeline to go
-	// beside the first, and as many as are under way: of two that are half as long
-	// each costs as much. If fewer are enough, eight goroutines wait for one another.
+	// crowd is how many callers at a time let nobody go alone, until there has been no
+	// crowd for as long as stalled: four that do cost as much as all the others. And
+	// it is how many must wait for another pipeline to go beside the first, and as many
+	// as are under way: of two that are half as long each costs as much. If fewer are
+	// enough, eight goroutines wait for one another.
 	crowd = 16
 	// maxTogether is how many callers' commands make up a batch at most.
 	maxTogether = 128
@@ -53,7 +53,7 @@ type queue struct {
 	forsaken int
 	last     time.Time // when the last batch was sent
 	flying   int       // how many callers' commands are in batches under way
-	crowded  time.Time // when they were a crowd last
+	crowded  time.Time // when those and all others here were a crowd last
 	waiting  []*errand
 	watched  bool // watch is to come
 	reply    int  // the average size of late
@@ -87,6 +87,9 @@ func (q *queue) enter(ctx context.Context, now time.Time, single, stays bool, cm
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	single = single || q.reply >= bigReply
+	if q.alone+q.flying+len(q.waiting)+1 >= crowd {
+		q.crowded = now
+	}
 	busy := q.alone >= maxAlone || now.Sub(q.crowded) <= stalled
 	switch {
 	case stays && (single || !busy):
@@ -314,9 +317,6 @@ func (q *queue) take(least int) *batch {
 	b.awaited = len(b.errands)
 	b.ctx, b.cancel = latest(b.errands)
 	q.flying += b.awaited
-	if q.flying >= crowd {
-		q.crowded = now
-	}
 	return b
 }
 
