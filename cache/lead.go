@@ -143,21 +143,21 @@ type leader struct {
 	stop    func()
 }
 
-// budget returns the context of a step. A leader in a goroutine of its own holds
-// nobody up: it asks to the end of the budget although its callers have gone, or a
-// store that hangs would never be noticed where callers are in a hurry.
-func (l *leader) budget(ctx context.Context) (context.Context, context.CancelFunc) {
+// asks returns the context of a step, whose deadline is l's. A leader in a goroutine of
+// its own holds nobody up: it asks to the end of the budget although its callers have
+// gone, or a store that hangs would never be noticed where callers are in a hurry.
+func (l *leader) asks(ctx context.Context) context.Context {
 	if l.j.detached {
-		ctx = context.WithoutCancel(ctx)
+		return context.WithoutCancel(ctx)
 	}
-	return deadline.At(ctx, l.deadline, errBudget)
+	return ctx
 }
 
 // look asks the store, and reports whether the flight has ended with what it has.
 func (l *leader) look(ctx context.Context) (Result, bool, error) {
 	l.foundAt = l.e.instant()
 	asOf := l.foundAt.asked
-	budget, cancel := l.budget(ctx)
+	budget, cancel := deadline.At(l.asks(ctx), l.deadline, errBudget)
 	defer cancel()
 	entry, ok, err := l.e.read(budget, l.j.key)
 	if entry.Damaged {
@@ -234,7 +234,7 @@ func (l *leader) watch(ctx context.Context) bool {
 	if l.changed != nil {
 		return false
 	}
-	budget, cancel := l.budget(ctx)
+	budget, cancel := deadline.At(l.asks(ctx), l.deadline, errBudget)
 	defer cancel()
 	err := l.e.step(budget, "watch", l.j.key, func() (err error) {
 		l.changed, l.stop, err = l.e.store.Watch(budget, l.j.key)
