@@ -276,9 +276,39 @@ func TestWhoDoesNotWaitIsToldThatTheKeyIsHeld(t *testing.T) {
 	})
 }
 
+// functions are a Fetch's as one value.
+type functions struct{ f cache.Fetch }
+
+func (f *functions) Judge(e cache.Entry) cache.Verdict { return f.f.Judge(e) }
+
+func (f *functions) Load(ctx context.Context, l *cache.Loading) (cache.Entry, error) {
+	return f.f.Load(ctx, l)
+}
+
+func (f *functions) Refresh(ctx context.Context, l *cache.Loading) (cache.Entry, error) {
+	return f.f.Refresh(ctx, l)
+}
+
+// eachForm is eachCluster, with the functions of a Fetch as they are, and as one value.
+// form is to be called for each Fetch, as that has a Room of its own.
+func eachForm(t *testing.T, test func(t *testing.T, a, b *cache.Engine, form func(cache.Fetch) cache.Fetch)) {
+	t.Run("functions", func(t *testing.T) {
+		eachCluster(t, func(t *testing.T, a, b *cache.Engine) {
+			test(t, a, b, func(f cache.Fetch) cache.Fetch { return f })
+		})
+	})
+	t.Run("one value", func(t *testing.T) {
+		eachCluster(t, func(t *testing.T, a, b *cache.Engine) {
+			test(t, a, b, func(f cache.Fetch) cache.Fetch {
+				return cache.Fetch{Key: f.Key, By: &functions{f}, Room: new(cache.Room), Inline: f.Refresh == nil}
+			})
+		})
+	})
+}
+
 // With Refresh nobody waits; what it brings is had afterwards.
 func TestARefreshIsMadeInTheBackground(t *testing.T) {
-	eachCluster(t, func(t *testing.T, a, b *cache.Engine) {
+	eachForm(t, func(t *testing.T, a, b *cache.Engine, form func(cache.Fetch) cache.Fetch) {
 		fetched(t, a, "key", loads(kept("old")))
 		require.NoError(t, a.SoftPurge(t.Context(), "key"))
 		proceed := make(chan bool)
@@ -301,18 +331,18 @@ func TestARefreshIsMadeInTheBackground(t *testing.T) {
 		})
 		for range 20 {
 			for _, e := range []*cache.Engine{a, b} {
-				res := fetch(t, e, f)
+				res := fetch(t, e, form(f))
 				assert.Equal(t, "old", string(res.Entry.Data))
 				assert.Equal(t, cache.Hit, res.Source)
 			}
 		}
 		eventually(t, "a refresh", func() bool { // at first the lease of the last load may still be held
-			fetch(t, a, f)
+			fetch(t, a, form(f))
 			return refreshes.Load() > 0
 		})
 		close(proceed)
 		eventually(t, "the new value", func() bool {
-			return string(fetch(t, a, f).Entry.Data) == "new" && string(fetch(t, b, f).Entry.Data) == "new"
+			return string(fetch(t, a, form(f)).Entry.Data) == "new" && string(fetch(t, b, form(f)).Entry.Data) == "new"
 		})
 		assert.EqualValues(t, 1, refreshes.Load(), "one in the whole cluster")
 	})
@@ -320,7 +350,7 @@ func TestARefreshIsMadeInTheBackground(t *testing.T) {
 
 // Without, one caller loads, and the others have what there is.
 func TestARefreshIsMadeByACaller(t *testing.T) {
-	eachCluster(t, func(t *testing.T, a, b *cache.Engine) {
+	eachForm(t, func(t *testing.T, a, b *cache.Engine, form func(cache.Fetch) cache.Fetch) {
 		fetched(t, a, "key", loads(kept("old")))
 		require.NoError(t, a.SoftPurge(t.Context(), "key"))
 		begun, proceed, ended := make(chan bool), make(chan bool), make(chan cache.Result, 1)
@@ -333,9 +363,9 @@ func TestARefreshIsMadeByACaller(t *testing.T) {
 			return kept("new"), nil
 		}}
 		go func() {
-			res, _ := a.Fetch(context.Background(), f)
+			res, _ := a.Fetch(context.Background(), form(f))
 			for res.Source == cache.Hit { // the lease of the last load was still held
-				res, _ = a.Fetch(context.Background(), f)
+				res, _ = a.Fetch(context.Background(), form(f))
 			}
 			ended <- res
 		}()
@@ -343,7 +373,7 @@ func TestARefreshIsMadeByACaller(t *testing.T) {
 		for _, e := range []*cache.Engine{a, b} {
 			answer := make(chan cache.Result, 1)
 			go func() {
-				res, err := e.Fetch(context.Background(), f)
+				res, err := e.Fetch(context.Background(), form(f))
 				assert.NoError(t, err)
 				answer <- res
 			}()

@@ -298,8 +298,18 @@ func TestNobodyChangesAStoredResponse(t *testing.T) {
 		"conditional": func(r *http.Request) { r.Header.Set("If-None-Match", `"v1"`) },
 		"max-age":     func(r *http.Request) { r.Header.Set("Cache-Control", "max-age=1000") },
 	}
-	for _, compress := range []bool{false, true} {
-		h := cached(t, cache.NewMemoryStore(nil), responsecache.Policy{Compress: compress}, handler, "/articles/17")
+	rdb := obedient(t)
+	for _, test := range []struct {
+		name     string
+		store    cache.Store
+		compress bool
+	}{
+		{"memory", cache.NewMemoryStore(nil), false},
+		{"memory, compressed", cache.NewMemoryStore(nil), true},
+		{"Redis", rediscache.New(rdb, fromRedis(t)), false},
+		{"Redis, compressed", rediscache.New(rdb, fromRedis(t)), true},
+	} {
+		h := cached(t, test.store, responsecache.Policy{Compress: test.compress}, handler, "/articles/17")
 		outer := func(h http.Handler) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				w.Header().Set("X-Outer", "outer")
@@ -317,14 +327,14 @@ func TestNobodyChangesAStoredResponse(t *testing.T) {
 			}
 			return w.Code, w.Header().Clone(), w.Body.String()
 		}
-		for name, change := range requests {
+		for request, change := range requests {
 			code, header, body := get(outer(h), change)
-			require.Equal(t, "hit", header.Get("Cache-Status"), name)
+			require.Equal(t, "hit", header.Get("Cache-Status"), request)
 			for other, broken := range requests {
 				get(outer(breaks), broken)
 				gotCode, gotHeader, gotBody := get(outer(h), change)
 				assert.Equal(t, code, gotCode)
-				assert.Equal(t, header, gotHeader, "%s after %s, compress %v", name, other, compress)
+				assert.Equal(t, header, gotHeader, "%s after %s, %s", request, other, test.name)
 				assert.Equal(t, body, gotBody)
 			}
 		}

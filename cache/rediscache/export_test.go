@@ -28,6 +28,11 @@ func Decode(key string, b []byte, left time.Duration) (cache.Entry, bool) {
 	return e.Entry, true
 }
 
+// Names returns the name of the entry under key, and as it is remembered.
+func (s *Store) Names(key string) (name string, remembered any) {
+	return s.entryName(key), s.argument(key)
+}
+
 // SetLinger is to be called before the store is used.
 func (s *Store) SetLinger(d time.Duration) { s.feed.linger = d }
 
