@@ -30,15 +30,16 @@
 // # Waiting
 //
 // Whoever waits has a place in the store's queue and is woken when its turn comes.
-// Nobody polls, and a release wakes only the one whose turn it is. Those who wait
+// Nobody polls, and a release wakes only the one whose turn it is. A store may give it
+// the lease in the same step, as redislock does if the TTL is 1.9 s or more. Those who wait
 // for the same lease in the same process, from the same Locker and with the same
 // TTL, stand in line there: one of them asks the store, and a lease that is
 // released is handed on to the next in line without the store, for 25 ms at most,
 // before others have their turn. [Locker.Fair] gives that up for the order in
 // which the store heard of each.
 //
-// A waiter whose context ends leaves the queue. One that dies keeps its place for
-// 1.9 s, and delays those behind it for so long at most.
+// A waiter whose context ends leaves the queue. One that dies keeps its place, or the
+// lease that it is given, for 1.9 s, and delays those behind it for so long at most.
 //
 // # What a lease promises
 //
@@ -50,6 +51,10 @@
 //     process's monotonic clock, less 1 % and 2 ms for clocks of different speed.
 //     It needs no answer of the store for that. Nobody else is given the lease
 //     before.
+//   - A lease that was given to a waiter by the release of the one before is
+//     confirmed for what is left of the waiter's place, 1 to 1.9 s, as the waiter
+//     could be dead. It is renewed for its whole TTL 50 ms later. Until that is
+//     answered, a pause or an outage of more than a second loses it.
 //   - A lease that is gone from the store is reported at the next renewal, and
 //     never taken again behind the holder's back.
 //   - Fencing tokens grow from lease to lease, also when the store has lost its

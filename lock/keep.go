@@ -32,6 +32,9 @@ type hold struct {
 	inLine   bool               // it may be handed on to those who wait in the line
 	baton    bool               // it has the baton of the line
 	next     *watch             // for the next in line, if it is to enter the queue with the release
+	entering chan struct{}      // closed when it has entered the queue ahead of that, or has not; nil if it does not
+	given    bool               // the store gave it, and it has not been renewed since
+	ttl      time.Duration      // that the store has confirmed last
 	deadline time.Time          // up to which the store has confirmed the hold
 	loss     *time.Timer        // fires at deadline; nil before the first renewal
 	renewal  *time.Timer        // fires when it is time to renew
@@ -63,14 +66,17 @@ func (h *hold) begin(parent context.Context, token uint64) *Lease {
 // untilRenewal returns a bit less than a third of the TTL, differently long each
 // time, so that leases that were acquired together are not renewed together.
 func (h *hold) untilRenewal() time.Duration {
-	third := h.req.TTL / 3
+	if h.given {
+		return extendAfter
+	}
+	third := h.ttl / 3
 	return third - rand.N(third/5+1)
 }
 
 // untilRetry is short enough for several tries before the hold is lost, and long
 // enough not to hammer a store that is in trouble.
 func (h *hold) untilRetry() time.Duration {
-	return h.req.TTL/30 + rand.N(h.req.TTL/30+1)
+	return h.ttl/30 + rand.N(h.ttl/30+1)
 }
 
 // expire ends a hold that has not been confirmed in time.
@@ -99,8 +105,9 @@ func (h *hold) renew() {
 		// A timer of its own, so that the loss comes on time whatever the renewal
 		// waits for.
 		h.loss = time.AfterFunc(time.Until(h.deadline), h.expire)
-		h.next.stop() // who holds for so long need not be fast
-		h.next = nil
+	}
+	if h.state == live && !h.given {
+		h.dropNext() // who holds for so long need not be fast
 	}
 	asked := time.Now()
 	if h.state != live || !asked.Before(h.deadline) { // the latter is expire's to say
@@ -108,7 +115,7 @@ func (h *hold) renew() {
 		return
 	}
 	// A request that is lost must leave time for others before the deadline.
-	until := asked.Add(h.req.TTL / 3)
+	until := asked.Add(h.ttl / 3)
 	if h.deadline.Before(until) {
 		until = h.deadline
 	}
@@ -136,7 +143,8 @@ func (h *hold) renew() {
 	case !ours:
 		h.end(gone)
 	default:
-		h.deadline = asked.Add(h.locker.reliable(h.req.TTL))
+		h.given, h.ttl = false, h.req.TTL
+		h.deadline = asked.Add(h.locker.reliable(h.ttl))
 		h.loss.Reset(time.Until(h.deadline))
 		h.renewal.Reset(h.untilRenewal())
 	}
@@ -192,11 +200,15 @@ func (h *hold) handOn() bool {
 	if !h.inLine || h.handedOn >= maxHandedOn || held >= handOnFor || h.handedOn >= uint64(held.Microseconds()) {
 		return false
 	}
-	return h.locker.lines.handOn(h.line, func(parent context.Context) *Lease {
+	handedOn := h.locker.lines.handOn(h.line, func(parent context.Context) *Lease {
 		h.handedOn++
 		h.lease = newLease(h, parent, h.lease.token+1)
 		return h.lease
 	})
+	if handedOn {
+		h.enterAhead(held)
+	}
+	return handedOn
 }
 
 // release releases the hold in the store. If others of the process wait, the first
@@ -207,13 +219,13 @@ func (h *hold) handOn() bool {
 // meanwhile, and must not have to wait for the answer then.
 func (h *hold) release(ctx context.Context, req Request) (held bool, err error) {
 	l := h.locker
-	next := h.takeNext()
+	next := h.takeNext(ctx)
 	if next == nil || !l.lines.waits(h.line) {
-		next.stop()
-		return l.store.Release(ctx, req)
+		held, err = l.store.Release(ctx, req)
+		h.drop(ctx, next)
+		return held, err
 	}
-	to := h.req
-	to.Owner = next.owner
+	to := h.nextRequest(next)
 	asked := time.Now()
 	held, grant, err := l.relay.Relay(ctx, req, to)
 	answered := time.Now()
@@ -237,7 +249,7 @@ func (h *hold) release(ctx context.Context, req Request) (held bool, err error) 
 		return held, nil
 	}
 	if grant.Acquired {
-		following := &hold{locker: l, req: to, line: h.line, granted: answered, inLine: true, baton: true, deadline: deadline, next: l.watchSoon(ctx, to.Name)}
+		following := &hold{locker: l, req: to, line: h.line, granted: answered, inLine: true, baton: true, ttl: to.TTL, deadline: deadline, next: l.watchSoon(ctx, to.Name)}
 		next.stop()
 		t.lease = following.begin(w.parent, grant.Token) //nolint:contextcheck // the lease outlives ctx
 	} else {
@@ -252,7 +264,8 @@ func (h *hold) release(ctx context.Context, req Request) (held bool, err error) 
 
 // takeNext returns the watch for the next in line, if there is one and it is still up
 // to this hold to say when that one's turn is.
-func (h *hold) takeNext() *watch {
+func (h *hold) takeNext(ctx context.Context) *watch {
+	known := h.knowsNext(ctx)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !h.baton {
@@ -260,6 +273,10 @@ func (h *hold) takeNext() *watch {
 	}
 	next := h.next
 	h.next = nil
+	if !known {
+		next.stop() // enterAhead gives the place up
+		return nil
+	}
 	return next
 }
 
@@ -268,8 +285,7 @@ func (h *hold) takeNext() *watch {
 func (h *hold) passBaton() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.next.stop()
-	h.next = nil
+	h.dropNext()
 	if h.baton {
 		h.baton = false
 		h.locker.lines.next(h.line)

@@ -55,7 +55,7 @@ func (l *Lease) Token() uint64 { return l.token }
 // bounds the call. It should not be one that has ended: the lease is then
 // released in the background, and the error is ctx's.
 func (l *Lease) Release(ctx context.Context) error {
-	was, renewing := l.hold.stop(l)
+	was, renewing := l.hold.stop(l) //nolint:contextcheck // what that begins outlasts ctx
 	first, err := l.settle(ctx, was)
 	if !first {
 		return err
@@ -89,7 +89,7 @@ func (l *Lease) settle(ctx context.Context, was state) (first bool, err error) {
 		return false, l.result
 	}
 	if was != passedOn {
-		defer l.hold.passBaton()
+		defer l.hold.passBaton() //nolint:contextcheck // what that begins outlasts ctx
 		err = l.release(ctx, was)
 	}
 	if err == nil || errors.Is(err, ErrLost) {

@@ -280,10 +280,16 @@ func (l *Locker) try(ctx context.Context, a *ask) (*Lease, error) {
 	// The lease lasts from some instant between the request and its answer.
 	// Only the earlier end of that span is safe to count from. time.Now is on
 	// the monotonic clock, so setting the wall clock changes nothing.
-	asked := time.Now()
-	deadline := asked.Add(l.reliable(a.req.TTL))
+	asked, ttl := time.Now(), a.req.TTL
 	grant, err := l.store.TryAcquire(ctx, a.req)
+	if l.expiring(grant) {
+		grant, err = l.store.TryAcquire(ctx, a.req)
+	}
+	if grant.TTL > 0 {
+		asked, ttl = grant.Since, grant.TTL
+	}
 	answered := time.Now()
+	deadline := asked.Add(l.reliable(ttl))
 	switch {
 	case err != nil:
 		// The request may have arrived, and only its answer be lost.
@@ -303,7 +309,7 @@ func (l *Locker) try(ctx context.Context, a *ask) (*Lease, error) {
 		l.abandon(ctx, a.req)
 		return nil, fmt.Errorf("lock: acquire %.64q: the store answered when the lease of %v was over already: use a longer TTL", a.req.Name, a.req.TTL)
 	}
-	h := &hold{locker: l, req: a.req, line: a.line, granted: answered, inLine: a.inLine, baton: a.inLine && !l.shared, deadline: deadline, next: a.next}
+	h := &hold{locker: l, req: a.req, line: a.line, granted: answered, inLine: a.inLine, baton: a.inLine && !l.shared, ttl: ttl, deadline: deadline, given: grant.TTL > 0, next: a.next}
 	a.next = nil
 	return h.begin(a.parent, grant.Token), nil //nolint:contextcheck // the lease outlives ctx
 }

@@ -94,6 +94,12 @@ type Request struct {
 	// is not acquired. Asking again before that keeps the place. 0 means that
 	// the asker does not wait and gets no place.
 	Place time.Duration
+	// Give says that the store may give the lease to an asker who has a place, in
+	// the step that makes room for it, without being asked again. Whoever is given
+	// one hears of it by its watch, and TryAcquire, which it has to call, says for how
+	// long: no longer than the place would have been kept. The store has to end a
+	// lease by itself that nobody comes for. A store need not give any.
+	Give bool
 	// Fair says that the asker relies on the order of the queue. A store
 	// without a queue must refuse it then, with an error that matches
 	// [errors.ErrUnsupported], and wake all watchers at each Release otherwise.
@@ -107,6 +113,12 @@ type Grant struct {
 	// Token is the fencing token of the lease, if it was acquired, and the
 	// first one if more were asked for.
 	Token uint64
+	// Since and TTL are set if the lease was acquired before TryAcquire was called,
+	// because the store has given it (see Request.Give): it lasts for TTL from some
+	// instant after Since, which is when the asker asked for its place. Otherwise the
+	// lease lasts for the request's TTL, from some instant after the call.
+	Since time.Time
+	TTL   time.Duration
 	// HeldFor is after how long, at most, there is room if nobody renews or
 	// acquires a lease meanwhile, if it was not acquired: how long the holders
 	// have left, or the place of whoever is ahead.

@@ -31,6 +31,7 @@ func (l *Locker) acquire(ctx, parent context.Context, name string, ttl time.Dura
 	if err != nil {
 		return nil, err
 	}
+	a.req.Give = !l.shared && ttl >= placeTTL // or it could outlast the TTL
 	if l.fair || l.shared && l.limit == 0 {
 		return l.await(ctx, a, false)
 	}
@@ -208,9 +209,10 @@ func (l *Locker) watch(ctx context.Context, a *ask, heldFor time.Duration) bool 
 
 // A watch is that of an owner's turn. The nil watch never has a value.
 type watch struct {
-	owner string
-	turn  <-chan struct{}
-	end   func()
+	owner   string
+	turn    <-chan struct{}
+	end     func()
+	entered bool // owner has a place in the queue; guarded by the hold's mu
 }
 
 // watchSoon is watchFor for somebody who has no time to wait: others in the process

@@ -30,6 +30,7 @@ type Subscriber interface {
 type Hub struct {
 	client Subscriber
 	linger time.Duration
+	told   func(message string) (name string)
 
 	mu   sync.Mutex
 	conn *conn // nil while nobody watches
@@ -45,6 +46,15 @@ var errClosed = errors.New("the Redis client is closed")
 // New returns a Hub on client.
 func New(client Subscriber) *Hub {
 	return &Hub{client: client, linger: defaultLinger}
+}
+
+// NewTold returns a Hub on client for messages that may tell more than a name. told is
+// called with each message that is nobody's name, and returns the name of those who
+// are woken after that. It must not block.
+func NewTold(client Subscriber, told func(message string) (name string)) *Hub {
+	h := New(client)
+	h.told = told
+	return h
 }
 
 // Watch subscribes to channel and returns once the server has confirmed it, so
@@ -181,7 +191,7 @@ func (c *conn) listen() {
 			case e.Payload == "":
 				t.wakeAll()
 			default:
-				t.wake(e.Payload)
+				t.wake(c.hub.nameIn(e.Payload, t))
 			}
 		case *redis.Subscription:
 			t := c.topics[e.Channel]
@@ -206,6 +216,14 @@ func (c *conn) listen() {
 	for _, t := range c.topics {
 		t.wakeAll()
 	}
+}
+
+// nameIn returns the name of those whom a message on t is for.
+func (h *Hub) nameIn(message string, t *topic) string {
+	if _, isName := t.watchers[message]; isName || h.told == nil {
+		return message
+	}
+	return h.told(message)
 }
 
 // reconcile brings the server's subscriptions in line with the topics. It is

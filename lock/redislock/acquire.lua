@@ -8,8 +8,10 @@
 -- KEYS[5]  the same members -> until when the place is kept, in ms of that clock
 -- KEYS[6]  what became of the owner, once it has released: see release.lua
 -- ARGV[1]  owner
--- ARGV[2]  the kind of the lease: "x0" if it excludes all others, or "s" and how
---          many shared ones there may be at a time, "s0" for any number
+-- ARGV[2]  the kind of the lease: "x" if it excludes all others, and how many tokens
+--          go with it if it may be given to the owner when its turn comes, see
+--          give.lua, "x0" if not; or "s" and how many shared ones there may be at a
+--          time, "s0" for any number
 -- ARGV[3]  TTL of the lease in milliseconds
 -- ARGV[4]  TTL of the fence in milliseconds, longer than that of the lease
 -- ARGV[5]  how many consecutive tokens are asked for
@@ -19,9 +21,11 @@
 --
 -- Returns  {1, token}         the lease is the owner's, under this token and the
 --                             next ARGV[5] - 1
---          {0, milliseconds, owner}
+--          {0, milliseconds, owner, end}
 --                             not yet; there may be room after so long. The owner
---                             is that of an exclusive lease, or empty
+--                             is that of an exclusive lease, or empty. The asker's
+--                             place ends at end, in ms of the server's clock; 0 if
+--                             it has none
 --          {-1, 0}            the owner has released already
 --
 -- Atomic because the token must be given out in the order of the leases. With
@@ -41,7 +45,7 @@
 --   A: acquire (stuck), release, acquire arrives -> must not take the lease,
 --      which nobody would release
 local lease, fence, shared, queue, places, ended = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local owner, exclusive = ARGV[1], ARGV[2] == 'x0'
+local owner, exclusive = ARGV[1], string.sub(ARGV[2], 1, 1) == 'x'
 local limit = tonumber(string.sub(ARGV[2], 2))
 
 local micros, now = clock()
@@ -122,11 +126,11 @@ if waiting and not mine and not next then
 end
 
 if full > 0 or ahead > 0 then
-  local place = tonumber(ARGV[6])
+  local place, kept = tonumber(ARGV[6]), 0
   if place > 0 then
-    enter(queue, places, ARGV[2] .. ':' .. owner, place)
+    kept = enter(queue, places, ARGV[2] .. ':' .. owner, place)
   end
-  return {0, math.max(full, ahead), holder or ''}
+  return {0, math.max(full, ahead), holder or '', kept}
 end
 
 if waiting then

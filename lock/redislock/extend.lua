@@ -20,7 +20,7 @@
 -- It never sets the key: a lease that has ended may have had another holder
 -- since, and A must hear of it.
 local lease, fence, shared = KEYS[1], KEYS[2], KEYS[3]
-if ARGV[2] == 'x0' then
+if string.sub(ARGV[2], 1, 1) == 'x' then
   if redis.call('GET', lease) ~= ARGV[1] then
     return 0
   end

@@ -304,6 +304,33 @@ const (
 	hiccup       = 25 * time.Millisecond
 )
 
+// giving is a Store that may give leases of short TTLs, too: for no longer than that.
+// Places are kept for so long only, then.
+type giving struct{ *redislock.Store }
+
+func (giving) give(req lock.Request) lock.Request {
+	if req.Place > 0 && !req.Shared {
+		req.Give, req.Place = true, min(req.Place, req.TTL)
+	}
+	return req
+}
+
+func (g giving) TryAcquire(ctx context.Context, req lock.Request) (lock.Grant, error) {
+	return g.Store.TryAcquire(ctx, g.give(req))
+}
+
+func (g giving) Extend(ctx context.Context, req lock.Request) (bool, error) {
+	return g.Store.Extend(ctx, g.give(req))
+}
+
+func (g giving) Release(ctx context.Context, req lock.Request) (bool, error) {
+	return g.Store.Release(ctx, g.give(req))
+}
+
+func (g giving) Relay(ctx context.Context, from, to lock.Request) (bool, lock.Grant, error) {
+	return g.Store.Relay(ctx, g.give(from), g.give(to))
+}
+
 // serve does what it is told until its input ends, several commands at a time.
 // Locks and registers have prefixes of their own.
 func serve(in io.Reader, out io.Writer, addr, locks, registers string) error {
@@ -312,7 +339,7 @@ func serve(in io.Reader, out io.Writer, addr, locks, registers string) error {
 	// A write that is sent again because its answer was lost could come before and
 	// after another's. Here it is sent once, and its outcome may be unknown.
 	once := redis.NewClient(&redis.Options{Addr: addr, MaxRetries: -1, ContextTimeoutEnabled: true})
-	locker, err := lock.New(redislock.New(rdb, &redislock.Options{Prefix: locks}), &lock.Options{DriftFactor: processDrift})
+	locker, err := lock.New(giving{redislock.New(rdb, &redislock.Options{Prefix: locks})}, &lock.Options{DriftFactor: processDrift})
 	if err != nil {
 		return err
 	}

@@ -123,13 +123,14 @@ func (l modelLock) String() string {
 // modelStep is one step of a store, and modelAnswer what came of it.
 type modelStep struct {
 	op   string
-	from lock.Request // of a relay, which is a release of this and an acquire
+	from lock.Request // of a relay, which is a release of this and an acquire; of its release, who asks
 	req  lock.Request
 }
 
 type modelAnswer struct {
 	ok    bool          // acquired, or held; of a relay, acquired
 	held  bool          // of a relay
+	given bool          // acquired before it was asked for
 	wait  time.Duration // HeldFor
 	woken string        // the owners who were woken, in alphabetic order
 }
@@ -138,18 +139,21 @@ type modelAnswer struct {
 func (l modelLock) after(st modelStep, got modelAnswer, s modelSpan) (modelLock, bool) {
 	req := st.req
 	if st.op == "relay" {
-		released, first := l.after(modelStep{op: "release", req: st.from}, modelAnswer{ok: got.held, woken: got.woken}, s)
+		released, first := l.after(modelStep{op: "release", req: st.from, from: req}, modelAnswer{ok: got.held, woken: got.woken}, s)
 		if got.ok && req.Shared {
 			first = true // see do
 		}
 		acquired, second := released.after(modelStep{op: "acquire", req: req}, modelAnswer{ok: got.ok, wait: got.wait}, s)
 		return acquired, first && second
 	}
-	want := modelAnswer{ok: indexOfEntry(l.leases, req.Owner) >= 0, wait: got.wait}
+	want := modelAnswer{ok: indexOfEntry(l.leases, req.Owner) >= 0, given: got.given, wait: got.wait}
 	switch st.op {
 	case "acquire":
 		want.ok = l.admits(req)
 		switch place := indexOfEntry(l.queue, req.Owner); {
+		case got.given:
+			// It lasts as long as the place would have, and nothing changes.
+			want.wait = 0
 		case want.ok:
 			l.leases = append(withoutEntry(l.leases, req.Owner), s.entry(req, req.TTL))
 			l.queue = withoutEntry(l.queue, req.Owner)
@@ -174,6 +178,10 @@ func (l modelLock) after(st modelStep, got modelAnswer, s modelSpan) (modelLock,
 	case "release":
 		l.leases, l.queue = withoutEntry(l.leases, req.Owner), withoutEntry(l.queue, req.Owner)
 		want.woken = fmt.Sprint(l.turns())
+		// In a relay, the one who asks is granted the lease in a step of its own.
+		if want.ok && !req.Shared && len(l.queue) > 0 && l.queue[0].req.Give && l.queue[0].req.Owner != st.from.Owner {
+			l.leases, l.queue = append(l.leases, l.queue[0]), l.queue[1:]
+		}
 	}
 	return l, got == want
 }
@@ -183,6 +191,7 @@ func (l modelLock) after(st modelStep, got modelAnswer, s modelSpan) (modelLock,
 type modelName struct {
 	name   string
 	store  lock.Store
+	gives  bool // leases to owners that begin with "g"
 	may    []modelLock
 	tokens map[string]uint64 // of the leases
 	blocks map[string]int    // how many tokens each owner was granted last
@@ -238,13 +247,21 @@ func (n *modelName) do(t *testing.T, r *rapid.T, st modelStep) (got modelAnswer,
 		r.Cleanup(stop)
 		n.turns[st.req.Owner] = turn
 	}
+	for _, req := range []*lock.Request{&st.req, &st.from} {
+		if req.Give = n.gives && strings.HasPrefix(req.Owner, "g"); req.Give {
+			n.blocks[req.Owner] = 2 // in all requests of an owner
+		}
+	}
+	if st.req.Give {
+		st.req.Tokens = 2
+	}
 	var grant lock.Grant
 	var err error
 	s := modelSpan{from: time.Now()}
 	switch st.op {
 	case "acquire":
 		grant, err = n.store.TryAcquire(t.Context(), st.req)
-		got.ok, got.wait = grant.Acquired, grant.HeldFor
+		got.ok, got.given, got.wait = grant.Acquired, grant.TTL > 0, grant.HeldFor
 	case "extend":
 		got.ok, err = n.store.Extend(t.Context(), st.req)
 	case "release":
@@ -317,7 +334,7 @@ func (n *modelName) woken() string {
 // order: when one that is sent after it is there, so is every one from before,
 // and nobody else was woken.
 func onRedis(t *testing.T, r *rapid.T, rdb redis.UniversalClient, prefix, name string) *modelName {
-	n := &modelName{name: name, store: storeOn(rdb, prefix), may: make([]modelLock, 1), tokens: map[string]uint64{}, blocks: map[string]int{}, turns: map[string]<-chan struct{}{}}
+	n := &modelName{name: name, store: storeOn(rdb, prefix), gives: true, may: make([]modelLock, 1), tokens: map[string]uint64{}, blocks: map[string]int{}, turns: map[string]<-chan struct{}{}}
 	last, stop, err := n.store.Watch(t.Context(), name, "the last one")
 	require.NoError(r, err)
 	r.Cleanup(stop)
@@ -369,6 +386,8 @@ func testStoresAgainstAModel(t *testing.T, rdb redis.UniversalClient) {
 			{Owner: "x"},
 			{Owner: "y"},
 			{Owner: "z"},
+			{Owner: "g"}, // may be given a lease
+			{Owner: "gg"},
 			{Owner: "r", Shared: true},
 			{Owner: "s", Shared: true},
 			{Owner: "p", Shared: true, Limit: 2},

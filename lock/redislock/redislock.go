@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/herdless/herdless/internal/pipelining"
 	"github.com/herdless/herdless/internal/push"
@@ -63,6 +64,7 @@ type Store struct {
 	scripts *pipelining.Client
 	prefix  string
 	hub     *push.Hub
+	given   given
 }
 
 // New returns a Store on client, which remains the caller's to close. A nil o
@@ -72,16 +74,22 @@ func New(client Client, o *Options) *Store {
 	if o == nil {
 		o = new(Options)
 	}
-	return &Store{
+	s := &Store{
 		scripts: pipelining.New(client, o.NoPipelining),
 		prefix:  rediskey.Prefix("redislock", client, o.Prefix, defaultPrefix),
-		hub:     push.New(client),
+		given:   given{waiters: make(map[string]*givenTo)},
 	}
+	s.hub = push.NewTold(client, s.given.told)
+	return s
 }
 
 // TryAcquire implements [lock.Store].
 func (s *Store) TryAcquire(ctx context.Context, req lock.Request) (lock.Grant, error) {
+	if grant, ok := s.given.take(req); ok {
+		return grant, nil
+	}
 	var a acquired
+	asked := time.Now()
 	reply, err := s.scripts.Run(ctx, acquireScript, s.keys(req.Name).all(req.Owner), acquireArgs(req)...)
 	if err == nil {
 		a, err = parse(reply)
@@ -89,6 +97,7 @@ func (s *Store) TryAcquire(ctx context.Context, req lock.Request) (lock.Grant, e
 	if err != nil {
 		return lock.Grant{}, fmt.Errorf("redislock: acquire: %w", marked(err))
 	}
+	s.given.answered(req, asked, a)
 	return a.grant(req), nil
 }
 
@@ -113,6 +122,7 @@ func (s *Store) Release(ctx context.Context, req lock.Request) (bool, error) {
 // Relay implements [lock.Relay].
 func (s *Store) Relay(ctx context.Context, from, to lock.Request) (held bool, grant lock.Grant, err error) {
 	keys := s.keys(from.Name)
+	asked := time.Now()
 	reply, err := s.scripts.Run(ctx, relayScript, append(keys.all(from.Owner), keys.ended(to.Owner)), relayArgs(from, to)...)
 	var a acquired
 	values, _ := reply.([]any)
@@ -127,6 +137,7 @@ func (s *Store) Relay(ctx context.Context, from, to lock.Request) (held bool, gr
 	if err != nil {
 		return false, lock.Grant{}, fmt.Errorf("redislock: release and acquire: %w", err)
 	}
+	s.given.answered(to, asked, a)
 	return values[0] == int64(1), a.grant(to), nil
 }
 
@@ -156,11 +167,12 @@ func marked(err error) error {
 
 // Watch implements [lock.Store].
 func (s *Store) Watch(ctx context.Context, name, owner string) (turn <-chan struct{}, stop func(), err error) {
-	turn, stop, err = s.hub.Watch(ctx, s.keys(name).channel(owner), owner)
+	turn, leave, err := s.hub.Watch(ctx, s.keys(name).channel(owner), owner)
 	if err != nil {
 		return nil, nil, fmt.Errorf("redislock: watch: %w", err)
 	}
-	return turn, stop, nil
+	over := s.given.await(owner)
+	return turn, func() { leave(); over() }, nil
 }
 
 func (s *Store) keys(name string) keys { return keysOf(s.prefix, name) }

@@ -1,5 +1,5 @@
 -- Ends what an owner has, its lease or its place in the queue, and wakes those
--- whose turn it is now.
+-- whose turn it is now, or gives the first of them the lease: see give.lua.
 --
 -- KEYS     as for acquire.lua
 -- ARGV[1]  owner
@@ -10,6 +10,7 @@
 --          there is no queue, "all" for everybody who listens, with an empty
 --          message; and "none" for nobody, where the owner takes back what he was
 --          granted by too few servers
+-- ARGV[6]  for how long the fence outlives a lease, in milliseconds
 --
 -- Returns  1 if the owner held the lease, 0 if not
 --
@@ -27,7 +28,15 @@
 -- the acquire that it follows may be still on its way (see acquire.lua). It is a
 -- key for each owner, because others come and go in between.
 local lease, fence, shared, queue, places, ended = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local owner, exclusive = ARGV[1], ARGV[2] == 'x0'
+local owner, exclusive = ARGV[1], string.sub(ARGV[2], 1, 1) == 'x'
+
+local waiting = ARGV[5] == 'turn' and redis.call('EXISTS', queue) == 1
+if exclusive and waiting then
+  local first, kept = give(KEYS, ARGV)
+  if first then
+    return 1, first, kept
+  end
+end
 
 local held
 if exclusive then
@@ -59,7 +68,7 @@ if ARGV[5] == 'all' then
   if held then
     redis.call('PUBLISH', channel(lease, ''), '')
   end
-elseif ARGV[5] == 'turn' and redis.call('EXISTS', queue) == 1 then
+elseif waiting then
   if exclusive and held then
     first, kept = wake(lease, queue, places, 0, 128) -- there were no other leases
   else

@@ -16,6 +16,8 @@ var (
 	acquireSource string
 	//go:embed extend.lua
 	extendSource string
+	//go:embed give.lua
+	giveSource string
 	//go:embed relay.lua
 	relaySource string
 	//go:embed release.lua
@@ -25,8 +27,8 @@ var (
 
 	acquireScript = redis.NewScript(wakeSource + acquireSource)
 	extendScript  = redis.NewScript(extendSource)
-	relayScript   = redis.NewScript(wakeSource + function("release", releaseSource) + function("acquire", acquireSource) + relaySource)
-	releaseScript = redis.NewScript(wakeSource + releaseSource)
+	relayScript   = redis.NewScript(wakeSource + giveSource + function("release", releaseSource) + function("acquire", acquireSource) + relaySource)
+	releaseScript = redis.NewScript(wakeSource + giveSource + releaseSource)
 )
 
 // function makes a script a function in another one.
@@ -43,6 +45,13 @@ const fenceTTL = 24 * time.Hour
 // arrive, and be known: one that a client sends again, or that was held up on its
 // way. It is longer than go-redis tries by default.
 const lateness = 30 * time.Second
+
+// The same as arguments. What is made once costs no step an allocation.
+var (
+	fenceArg    any = fenceTTL.Milliseconds()
+	latenessArg any = lateness.Milliseconds()
+	kinds           = exclusiveKinds()
+)
 
 // Whom release.lua wakes.
 const (
@@ -66,7 +75,7 @@ func releaseArgs(req lock.Request, wake string) []any {
 	if wake != wakeTurn {
 		unused = 0 // the fences of a quorum were raised to the whole block
 	}
-	return []any{req.Owner, kind(req), lateness.Milliseconds(), unused, wake}
+	return []any{req.Owner, kind(req), latenessArg, unused, wake, fenceArg}
 }
 
 func relayArgs(from, to lock.Request) []any {
@@ -79,6 +88,7 @@ type acquired struct {
 	token   uint64
 	heldFor time.Duration
 	holder  string // who has it, if that is one
+	kept    int64  // until when the asker has a place, in ms of the server's clock
 }
 
 // errReleased is acquire.lua's answer to an owner that has released already.
@@ -107,6 +117,9 @@ func parse(reply any) (acquired, error) {
 	if len(values) > 2 {
 		a.holder, _ = values[2].(string)
 	}
+	if len(values) > 3 {
+		a.kept, _ = values[3].(int64)
+	}
 	return a, nil
 }
 
@@ -114,12 +127,29 @@ func (a acquired) grant(req lock.Request) lock.Grant {
 	return lock.Grant{Acquired: a.granted, Token: a.token, HeldFor: a.heldFor, Queued: !a.granted && req.Place > 0}
 }
 
-// kind is what the scripts call the kind of a lease.
-func kind(req lock.Request) string {
+// kind is what the scripts call the kind of a lease. It is the same in all requests of
+// an owner.
+func kind(req lock.Request) any {
 	if req.Shared {
 		return "s" + strconv.Itoa(req.Limit)
 	}
-	return "x0"
+	tokens := 0
+	if req.Give {
+		tokens = max(req.Tokens, 1) + req.Unused
+	}
+	if tokens < len(kinds) {
+		return kinds[tokens]
+	}
+	return "x" + strconv.Itoa(tokens)
+}
+
+// exclusiveKinds are the kinds of the exclusive leases for which few tokens are asked,
+// by how many that is.
+func exclusiveKinds() (kinds [65]any) {
+	for tokens := range kinds {
+		kinds[tokens] = "x" + strconv.Itoa(tokens)
+	}
+	return kinds
 }
 
 // milliseconds returns d rounded up.

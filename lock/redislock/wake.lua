@@ -1,4 +1,4 @@
--- Stands before acquire.lua, release.lua and relay.lua.
+-- Stands before acquire.lua, give.lua, release.lua and relay.lua.
 
 -- The channel on which a waiter is woken: that of its process, which its owner
 -- begins with, up to a dot. With one channel for all, each message would wake
@@ -55,7 +55,7 @@ local function count(shared)
 end
 
 -- Gives a member a place at the end of the queue, or keeps the one that it has, for
--- so many milliseconds from now.
+-- so many milliseconds from now. Returns when that ends, in ms of the server's clock.
 local function enter(queue, places, member, place)
   local came, now = clock()
   -- In the order of coming, also if the clock is set back, and if two come within a
@@ -66,5 +66,6 @@ local function enter(queue, places, member, place)
   local latest = redis.call('ZRANGE', places, -1, -1, 'WITHSCORES')
   redis.call('PEXPIRE', queue, latest[2] - now)
   redis.call('PEXPIRE', places, latest[2] - now)
+  return now + place
 end
 
