@@ -56,7 +56,7 @@ func (h *hold) enter(ctx context.Context, next *watch) {
 }
 
 // knowsNext waits until enterAhead is done, if it is under way, and reports whether it
-// is.
+// is. A healthy store needs no millisecond, and a hung one is not waited for.
 func (h *hold) knowsNext(ctx context.Context) bool {
 	h.mu.Lock()
 	entering := h.entering
@@ -67,9 +67,10 @@ func (h *hold) knowsNext(ctx context.Context) bool {
 	select {
 	case <-entering:
 		return true
+	case <-time.After(leaveTime):
 	case <-ctx.Done():
-		return false
 	}
+	return false
 }
 
 // nextRequest returns the request of the next in line, whose watch is next.

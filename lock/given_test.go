@@ -315,6 +315,48 @@ func TestEnteringAheadThatGoesWrong(t *testing.T) {
 	}
 }
 
+// A step that enters the queue ahead of a release and hangs does not hold that up. What
+// it has done in the end is taken back.
+func TestEnteringAheadThatComesTooLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, lockers, _ := newGiving(t, 2)
+		first, err := lockers[0].Acquire(t.Context(), "n", time.Minute)
+		require.NoError(t, err)
+		held := make(chan *lock.Lease, 3)
+		for range 3 {
+			go func() {
+				lease, err := lockers[1].Acquire(t.Context(), "n", time.Minute)
+				assert.NoError(t, err)
+				held <- lease
+			}()
+			synctest.Wait()
+		}
+		require.NoError(t, first.Release(t.Context()))
+		lease := <-held
+		try, hangs := store.try, make(chan struct{})
+		store.change(func(s *steps) {
+			s.try = func(ctx context.Context, req lock.Request) (lock.Grant, error) {
+				store.change(func(s *steps) { s.try = try })
+				<-hangs
+				return try(ctx, req)
+			}
+		})
+		time.Sleep(20 * time.Millisecond)
+		require.NoError(t, lease.Release(t.Context())) // handed on, most likely for the last time
+		lease = <-held
+		time.Sleep(20 * time.Millisecond)
+		began := time.Now()
+		require.NoError(t, lease.Release(t.Context()))
+		lease = <-held
+		assert.LessOrEqual(t, time.Since(began), 20*time.Millisecond)
+		close(hangs) // it gets a place
+		synctest.Wait()
+		require.NoError(t, lease.Release(t.Context()))
+		synctest.Wait()
+		free(t, lockers[0])
+	})
+}
+
 // Those for whom a place was kept may leave before the lease is released.
 func TestAPlaceAheadThatNobodyWants(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
