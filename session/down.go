@@ -2,6 +2,7 @@ package session
 
 import (
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/maypok86/otter/v2"
@@ -81,7 +82,7 @@ const (
 	// staleBytes bounds what is kept for Stale.
 	staleBytes      = 16 << 20
 	maxStaleFor     = time.Hour
-	staleOverhead   = 400 // of an entry, besides its names and values
+	staleOverhead   = 900 // of an entry, besides its names and values
 	defaultStaleFor = time.Minute
 )
 
@@ -98,7 +99,7 @@ func newRecent(staleFor time.Duration) *otter.Cache[string, remembered] {
 		Weigher: func(_ string, r remembered) uint32 {
 			size := staleOverhead + len(r.rec.Meta) + len(r.rec.Handover)
 			for _, e := range r.rec.Values {
-				size += len(e.Name) + len(e.Data) + 64
+				size += (len(e.Name)+len(e.Data))*3/2 + 64 // with what a store has in between
 			}
 			return uint32(min(size, staleBytes)) //nolint:gosec // it is bounded
 		},
@@ -111,6 +112,8 @@ func (m *Manager) remember(t token, rec Record) {
 	if m.recent == nil {
 		return
 	}
+	// What the store has found stays in memory with the request otherwise.
+	rec.Values, rec.Basis = slices.Clone(rec.Values), nil
 	m.recent.Set(t.id, remembered{t.digest, rec, time.Now()})
 }
 

@@ -27,8 +27,9 @@ import (
 // there and has refused this one step.
 //
 // Implementations must be safe for concurrent use, must not keep or change the
-// slices and maps they are handed, and must return ones that the caller may
-// keep, and but for Values change. The suite in package sessiontest states these rules as
+// slices and maps they are handed (the bytes of a step whose context has ended may
+// still be on their way), and must return ones that the caller may keep, and but for
+// Values change. The suite in package sessiontest states these rules as
 // tests.
 type Store interface {
 	// Load reads the session called id, and says how digest, the digest of
@@ -151,7 +152,8 @@ type Record struct {
 	// never longer.
 	EndsIn time.Duration
 	// Basis is whatever the store likes to be told with a Delta that rests on
-	// this Record, such as where in its backend a value is. It may be nil.
+	// this Record, such as where in its backend a value is. It may be nil. It is
+	// not kept for longer than the request.
 	Basis any
 }
 

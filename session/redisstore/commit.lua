@@ -71,14 +71,13 @@ if fresh then
   p, q, h, o, m, b, count, names = '', '', '', owner or '', '', '', 0, 1
   piece, from, ends = '', 1, 0
 else
-  -- The key ends at e, and has so much left: so the time is known without asking for
-  -- it. In its last millisecond a key has 0 left and is still there. Without a TTL it
-  -- is no session.
-  local left = redis.call('PTTL', key)
-  now = d and e - left
+  if not d then return GONE end
+  local left
+  left, now = present(key, e, l)
   -- A rotation whose answer was lost arrives again with the old digest.
-  local accepted = d and left >= 0 and (d == digest or rotate == d or (p == digest and now < g))
+  local accepted = left >= 0 and (d == digest or rotate == d or (p == digest and now < g))
   if not accepted or now < x then return GONE end
+  x, b = 0, '' -- what was withdrawn is back
   if low and left >= low then return committed(n, left, math.max(left, c + a - now), now, 0, '', {}) end
 end
 
@@ -189,23 +188,25 @@ if authenticated then t = now end
 -- not lag a little more with each commit.
 --
 -- What is written comes first: of the commands below it and ZADD alone are refused when
--- Redis is out of memory, and then nothing is written.
+-- Redis is out of memory, and then nothing is written. (A new session of an owner is not
+-- refused: its list has been cleared of what has ended, and a script that has written may.)
 e = now + expires
 local head = made(d, n, e, l, c, r, t, i, a, s, x, g, last, p, q, h, o, m, b, count, entries)
-local least = 0 -- so that all is as long as it was
+local least = fresh and 0 or v + #piece - 7 - from - last -- so that all is as long as it was
+local squeezed = last - live + math.max(0, least - #head) > 512 + live / 2 and {index(entries, 1, count)}
+if squeezed and not squeezed[1] then return GONE end
 if fresh then
   redis.call('SET', key, table.concat(added) .. ended(head, 0), 'PXAT', e)
 else
-  least = v + #piece - 7 - from - last
   redis.call('SETRANGE', key, v, table.concat(added) .. ended(head, least))
   for k = 1, #over, 2 do
     if over[k + 1] ~= '' then redis.call('SETRANGE', key, over[k], over[k + 1]) end
   end
   redis.call('PEXPIREAT', key, e)
 end
-if last - live + math.max(0, least - #head) > 512 + live / 2 then
+if squeezed then
   -- What nobody reads any more goes.
-  local whole, all = redis.call('GET', key), index(entries, 1, count)
+  local whole, all = redis.call('GET', key), squeezed[1]
   local values, moved, at = {}, {}, 0
   for k = 1, count do
     local name, from, length = all[3 * k - 1], all[3 * k], all[3 * k + 1]

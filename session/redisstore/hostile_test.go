@@ -1,6 +1,7 @@
 package redisstore_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -62,8 +63,8 @@ func TestWhatIsNoSession(t *testing.T) {
 		for i := range numbers {
 			for _, value := range []float64{-1, 0.5, math.NaN(), math.Inf(1), math.Inf(-1), 1 << 53, 1e300, math.SmallestNonzeroFloat64} {
 				spoilt[fmt.Sprintf("number %d = %v", i, value)] = func(key string) error {
-					bytes := binary.LittleEndian.AppendUint64(nil, math.Float64bits(value))
-					return rdb.SetRange(ctx, key, numbersAt+int64(i)*8, string(bytes)).Err()
+					raw := binary.LittleEndian.AppendUint64(nil, math.Float64bits(value))
+					return rdb.SetRange(ctx, key, numbersAt+int64(i)*8, string(raw)).Err()
 				}
 			}
 		}
@@ -205,4 +206,56 @@ func TestKeys(t *testing.T) {
 	ttl, err := rdb.PTTL(t.Context(), keys[0]).Result()
 	require.NoError(t, err)
 	assert.True(t, ttl > 59*time.Minute && ttl <= time.Hour, "TTL %v", ttl)
+}
+
+// A full Redis still gives back what was withdrawn, and tells of a digest that is reused.
+func TestWhatAFullRedisStillDoes(t *testing.T) {
+	rdb := redistest.NewStandalone(t).Client(t)
+	store := redisstore.New(rdb, nil)
+	commit(t, store, session.Committed, session.Delta{ID: "sess-1", Digest: first, Create: true, IdleTimeout: time.Hour, AbsoluteTimeout: time.Hour})
+	commit(t, store, session.Committed, session.Delta{ID: "sess-1", Digest: first, Rotate: &session.Rotation{Digest: second, Grace: time.Millisecond, Handover: []byte("h")}})
+	commit(t, store, session.Committed, session.Delta{ID: "sess-2", Digest: first, Create: true, IdleTimeout: time.Hour, AbsoluteTimeout: time.Hour})
+	_, err := store.Take(t.Context(), "sess-2", first, "taker", time.Hour)
+	require.NoError(t, err)
+	time.Sleep(5 * time.Millisecond)
+	require.NoError(t, rdb.ConfigSet(t.Context(), "maxmemory", "1").Err())
+	rec, err := store.Load(t.Context(), "sess-1", first)
+	assert.NoError(t, err)
+	assert.Equal(t, session.Reused, rec.State)
+	_, err = store.Take(t.Context(), "sess-2", first, "taker", 0)
+	assert.NoError(t, err)
+	rec, err = store.Load(t.Context(), "sess-2", first)
+	assert.NoError(t, err)
+	assert.Equal(t, session.Current, rec.State)
+}
+
+// A session whose names cannot be right is gone for a commit that names none, too.
+func TestNamesThatCannotBeRight(t *testing.T) {
+	rdb := redistest.Standalone(t).Client(t)
+	prefix := redistest.Prefix(t)
+	store := redisstore.New(rdb, &redisstore.Options{Prefix: prefix})
+	commit(t, store, session.Committed, session.Delta{ID: "brok-1", Digest: first, Create: true, IdleTimeout: time.Hour, AbsoluteTimeout: time.Hour, Meta: make([]byte, 2000), Set: map[string][]byte{"name": []byte("1")}})
+	raw, err := rdb.Get(t.Context(), prefix+"{brok}-1").Bytes()
+	require.NoError(t, err)
+	at := bytes.LastIndex(raw, []byte("\x04\x00\x00\x00name"))
+	require.NoError(t, rdb.SetRange(t.Context(), prefix+"{brok}-1", int64(at), "\xff\xff").Err())
+	for range 2 {
+		res, err := store.Commit(t.Context(), session.Delta{ID: "brok-1", Digest: first, Meta: []byte{}})
+		assert.NoError(t, err)
+		assert.Equal(t, session.Gone, res.Outcome)
+	}
+}
+
+// The TTL of a session has been set anew by a tool, or by MIGRATE to a server with another clock.
+func TestATTLOfSomebodyElse(t *testing.T) {
+	rdb := redistest.Standalone(t).Client(t)
+	prefix := redistest.Prefix(t)
+	store := redisstore.New(rdb, &redisstore.Options{Prefix: prefix})
+	commit(t, store, session.Committed, session.Delta{ID: "migr-1", Digest: first, Create: true, IdleTimeout: time.Minute, AbsoluteTimeout: time.Hour})
+	require.NoError(t, rdb.Expire(t.Context(), prefix+"{migr}-1", 5*time.Minute).Err()) // as from a server whose clock is 4 minutes behind
+	res := commit(t, store, session.Committed, session.Delta{ID: "migr-1", Digest: first, Set: map[string][]byte{"a": []byte("1")}})
+	assert.Equal(t, time.Minute, res.ExpiresIn)
+	rec, err := store.Load(t.Context(), "migr-1", first)
+	require.NoError(t, err)
+	assert.Equal(t, session.Current, rec.State, "it was committed, for a minute")
 }

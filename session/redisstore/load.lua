@@ -16,12 +16,14 @@ local piece, at, ends, begins = get(KEYS[1])
 local MISSING = {0, 0, '', 0}
 if not piece then return MISSING end
 local d, n, e, l, c, r, t, i, a, s, x, g, v, p, q, h, o, m, b, count, names = read(piece, at, ends, begins)
-local left = redis.call('PTTL', KEYS[1])
-if not d or left < 0 or e - left < x then return MISSING end
-local now = e - left
+if not d then return MISSING end
+local left, now = present(KEYS[1], e, l)
+if left < 0 or now < x then return MISSING end
 
--- forgotten stores what is left to be said of earlier digests.
+-- forgotten stores what is left to be said of earlier digests. After PEXPIREAT, which
+-- changes nothing, it is not refused when Redis is out of memory.
 local function forgotten(p, q, h, g)
+  redis.call('PEXPIREAT', KEYS[1], e)
   redis.call('SETRANGE', KEYS[1], v, ended(
     made(d, n, e, l, c, r, t, i, a, s, x, g, v, p, q, h, o, m, b, count, string.sub(piece, names, ends)), #piece - 7 - at))
   return {3, 0, '', now}

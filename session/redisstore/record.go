@@ -75,7 +75,8 @@ func parse(few session.Values, raw string) (s stored, ok bool) {
 	}
 	s.values.Sort()
 	lengths := decoder{rest: raw[len(raw)-trailer:]}
-	return s, len(d.rest) == lengths.length() // the padding
+	padding := lengths.length()
+	return s, len(d.rest) == padding && !lengths.bad
 }
 
 // headOf returns the head at the end of a session, with the padding.
@@ -132,10 +133,12 @@ func (q *question) placeOf(hint []byte, name string, length int) (_ []byte, ok b
 	for range 6 {
 		d.text()
 	}
+	count := d.length()
+	names := len(d.rest)
 	place, was, live := 0, 0, 0
-	for range d.length() {
+	for range count {
 		found := d.text() == name
-		at := len(head) - len(d.rest)
+		at := names - len(d.rest)
 		d.length()
 		n := d.length()
 		live += n
@@ -224,7 +227,12 @@ func (d *decoder) length() int {
 	if d.bad {
 		return 0
 	}
-	return int(binary.LittleEndian.Uint32([]byte(part)))
+	n := binary.LittleEndian.Uint32([]byte(part))
+	if n > math.MaxInt32 { // no session is so long
+		d.bad = true
+		return 0
+	}
+	return int(n)
 }
 
 func (d *decoder) byte() byte {

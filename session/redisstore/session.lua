@@ -88,6 +88,18 @@ local function clock()
   return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 end
 
+-- present returns how long the session at key, of which e and l were read, has left, and
+-- the time. Its key ends at e, and has so much left: so the time is known without asking
+-- for it. If it has more left than there was at its last commit, somebody else has set
+-- the TTL. What is less than 0 left is no session, nor is what has no TTL. In its last
+-- millisecond a key has 0 left and is still there.
+local function present(key, e, l)
+  local left = redis.call('PTTL', key)
+  if left <= e - l then return left, e - left end
+  local now = clock()
+  return e - now, now
+end
+
 -- places returns, for the session at key, the list of its owner's, nil if there is none, its
 -- id, the channel of what has ended, and what the keys of the owner's sessions begin with.
 local function places(key, owner)

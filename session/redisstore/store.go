@@ -207,6 +207,9 @@ func (s *Store) Load(ctx context.Context, id string, digest session.Digest) (ses
 		// The key ends at expires by the server's clock, and has so much left. So the
 		// time there is known without asking for it.
 		left := q.pttl.Val()
+		if left > millis(found.number[expires]-found.number[seen]) {
+			return s.loadByScript(ctx, loadScript, key, string(digest[:])) // it was not by us that it has so much
+		}
 		rec := found.record(left, found.number[expires]-left.Milliseconds(), session.Current)
 		if rec.State != session.Missing {
 			rec.Basis = q
@@ -323,9 +326,9 @@ func (c *command) process(ctx context.Context, pipe *pipelining.Client) error {
 	return pipe.Process(ctx, c.cmds[:]...)
 }
 
-// head is the first argument of both scripts.
-func head(d *session.Delta) []byte {
-	first := append(make([]byte, 0, digestLen+4+hintLen), d.Digest[:]...)
+// head is what the first argument of both scripts begins with, with room for more.
+func head(d *session.Delta, more int) []byte {
+	first := append(make([]byte, 0, digestLen+4+more), d.Digest[:]...)
 	return binary.LittleEndian.AppendUint32(first, maxBytes(d.MaxBytes))
 }
 
@@ -339,11 +342,11 @@ func newWrite(key string, d *session.Delta) *command {
 	}
 	c := &command{}
 	for name, value := range d.Set {
-		first, ok := was.placeOf(head(d), name, len(value))
+		first, ok := was.placeOf(head(d, hintLen+len(name)), name, len(value))
 		if !ok {
 			return nil
 		}
-		c.args = append(c.few[:2], 1, key, first, value)
+		c.args = append(c.few[:2], 1, key, append(first, name...), value)
 	}
 	return c
 }
@@ -351,7 +354,7 @@ func newWrite(key string, d *session.Delta) *command {
 // newCommit spells d as commit.lua reads it.
 func newCommit(key string, d *session.Delta) *command {
 	c := &command{}
-	args := append(c.few[:2], 1, key, head(d))
+	args := append(c.few[:2], 1, key, head(d, 0))
 	if d.Create {
 		args = append(args, "C")
 		if d.Owner != "" {
@@ -393,7 +396,7 @@ func newCommit(key string, d *session.Delta) *command {
 }
 
 // maxBytes is a limit as commit.lua reads it, 0 if there is none.
-func maxBytes(n int) uint32 { return uint32(max(0, min(n, math.MaxUint32))) } //nolint:gosec // it is bounded
+func maxBytes(n int) uint32 { return uint32(max(0, min(int64(n), math.MaxUint32))) } //nolint:gosec // it is bounded
 
 // The outcomes in the order in which commit.lua numbers them.
 var outcomes = []session.Outcome{

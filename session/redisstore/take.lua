@@ -14,10 +14,9 @@ local piece, at, ends, begins = get(KEYS[1])
 local MISSING = {0, 0, '', 0}
 if not piece then return MISSING end
 local d, n, e, l, c, r, t, i, a, s, x, g, v, p, q, h, o, m, b, count, names = read(piece, at, ends, begins)
-local left = redis.call('PTTL', KEYS[1])
-if not d or left < 0 then return MISSING end
-local now = e - left
-if now < x and b ~= ARGV[3] then return MISSING end
+if not d then return MISSING end
+local left, now = present(KEYS[1], e, l)
+if left < 0 or now < x and b ~= ARGV[3] then return MISSING end
 local state
 if d == ARGV[1] then
   state = 1
@@ -29,7 +28,11 @@ end
 local was = redis.call('GET', KEYS[1])
 local hold = tonumber(ARGV[2])
 x, b = 0, ''
-if hold > 0 then x, b = now + hold, ARGV[3] end
+if hold > 0 then
+  x, b = now + hold, ARGV[3]
+else
+  redis.call('PEXPIREAT', KEYS[1], e) -- changes nothing: what follows is not refused when Redis is out of memory
+end
 redis.call('SETRANGE', KEYS[1], v, ended(
   made(d, n, e, l, c, r, t, i, a, s, x, g, v, p, q, h, o, m, b, count, string.sub(piece, names, ends)), #piece - 7 - at))
 return {state, left, was, now}
