@@ -272,10 +272,10 @@ func (s *Store) Commit(ctx context.Context, d session.Delta) (session.Result, er
 	reply := otherwise
 	var err error
 	if c := newWrite(key, &d); c != nil {
-		reply, err = s.run(ctx, writeHash, layout+writeSource, c)
+		reply, err = s.run(ctx, &writing, c)
 	}
 	if err == nil && reply == otherwise {
-		reply, err = s.run(ctx, commitHash, layout+commitSource, newCommit(key, &d))
+		reply, err = s.run(ctx, &committing, newCommit(key, &d))
 	}
 	if err != nil {
 		return session.Result{}, fault("commit", err)
@@ -301,16 +301,22 @@ type command struct {
 	few  [12]any
 }
 
-// hashes of scripts, for which every command would need memory otherwise.
-var commitHash, writeHash any = commitScript.Hash(), writeScript.Hash()
+// script is a script as arguments of a command, which would need memory in each of them
+// otherwise.
+type script struct{ source, hash any }
+
+var (
+	committing = script{layout + commitSource, commitScript.Hash()}
+	writing    = script{layout + writeSource, writeScript.Hash()}
+)
 
 // run runs a script, which is sent if the server does not know it.
-func (s *Store) run(ctx context.Context, hash any, source string, c *command) (string, error) {
-	c.args[0], c.args[1] = "evalsha", hash
+func (s *Store) run(ctx context.Context, by *script, c *command) (string, error) {
+	c.args[0], c.args[1] = "evalsha", by.hash
 	err := c.process(ctx, s.pipe)
 	if err != nil && !pipelining.Left(err) && redis.HasErrorPrefix(err, "NOSCRIPT") {
 		c = &command{args: slices.Clone(c.args)}
-		c.args[0], c.args[1] = "eval", source
+		c.args[0], c.args[1] = "eval", by.source
 		err = c.process(ctx, s.pipe)
 	}
 	if err != nil {
