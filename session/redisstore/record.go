@@ -120,44 +120,6 @@ func (d *decoder) fixed(s *stored) {
 	}
 }
 
-// placeOf adds to hint what write.lua has to know to replace the value called name by one of
-// so many bytes. It reports false if there is none, or if the session is to be written
-// anew because of what nobody reads any more.
-func (q *question) placeOf(hint []byte, name string, length int) (_ []byte, ok bool) {
-	raw := q.get.Val()
-	head, _ := headOf(raw)
-	begins := len(raw) - len(head) - trailer
-	d := decoder{rest: head}
-	var s stored
-	d.fixed(&s)
-	for range 6 {
-		d.text()
-	}
-	count := d.length()
-	names := len(d.rest)
-	place, was, live := 0, 0, 0
-	for range count {
-		found := d.text() == name
-		at := names - len(d.rest)
-		d.length()
-		n := d.length()
-		live += n
-		if found {
-			place, was = at, n
-		}
-	}
-	if d.bad || place == 0 || s.number[version] > math.MaxUint32 {
-		return nil, false
-	}
-	if unread := begins - live + was; length != was && unread > 512+(live-was+length)/2 {
-		return nil, false
-	}
-	for _, n := range [...]int{int(s.number[version]), begins, place} {
-		hint = binary.LittleEndian.AppendUint32(hint, uint32(n)) //nolint:gosec // it is bounded
-	}
-	return binary.LittleEndian.AppendUint64(hint, math.Float64bits(float64(s.number[created]))), true
-}
-
 // record makes a Record of it, at the time now of the server, or the zero Record, for
 // State Missing, if it is withdrawn.
 func (s *stored) record(left time.Duration, now int64, state session.State) session.Record {
