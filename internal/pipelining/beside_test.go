@@ -12,6 +12,46 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
+// stuck is a client, in a bubble of synctest, whose pipelines do not come back before it is
+// said. Nothing is sent.
+type stuck struct {
+	client    *pipelining.Client
+	pipelines atomic.Int64 // under way
+	letGo     chan struct{}
+	callers   sync.WaitGroup
+}
+
+func newStuck(t *testing.T) *stuck {
+	rdb := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", ContextTimeoutEnabled: true})
+	t.Cleanup(func() { rdb.Close() })
+	s := &stuck{letGo: make(chan struct{})}
+	rdb.AddHook(&hook{f: func(func() error) error {
+		s.pipelines.Add(1)
+		<-s.letGo
+		return nil
+	}})
+	s.client = pipelining.New(rdb, false)
+	return s
+}
+
+// call has so many callers come, one after the other.
+func (s *stuck) call(t *testing.T, callers int) {
+	for range callers {
+		s.callers.Go(func() {
+			assert.NoError(t, s.client.Process(t.Context(), redis.NewDurationCmd(t.Context(), time.Millisecond, "pttl", "k")))
+		})
+		synctest.Wait()
+	}
+}
+
+// finish lets all pipelines come back.
+func (s *stuck) finish() {
+	close(s.letGo)
+	s.callers.Wait()
+	s.pipelines.Store(0)
+	s.letGo = make(chan struct{})
+}
+
 // Where a crowd waits the next batch goes beside the first one, and not after some time
 // only; a few wait for it.
 func TestACrowdGoesBesideTheBatchUnderWay(t *testing.T) {
@@ -21,28 +61,12 @@ func TestACrowdGoesBesideTheBatchUnderWay(t *testing.T) {
 		{4 + 100, 8}, // and as many batches as may be under way
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			rdb := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", ContextTimeoutEnabled: true}) // nothing is sent
-			defer rdb.Close()
-			var pipelines atomic.Int64
-			letGo := make(chan struct{})
-			rdb.AddHook(&hook{f: func(func() error) error {
-				pipelines.Add(1)
-				<-letGo
-				return nil
-			}})
-			c := pipelining.New(rdb, false)
+			s := newStuck(t)
 			began := time.Now()
-			var wg sync.WaitGroup
-			for range test.callers {
-				wg.Go(func() {
-					assert.NoError(t, c.Process(t.Context(), redis.NewDurationCmd(t.Context(), time.Millisecond, "pttl", "k")))
-				})
-				synctest.Wait()
-			}
+			s.call(t, test.callers)
 			assert.Zero(t, time.Since(began), "the clock of this test stands still while anybody can go on")
-			assert.EqualValues(t, test.pipelines, pipelines.Load(), "for %d callers", test.callers)
-			close(letGo)
-			wg.Wait()
+			assert.EqualValues(t, test.pipelines, s.pipelines.Load(), "for %d callers", test.callers)
+			s.finish()
 		})
 	}
 }
@@ -61,35 +85,13 @@ func TestNobodyGoesAloneAfterACrowd(t *testing.T) {
 		{16, 21 * time.Millisecond, 2},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			rdb := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", ContextTimeoutEnabled: true}) // nothing is sent
-			defer rdb.Close()
-			var pipelines atomic.Int64
-			letGo := make(chan struct{})
-			rdb.AddHook(&hook{f: func(func() error) error {
-				pipelines.Add(1)
-				<-letGo
-				return nil
-			}})
-			c := pipelining.New(rdb, false)
-			var wg sync.WaitGroup
-			call := func(callers int) {
-				for range callers {
-					wg.Go(func() {
-						assert.NoError(t, c.Process(t.Context(), redis.NewDurationCmd(t.Context(), time.Millisecond, "pttl", "k")))
-					})
-					synctest.Wait()
-				}
-			}
-			call(test.callers)
-			close(letGo)
-			wg.Wait()
-			time.Sleep(test.later)
-			pipelines.Store(0)
-			letGo = make(chan struct{})
-			call(2)
-			assert.EqualValues(t, test.pipelines, pipelines.Load(), "%v after %d callers", test.later, test.callers)
-			close(letGo)
-			wg.Wait()
+			s := newStuck(t)
+			s.call(t, test.callers)
+			s.finish()
+			time.Sleep(test.later) // of the bubble's clock
+			s.call(t, 2)
+			assert.EqualValues(t, test.pipelines, s.pipelines.Load(), "%v after %d callers", test.later, test.callers)
+			s.finish()
 		})
 	}
 }

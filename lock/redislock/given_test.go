@@ -154,7 +154,6 @@ func TestWhoIsGivenALeaseAndComesTooLate(t *testing.T) {
 	ask(t, store, waiter)
 	releaseHeld(t, store, holder)
 	<-turn
-	time.Sleep(waiter.Place)
 	eventually(t, patience, "the lease is over", func() bool {
 		grant, err := store.TryAcquire(t.Context(), other)
 		return err == nil && grant.Acquired
@@ -255,8 +254,7 @@ func TestAWaiterThatIsStoppedAsItIsGivenTheLease(t *testing.T) {
 		lease, err := other.Acquire(within(t), "n", time.Minute)
 		require.NoError(t, err)
 		waiter.signal(t, syscall.SIGCONT)
-		time.Sleep(200 * time.Millisecond)
-		require.Empty(t, waiting, "two hold the lease")
+		require.Never(t, func() bool { return len(waiting) > 0 }, 200*time.Millisecond, 5*time.Millisecond, "two hold the lease")
 		require.NoError(t, lease.Context().Err())
 		require.NoError(t, lease.Release(t.Context()))
 		second := held(t, waiting)
@@ -303,13 +301,14 @@ func TestAGivenLeaseThatIsReleasedAsItIsRenewed(t *testing.T) {
 	server := redistest.Standalone(t)
 	rdb, prefix := server.Client(t), redistest.Prefix(t)
 	lockers := []*lock.Locker{newLocker(t, server.Addr(), prefix), newLocker(t, server.Addr(), prefix)}
+	watches := func() bool { return len(rdb.PubSubChannels(t.Context(), prefix+"{n}:turn:*").Val()) > 0 }
 	lease, err := lockers[0].Acquire(within(t), "n", time.Minute)
 	require.NoError(t, err)
 	renewed := 0
 	for i := range 50 {
 		waiting := acquireSoon(t, lockers[1-i%2])
 		eventually(t, patience, "it waits", func() bool { return rdb.ZCard(t.Context(), prefix+"{n}:queue").Val() == 1 })
-		time.Sleep(5 * time.Millisecond) // it watches
+		eventually(t, patience, "it watches", watches)
 		token := lease.Token()
 		require.NoError(t, lease.Release(t.Context()))
 		lease = leaseOfAny(t, []<-chan acquired{waiting})
@@ -328,7 +327,7 @@ func TestAGivenLeaseThatIsReleasedAsItIsRenewed(t *testing.T) {
 	require.NoError(t, err)
 	waiting := acquireSoon(t, lockers[1])
 	eventually(t, patience, "it waits", func() bool { return rdb.ZCard(t.Context(), prefix+"{n}:queue").Val() == 1 })
-	time.Sleep(50 * time.Millisecond)
+	eventually(t, patience, "it watches", watches)
 	require.NoError(t, lease.Release(t.Context()))
 	lease = leaseOfAny(t, []<-chan acquired{waiting})
 	eventually(t, time.Second, "it is renewed", func() bool { return rdb.PTTL(t.Context(), prefix+"{n}").Val() > 50*time.Second })

@@ -11,6 +11,7 @@ import (
 	"github.com/herdless/herdless/session"
 	"github.com/herdless/herdless/session/redisstore"
 	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -22,18 +23,25 @@ func commit(t *testing.T, store session.Store, want session.Outcome, d session.D
 	return res
 }
 
+// untilReused waits until the grace of digest is over, which is said once.
+func untilReused(t *testing.T, store session.Store, id string, digest session.Digest) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		rec, err := store.Load(t.Context(), id, digest)
+		assert.NoError(t, err)
+		return rec.State == session.Reused
+	}, 20*time.Second, time.Millisecond)
+}
+
 // That an old digest is forgotten moves the names in the head and is no commit.
 func TestABasisFromBeforeADigestWasForgotten(t *testing.T) {
 	store := redisstore.New(redistest.Standalone(t).Client(t), &redisstore.Options{Prefix: redistest.Prefix(t)})
 	commit(t, store, session.Committed, session.Delta{ID: "forg-1", Digest: first, Create: true, IdleTimeout: time.Hour, AbsoluteTimeout: time.Hour, Set: map[string][]byte{"cart": []byte("1")}})
 	commit(t, store, session.Committed, session.Delta{ID: "forg-1", Digest: first, Rotate: &session.Rotation{Digest: second, Grace: time.Millisecond, Handover: make([]byte, 60)}})
-	time.Sleep(5 * time.Millisecond)
 	rec, err := store.Load(t.Context(), "forg-1", second)
 	require.NoError(t, err)
 	require.Equal(t, session.Current, rec.State)
-	old, err := store.Load(t.Context(), "forg-1", first)
-	require.NoError(t, err)
-	require.Equal(t, session.Reused, old.State)
+	untilReused(t, store, "forg-1", first)
 	commit(t, store, session.Committed, session.Delta{ID: "forg-1", Digest: second, Set: map[string][]byte{"cart": []byte("22")}, Basis: rec.Basis})
 	rec, err = store.Load(t.Context(), "forg-1", second)
 	require.NoError(t, err)
@@ -51,12 +59,9 @@ func TestABasisThatFitsAnotherValue(t *testing.T) {
 	n := strings.Repeat("n", 32+4-12) // an entry as long as what is forgotten: p and h
 	commit(t, store, session.Committed, session.Delta{ID: "forg-2", Digest: first, Set: map[string][]byte{n: []byte("secret")}})
 	commit(t, store, session.Committed, session.Delta{ID: "forg-2", Digest: first, Rotate: &session.Rotation{Digest: second, Grace: time.Millisecond, Handover: make([]byte, 4)}})
-	time.Sleep(5 * time.Millisecond)
 	rec, err := store.Load(t.Context(), "forg-2", second)
 	require.NoError(t, err)
-	old, err := store.Load(t.Context(), "forg-2", first)
-	require.NoError(t, err)
-	require.Equal(t, session.Reused, old.State)
+	untilReused(t, store, "forg-2", first)
 	commit(t, store, session.Committed, session.Delta{ID: "forg-2", Digest: second, Set: map[string][]byte{"user": []byte("evil")}, Basis: rec.Basis})
 	rec, err = store.Load(t.Context(), "forg-2", second)
 	require.NoError(t, err)
@@ -118,12 +123,16 @@ func TestAnOldCookieDuringAWrite(t *testing.T) {
 		return w.Code, c
 	}
 	_, old := do("/set", nil)
-	time.Sleep(1100 * time.Millisecond)
-	_, now := do("/", old)
-	require.NotEqual(t, old.Value, now.Value, "renewed")
+	var now *http.Cookie
+	require.Eventually(t, func() bool {
+		_, now = do("/", old)
+		return now.Value != old.Value
+	}, 20*time.Second, 10*time.Millisecond, "it is to be renewed")
 	during = func() {
-		time.Sleep(1100 * time.Millisecond) // the grace is over
-		do("/", old)
+		require.Eventually(t, func() bool {
+			code, _ := do("/", old)
+			return code == http.StatusNotFound
+		}, 20*time.Second, 10*time.Millisecond, "its grace is to be over")
 	}
 	code, now := do("/set", now)
 	require.Equal(t, 200, code)
@@ -138,7 +147,10 @@ func TestAfterAHold(t *testing.T) {
 	commit(t, store, session.Committed, session.Delta{ID: "sess-1", Digest: first, Create: true, IdleTimeout: time.Hour, AbsoluteTimeout: time.Hour, Set: map[string][]byte{"a": []byte("x")}})
 	_, err := store.Take(t.Context(), "sess-1", first, "taker", time.Millisecond)
 	require.NoError(t, err)
-	time.Sleep(5 * time.Millisecond)
+	require.Eventually(t, func() bool {
+		rec, err := store.Load(t.Context(), "sess-1", first)
+		return err == nil && rec.State == session.Current
+	}, 20*time.Second, time.Millisecond)
 	var scripts []string
 	for range 3 {
 		rec, err := store.Load(t.Context(), "sess-1", first)
