@@ -221,7 +221,6 @@ func TestWhatStandsWhereASessionShould(t *testing.T) {
 	for name, spoil := range map[string]func(b *browser){
 		"another type":         func(b *browser) { replace(sessionKey(b)) },
 		"nothing that we know": func(b *browser) { require.NoError(t, rdb.Set(ctx, sessionKey(b), "something", time.Hour).Err()) },
-		"no time to live":      func(b *browser) { require.NoError(t, rdb.Persist(ctx, sessionKey(b)).Err()) },
 		"no version": func(b *browser) {
 			at := headOf(rdb.Get(ctx, sessionKey(b)).Val()) + versionAt
 			require.NoError(t, rdb.SetRange(ctx, sessionKey(b), int64(at), "somewhat").Err())

@@ -16,14 +16,16 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// hook does f in place of sending a pipeline.
+// hook does f in place of sending a pipeline, or a command by itself.
 type hook struct {
 	redis.Hook
 	f func(next func() error) error
 }
 
-func (*hook) DialHook(next redis.DialHook) redis.DialHook          { return next }
-func (*hook) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (*hook) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (h *hook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error { return h.f(func() error { return next(ctx, cmd) }) }
+}
 func (h *hook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		if name := cmds[0].Name(); name == "hello" || name == "client" {

@@ -19,23 +19,34 @@ import (
 // counter is a hook that counts what goes to servers, and how.
 type counter struct {
 	redis.Hook
-	pipelines, commands atomic.Int64 // pipelines, and the commands in them
+	pipelines, commands atomic.Int64 // pipelines, also of one command, and the commands in them
 	longest             atomic.Int64 // the most commands that one had
 }
 
 func (*counter) DialHook(next redis.DialHook) redis.DialHook { return next }
 
-func (*counter) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (c *counter) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		c.count(cmd)
+		return next(ctx, cmd)
+	}
+}
 
 func (c *counter) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
-		if name := cmds[0].Name(); name != "hello" && name != "client" {
-			c.pipelines.Add(1)
-			c.commands.Add(int64(len(cmds)))
-			for most := c.longest.Load(); int64(len(cmds)) > most && !c.longest.CompareAndSwap(most, int64(len(cmds))); most = c.longest.Load() {
-			}
-		}
+		c.count(cmds...)
 		return next(ctx, cmds)
+	}
+}
+
+func (c *counter) count(cmds ...redis.Cmder) {
+	switch cmds[0].Name() {
+	case "hello", "client", "cluster", "command":
+		return
+	}
+	c.pipelines.Add(1)
+	c.commands.Add(int64(len(cmds)))
+	for most := c.longest.Load(); int64(len(cmds)) > most && !c.longest.CompareAndSwap(most, int64(len(cmds))); most = c.longest.Load() {
 	}
 }
 

@@ -235,6 +235,11 @@ func (c *Client) pipe() redis.Pipeliner {
 
 // execFor runs what one caller wants.
 func (c *Client) execFor(ctx context.Context, q *queue, cmds []redis.Cmder) error {
+	if len(cmds) == 1 {
+		err := c.do(ctx, cmds[0])
+		q.note(cmds...)
+		return err
+	}
 	pipe := c.pipe()
 	_ = pipe.BatchProcess(ctx, cmds...) // queues them
 	err := c.exec(ctx, pipe)

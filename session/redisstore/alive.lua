@@ -8,5 +8,6 @@
 
 local piece, at, ends, begins = get(KEYS[1])
 if not piece then return 0 end
-local d, _, _, _, _, _, _, _, _, _, x = read(piece, at, ends, begins)
-return d and clock() >= x and 1 or 0
+local d, _, e, _, _, _, _, _, _, _, x = read(piece, at, ends, begins)
+local now = d and clock()
+return d and now <= e and now >= x and 1 or 0

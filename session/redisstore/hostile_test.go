@@ -51,7 +51,6 @@ func TestWhatIsNoSession(t *testing.T) {
 			"a string":        func(key string) error { return rdb.Set(ctx, key, "x", time.Hour).Err() },
 			"nothing":         func(key string) error { return rdb.Set(ctx, key, "", time.Hour).Err() },
 			"another kind":    func(key string) error { return rdb.SetRange(ctx, key, headAt, "hls1").Err() },
-			"no TTL":          func(key string) error { return rdb.Persist(ctx, key).Err() },
 			"more than it is": func(key string) error { return rdb.Append(ctx, key, "x").Err() },
 			"a hash": func(key string) error {
 				return errors.Join(rdb.Del(ctx, key).Err(), rdb.HSet(ctx, key, "d", first[:]).Err(), rdb.Expire(ctx, key, time.Hour).Err())
@@ -255,4 +254,42 @@ func TestATTLOfSomebodyElse(t *testing.T) {
 	rec, err := store.Load(t.Context(), "migr-1", first)
 	require.NoError(t, err)
 	assert.Equal(t, session.Current, rec.State, "it was committed, for a minute")
+}
+
+// Somebody has taken the TTL of sessions away. They end when they say.
+func TestATTLTakenAway(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+		prefix := redistest.Prefix(t)
+		store := redisstore.New(rdb, &redisstore.Options{Prefix: prefix})
+		ttlOf := func(id string) time.Duration {
+			require.NoError(t, rdb.Persist(t.Context(), prefix+"{pers}"+id[4:]).Err())
+			rec, err := store.Load(t.Context(), id, first)
+			require.NoError(t, err)
+			return rec.ExpiresIn
+		}
+		begin := func(id string, idle time.Duration) {
+			commit(t, store, session.Committed, session.Delta{
+				ID: id, Digest: first, Create: true, Owner: "pers-owner", Set: map[string][]byte{"a": []byte("1")}, IdleTimeout: idle, AbsoluteTimeout: time.Hour,
+			})
+		}
+		begin("pers-1", time.Minute)
+		assert.InDelta(t, time.Minute, ttlOf("pers-1"), float64(30*time.Second))
+		res := commit(t, store, session.Committed, session.Delta{ID: "pers-1", Digest: first, Meta: []byte("m")})
+		assert.Equal(t, time.Minute, res.ExpiresIn)
+		left, err := rdb.PTTL(t.Context(), prefix+"{pers}-1").Result()
+		require.NoError(t, err)
+		assert.Positive(t, left, "it has one again")
+
+		begin("pers-2", 300*time.Millisecond)
+		ttlOf("pers-2")
+		require.Eventually(t, func() bool {
+			rec, err := store.Load(t.Context(), "pers-2", first)
+			return assert.NoError(t, err) && rec.State == session.Missing
+		}, 30*time.Second, 10*time.Millisecond)
+		commit(t, store, session.Gone, session.Delta{ID: "pers-2", Digest: first, Meta: []byte("m")})
+		listed, err := store.List(t.Context(), "pers-owner")
+		require.NoError(t, err)
+		require.Len(t, listed, 1)
+		assert.Equal(t, "pers-1", listed[0].ID)
+	})
 }

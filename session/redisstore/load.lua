@@ -2,8 +2,8 @@
 --
 -- KEYS[1]  the session
 -- ARGV[1]  the digest that the client presented
--- Result   {state, ms until it ends, the session, now}, with the state 0 missing,
---          1 current, 2 superseded, 3 reused; for 0 and 3 the session is empty
+-- Result   {state, the session, now}, with the state 0 missing, 1 current,
+--          2 superseded, 3 reused; for 0 and 3 the session is empty
 --
 -- Why one script: whether a grace is over is for the server's clock to say, and
 -- about the same instant as the values:
@@ -13,7 +13,7 @@
 -- And that a digest is reused is said once, to one of many who present it.
 
 local piece, at, ends, begins = get(KEYS[1])
-local MISSING = {0, 0, '', 0}
+local MISSING = {0, '', 0}
 if not piece then return MISSING end
 local d, n, e, l, c, r, t, i, a, s, x, g, v, p, q, h, o, m, b, count, names = read(piece, at, ends, begins)
 if not d then return MISSING end
@@ -26,7 +26,7 @@ local function forgotten(p, q, h, g)
   redis.call('PEXPIREAT', KEYS[1], e)
   redis.call('SETRANGE', KEYS[1], v, ended(
     made(d, n, e, l, c, r, t, i, a, s, x, g, v, p, q, h, o, m, b, count, string.sub(piece, names, ends)), #piece - 7 - at))
-  return {3, 0, '', now}
+  return {3, '', now}
 end
 
 local state
@@ -44,4 +44,4 @@ elseif now < g then
 else
   return forgotten('', q, '', 0)
 end
-return {state, left, redis.call('GET', KEYS[1]), now}
+return {state, redis.call('GET', KEYS[1]), now}

@@ -5,7 +5,7 @@
 -- ARGV[1]  L to list, R to revoke
 -- ARGV[2]  with R: the id of the one to end, or '' for all but
 -- ARGV[3]  with R: this one
--- Result   L: {{id, PTTL, c, t, l, m}, ...}   R: {ids that were ended}
+-- Result   L: {{id, ms until it ends, c, t, l, m}, ...}   R: {ids that were ended}
 --
 -- Besides KEYS[1] it uses the keys of the sessions that the index names, which
 -- are in the same slot. Of every session that ends it tells in the channel
@@ -24,13 +24,12 @@ local result = {}
 for _, id in ipairs(redis.call('ZRANGE', index, 0, -1)) do
   local key = base .. string.sub(id, 5)
   local piece, at, ends, begins = get(key)
-  local left = redis.call('PTTL', key)
-  local d, l, c, t, m
-  if piece and left >= 0 then d, _, _, l, c, _, t, _, _, _, _, _, _, _, _, _, _, m = read(piece, at, ends, begins) end
-  if not d then
+  local d, e, l, c, t, m
+  if piece then d, _, e, l, c, _, t, _, _, _, _, _, _, _, _, _, _, m = read(piece, at, ends, begins) end
+  if not d or e < now then
     redis.call('ZREM', index, id)
   elseif doing == 'L' then
-    result[#result + 1] = {id, left, c, t, l, m}
+    result[#result + 1] = {id, e - now, c, t, l, m}
   elseif only == id or only == '' and except ~= id then
     redis.call('DEL', key)
     redis.call('ZREM', index, id)

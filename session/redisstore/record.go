@@ -120,12 +120,19 @@ func (d *decoder) fixed(s *stored) {
 	}
 }
 
-// record makes a Record of it, at the time now of the server, or the zero Record, for
-// State Missing, if it is withdrawn.
-func (s *stored) record(left time.Duration, now int64, state session.State) session.Record {
-	if left < 0 || now < s.number[taken] {
-		return session.Record{}
+// isEarlier reports whether digest may be one that others have replaced since.
+func (s *stored) isEarlier(digest session.Digest) bool {
+	for earlier := s.earlier; len(earlier) >= earlierLen; earlier = earlier[earlierLen:] {
+		if earlier[:earlierLen] == string(digest[:earlierLen]) {
+			return true
+		}
 	}
+	return false
+}
+
+// record makes a Record of it, at the time now of the server.
+func (s *stored) record(now int64, state session.State) session.Record {
+	left := millis(s.number[expires] - now)
 	rec := session.Record{
 		State:       state,
 		Version:     uint64(s.number[version]), //nolint:gosec // a count

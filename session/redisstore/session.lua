@@ -90,12 +90,12 @@ end
 
 -- present returns how long the session at key, of which e and l were read, has left, and
 -- the time. Its key ends at e, and has so much left: so the time is known without asking
--- for it. If it has more left than there was at its last commit, somebody else has set
--- the TTL. What is less than 0 left is no session, nor is what has no TTL. In its last
--- millisecond a key has 0 left and is still there.
+-- for it. If it has more left than there was at its last commit, or no TTL, somebody else
+-- has seen to that. What has less than 0 left is no session. In its last millisecond a
+-- key has 0 left and is still there.
 local function present(key, e, l)
   local left = redis.call('PTTL', key)
-  if left <= e - l then return left, e - left end
+  if left >= 0 and left <= e - l then return left, e - left end
   local now = clock()
   return e - now, now
 end

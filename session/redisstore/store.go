@@ -26,6 +26,7 @@ import (
 
 	"github.com/herdless/herdless/internal/pipelining"
 	"github.com/herdless/herdless/internal/push"
+	"github.com/herdless/herdless/internal/redisclock"
 	"github.com/herdless/herdless/internal/rediskey"
 	"github.com/herdless/herdless/session"
 	"github.com/redis/go-redis/v9"
@@ -110,6 +111,7 @@ type Store struct {
 	pipe   *pipelining.Client // for what requests wait for
 	prefix string
 	wait   Wait
+	clock  *redisclock.Clock // nil: there are several
 	hub    *push.Hub
 	// byScript says that plain reads might be answered by a replica.
 	byScript bool
@@ -127,6 +129,7 @@ func New(client Client, o *Options) *Store {
 	s := &Store{
 		client: client, pipe: pipelining.New(client, o.NoPipelining), wait: o.Wait,
 		prefix: rediskey.Prefix("redisstore", client, o.Prefix, defaultPrefix),
+		clock:  redisclock.Of(client),
 		hub:    push.New(client),
 	}
 	if c, ok := client.(*redis.ClusterClient); ok {
@@ -165,11 +168,11 @@ const placeLen = 4
 // channel is where it is told which sessions were ended.
 func (s *Store) channel() string { return s.prefix + "ended" }
 
-// question asks for a session and how long it has left, in one piece of memory.
+// question asks for a session, and for the time if that is not known, in one piece of
+// memory.
 type question struct {
-	args [4]any
+	args [2]any
 	get  redis.StringCmd
-	pttl redis.DurationCmd
 	cmds [2]redis.Cmder
 	few  [12]session.Entry // for the values of most sessions
 }
@@ -181,11 +184,23 @@ func (s *Store) Load(ctx context.Context, id string, digest session.Digest) (ses
 	if s.byScript {
 		return s.loadByScript(ctx, loadScript, key, string(digest[:]))
 	}
-	named := any(key)
-	q := &question{args: [...]any{"get", named, "pttl", named}}
-	q.get, q.pttl = *redis.NewStringCmd(ctx, q.args[:2]...), *redis.NewDurationCmd(ctx, time.Millisecond, q.args[2:]...)
-	q.cmds = [...]redis.Cmder{&q.get, &q.pttl}
-	err := s.pipe.Process(ctx, q.cmds[:]...)
+	q := &question{args: [...]any{"get", key}}
+	q.get = *redis.NewStringCmd(ctx, q.args[:]...)
+	q.cmds[0] = &q.get
+	asked := q.cmds[:1]
+	sent := time.Now()
+	now, known := s.clock.At(sent)
+	var server *redis.TimeCmd
+	var left *redis.DurationCmd
+	switch {
+	case s.clock == nil:
+		left = redis.NewDurationCmd(ctx, time.Millisecond, "pttl", q.args[1])
+		asked = append(asked, left)
+	case !known:
+		server = redis.NewTimeCmd(ctx, "time")
+		asked = append(asked, server)
+	}
+	err := s.pipe.Process(ctx, asked...)
 	switch {
 	case err == nil:
 	case pipelining.Left(err):
@@ -199,29 +214,32 @@ func (s *Store) Load(ctx context.Context, id string, digest session.Digest) (ses
 	if !ok {
 		return session.Record{}, nil
 	}
+	switch {
+	case server != nil:
+		now = server.Val()
+		s.clock.Set(now, sent)
+	case left != nil && left.Val() >= 0 && left.Val() <= millis(found.number[expires]-found.number[seen]):
+		// The key ends at expires by the server's clock, and has so much left.
+		now = time.UnixMilli(found.number[expires]).Add(-left.Val())
+	case left != nil: // it was not by us that it has so much, or no end
+		return s.loadByScript(ctx, loadScript, key, string(digest[:]))
+	}
 	switch string(digest[:]) {
 	case found.digest:
-		// The key ends at expires by the server's clock, and has so much left. So the
-		// time there is known without asking for it.
-		left := q.pttl.Val()
-		if left > millis(found.number[expires]-found.number[seen]) {
-			return s.loadByScript(ctx, loadScript, key, string(digest[:])) // it was not by us that it has so much
+		if found.number[taken] > 0 || found.number[expires] < now.UnixMilli() {
+			break // for the server to say
 		}
-		rec := found.record(left, found.number[expires]-left.Milliseconds(), session.Current)
-		if rec.State != session.Missing {
-			rec.Basis = q
-		}
+		rec := found.record(now.UnixMilli(), session.Current)
+		rec.Basis = q
 		return rec, nil
 	case found.superseded:
 		// The server has to say how an old digest stands now.
-		return s.loadByScript(ctx, loadScript, key, string(digest[:]))
-	}
-	for earlier := found.earlier; len(earlier) >= earlierLen; earlier = earlier[earlierLen:] {
-		if earlier[:earlierLen] == string(digest[:earlierLen]) {
-			return s.loadByScript(ctx, loadScript, key, string(digest[:]))
+	default:
+		if !found.isEarlier(digest) {
+			return session.Record{}, nil
 		}
 	}
-	return session.Record{}, nil
+	return s.loadByScript(ctx, loadScript, key, string(digest[:]))
 }
 
 // loadByScript runs load.lua or take.lua.
@@ -231,23 +249,19 @@ func (s *Store) loadByScript(ctx context.Context, script *redis.Script, key stri
 		return session.Record{}, fault("load", err)
 	}
 	reply, _ := answer.([]any)
-	if len(reply) != 4 {
+	if len(reply) != 3 {
 		return session.Record{}, fault("load", fmt.Errorf("unexpected reply of %d elements", len(reply)))
 	}
 	number, _ := reply[0].(int64)
-	left, _ := reply[1].(int64)
-	raw, _ := reply[2].(string)
-	now, _ := reply[3].(int64)
+	raw, _ := reply[1].(string)
+	now, _ := reply[2].(int64)
 	switch state := session.State(number); state {
 	case session.Current, session.Superseded:
 		found, ok := parse(nil, raw)
 		if !ok {
 			return session.Record{}, nil
 		}
-		if script == takeScript {
-			found.number[taken] = 0 // it was by this taker, if at all
-		}
-		return found.record(millis(left), now, state), nil
+		return found.record(now, state), nil
 	case session.Reused:
 		return session.Record{State: state}, nil
 	}

@@ -11,7 +11,7 @@
 -- command that arrives twice would find the session gone, and it would be lost.
 
 local piece, at, ends, begins = get(KEYS[1])
-local MISSING = {0, 0, '', 0}
+local MISSING = {0, '', 0}
 if not piece then return MISSING end
 local d, n, e, l, c, r, t, i, a, s, x, g, v, p, q, h, o, m, b, count, names = read(piece, at, ends, begins)
 if not d then return MISSING end
@@ -35,4 +35,4 @@ else
 end
 redis.call('SETRANGE', KEYS[1], v, ended(
   made(d, n, e, l, c, r, t, i, a, s, x, g, v, p, q, h, o, m, b, count, string.sub(piece, names, ends)), #piece - 7 - at))
-return {state, left, was, now}
+return {state, was, now}
