@@ -21,35 +21,38 @@ import (
 // An entry in Redis is
 //
 //	offset  bytes
-//	0       4      magic "hlc2"; another format gets another magic
+//	0       4      magic "hlc3"; another format gets another magic
 //	4       1      state: see below. Scripts change it, so it is not checked
-//	5       4      CRC-32C of all that follows
-//	9       1      kind
-//	10      1      flags: 1 if the data is compressed with zstd
-//	11      4      schema
-//	15      8      for how long it is fresh, in milliseconds
-//	23      8      for how long it is kept, in milliseconds
-//	31      8      cost in microseconds
-//	39      8      epoch in which it began
-//	47      8      token it was filled or written under
-//	55      16     id of the data's chunks, random even if there are none
-//	71      4      how many there are; zero if the data stands in the entry
-//	75      16     id of the body's chunks
-//	91      4      how many there are
-//	95      8      size of the body
-//	103     2      how many tags
-//	105     4      size of the key
-//	109     8      size of the data
-//	117     8      size of the data as stored
-//	125     8 each hashes of the tags
+//	5       4      CRC-32C of all that follows the next 16 bytes
+//	9       8      when it ends, in milliseconds of the server's clock. A script puts it in
+//	17      8      the same once more, because it is not checked otherwise
+//	25      1      kind
+//	26      1      flags: 1 if the data is compressed with zstd
+//	27      4      schema
+//	31      8      for how long it is fresh, in milliseconds
+//	39      8      for how long it is kept, in milliseconds
+//	47      8      cost in microseconds
+//	55      8      epoch in which it began
+//	63      8      token it was filled or written under
+//	71      16     id of the data's chunks, random even if there are none
+//	87      4      how many there are; zero if the data stands in the entry
+//	91      16     id of the body's chunks
+//	107     4      how many there are
+//	111     8      size of the body
+//	119     2      how many tags
+//	121     4      size of the key
+//	125     8      size of the data
+//	133     8      size of the data as stored
+//	141     8 each hashes of the tags
 //	               the full key, because its place is named by a digest only
 //	               the data as stored, unless it is in chunks
 //
-// with integers in big-endian order. The scripts know the offsets up to 103, too.
+// with integers in big-endian order. The scripts know the offsets up to 119, too.
 // Whatever else is found is no entry.
 const (
-	magic      = "hlc2"
-	headerSize = 125
+	magic      = "hlc3"
+	headerSize = 141
+	checkedAt  = 25 // what the checksum is of begins there
 
 	compressed = 1 // a flag
 
@@ -86,6 +89,7 @@ func newID() id {
 type stored struct {
 	cache.Entry
 	total   time.Duration // for how long it is kept
+	ends    int64         // of an entry that was read: in milliseconds of the server's clock
 	epoch   uint64
 	token   uint64
 	tags    []uint64 // of an entry that was read: see hashes
@@ -134,7 +138,9 @@ func (e *stored) encode(key string) []byte {
 	bodyID, bodyChunks, _ := parseBody(e.Body)
 	b := make([]byte, 0, headerSize+8*len(e.tags)+len(key)+len(e.inline))
 	b = append(b, magic...)
-	b = append(b, stateFresh, 0, 0, 0, 0, byte(e.Kind), e.flags)
+	b = append(b, stateFresh)
+	b = append(b, make([]byte, checkedAt-5)...)
+	b = append(b, byte(e.Kind), e.flags)
 	b = binary.BigEndian.AppendUint32(b, e.Schema)
 	b = binary.BigEndian.AppendUint64(b, uint64(e.TTL.Milliseconds()))
 	b = binary.BigEndian.AppendUint64(b, uint64(e.total.Milliseconds()))
@@ -155,7 +161,7 @@ func (e *stored) encode(key string) []byte {
 	}
 	b = append(b, key...)
 	b = append(b, e.inline...)
-	binary.BigEndian.PutUint32(b[5:], crc32.Checksum(b[9:], castagnoli))
+	binary.BigEndian.PutUint32(b[5:], crc32.Checksum(b[checkedAt:], castagnoli))
 	return b
 }
 
@@ -165,27 +171,29 @@ func decode(key string, b []byte) (stored, bool) {
 	if len(b) < headerSize || string(b[:4]) != magic || !isState(b[4]) {
 		return stored{}, false
 	}
-	if binary.BigEndian.Uint32(b[5:]) != crc32.Checksum(b[9:], castagnoli) {
+	ends := binary.BigEndian.Uint64(b[9:])
+	if ends != binary.BigEndian.Uint64(b[17:]) || binary.BigEndian.Uint32(b[5:]) != crc32.Checksum(b[checkedAt:], castagnoli) {
 		return stored{}, false
 	}
 	e := stored{
-		flags:   b[10],
-		total:   milliseconds(binary.BigEndian.Uint64(b[23:])),
-		epoch:   binary.BigEndian.Uint64(b[39:]),
-		token:   binary.BigEndian.Uint64(b[47:]),
-		dataID:  id(b[55:71]),
-		chunks:  binary.BigEndian.Uint32(b[71:]),
-		rawSize: binary.BigEndian.Uint64(b[109:]),
-		size:    binary.BigEndian.Uint64(b[117:]),
+		flags:   b[26],
+		total:   milliseconds(binary.BigEndian.Uint64(b[39:])),
+		epoch:   binary.BigEndian.Uint64(b[55:]),
+		token:   binary.BigEndian.Uint64(b[63:]),
+		dataID:  id(b[71:87]),
+		chunks:  binary.BigEndian.Uint32(b[87:]),
+		rawSize: binary.BigEndian.Uint64(b[125:]),
+		ends:    int64(min(ends, math.MaxInt64)), //nolint:gosec // it is bounded
+		size:    binary.BigEndian.Uint64(b[133:]),
 	}
-	e.Kind = cache.Kind(b[9])
-	e.Schema = binary.BigEndian.Uint32(b[11:])
-	e.TTL = milliseconds(binary.BigEndian.Uint64(b[15:]))
-	e.Cost = time.Duration(min(binary.BigEndian.Uint64(b[31:]), math.MaxInt64/1000)) * time.Microsecond
-	e.Body = bodyOf(id(b[75:91]), binary.BigEndian.Uint32(b[91:]), binary.BigEndian.Uint64(b[95:]))
+	e.Kind = cache.Kind(b[25])
+	e.Schema = binary.BigEndian.Uint32(b[27:])
+	e.TTL = milliseconds(binary.BigEndian.Uint64(b[31:]))
+	e.Cost = time.Duration(min(binary.BigEndian.Uint64(b[47:]), math.MaxInt64/1000)) * time.Microsecond
+	e.Body = bodyOf(id(b[91:107]), binary.BigEndian.Uint32(b[107:]), binary.BigEndian.Uint64(b[111:]))
 	e.Version = versionOf(b)
 
-	tags, keySize, rest := uint64(binary.BigEndian.Uint16(b[103:])), uint64(binary.BigEndian.Uint32(b[105:])), b[headerSize:]
+	tags, keySize, rest := uint64(binary.BigEndian.Uint16(b[119:])), uint64(binary.BigEndian.Uint32(b[121:])), b[headerSize:]
 	inline := e.size
 	if e.chunks > 0 {
 		inline = 0

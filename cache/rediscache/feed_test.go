@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"net"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -390,16 +391,29 @@ type holdGet struct {
 	got, free chan struct{}
 }
 
-func (h *holdGet) DialHook(next redis.DialHook) redis.DialHook          { return next }
-func (h *holdGet) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (h *holdGet) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (h *holdGet) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		err := next(ctx, cmd)
+		h.hold(cmd)
+		return err
+	}
+}
+
 func (h *holdGet) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		err := next(ctx, cmds)
-		if cmds[len(cmds)-1].Name() == "get" && h.armed.CompareAndSwap(true, false) {
-			close(h.got)
-			<-h.free
-		}
+		h.hold(cmds...)
 		return err
+	}
+}
+
+func (h *holdGet) hold(cmds ...redis.Cmder) {
+	got := slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return cmd.Name() == "get" })
+	if got && h.armed.CompareAndSwap(true, false) {
+		close(h.got)
+		<-h.free
 	}
 }
 

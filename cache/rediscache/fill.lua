@@ -30,12 +30,12 @@ if redis.pcall('GET', KEYS[2]) == token then
   if px > 0 and keep(entry, bytes, '', px + GRACE) then
     keep(entry, found, bytes, GRACE)
     stored = 1
-    local _, _, writes = writesOf(KEYS[3])
+    local _, _, writes, now = writesOf(KEYS[3])
     if writes > 0 and px > tonumber(ARGV[5]) then
       -- What is written now the filler may not have seen, and the writer may die.
       px, stored = tonumber(ARGV[5]), 2
     end
-    redis.call('SET', entry, bytes, 'PX', string.format('%.0f', px))
+    store(entry, bytes, now, px)
     if stored == 2 then
       redis.call('SETRANGE', entry, 4, 'l')
     end

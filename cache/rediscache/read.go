@@ -7,6 +7,7 @@ import (
 	"github.com/herdless/herdless/cache"
 	"github.com/herdless/herdless/cache/internal/purges"
 	"github.com/herdless/herdless/internal/pipelining"
+	"github.com/herdless/herdless/internal/redisclock"
 	"github.com/redis/go-redis/v9"
 )
 
@@ -81,6 +82,7 @@ type finding struct {
 	key   string
 	bytes []byte // nil: nothing
 	alien bool   // it has another type
+	now   int64  // by the server's clock, in milliseconds, or 0 if Redis has said what is
 	left  time.Duration
 	mark  mark
 	sent  time.Time // when it was asked for
@@ -90,24 +92,29 @@ type finding struct {
 // answer.
 type question struct {
 	finding
-	args [4]any
-	pttl redis.DurationCmd
+	args [2]any
 	get  redis.StringCmd
+	pttl *redis.DurationCmd // nil: it is not asked
 	cmds [2]redis.Cmder
 }
 
-// commands returns those that ask. The time left is asked for first. If another
-// entry is stored between the two, this one looks older than it is, never younger.
-func (q *question) commands(ctx context.Context, name any) []redis.Cmder {
-	q.args = [...]any{"pttl", name, "get", name}
-	q.pttl = *redis.NewDurationCmd(ctx, time.Millisecond, q.args[:2]...)
-	q.get = *redis.NewStringCmd(ctx, q.args[2:]...)
-	q.cmds = [...]redis.Cmder{&q.pttl, &q.get}
+// commands returns those that ask, for the time left as well if the server's clock is not
+// to be had. That goes first. If another entry is stored between the two, this one looks
+// older than it is, never younger.
+func (q *question) commands(ctx context.Context, name any, clock *redisclock.Clock) []redis.Cmder {
+	q.args = [...]any{"get", name}
+	q.get = *redis.NewStringCmd(ctx, q.args[:]...)
+	if clock != nil {
+		q.cmds[0] = &q.get
+		return q.cmds[:1]
+	}
+	q.pttl = redis.NewDurationCmd(ctx, time.Millisecond, "pttl", name)
+	q.cmds = [...]redis.Cmder{q.pttl, &q.get}
 	return q.cmds[:]
 }
 
-// take takes the answer.
-func (q *question) take() error {
+// take takes the answer, at the server's time now if that is known.
+func (q *question) take(now time.Time) error {
 	b, err := q.get.Bytes()
 	switch {
 	case err == nil:
@@ -120,6 +127,10 @@ func (q *question) take() error {
 		return err
 	}
 	q.bytes = b
+	if q.pttl == nil {
+		q.now = now.UnixMilli()
+		return nil
+	}
 	q.left, err = q.pttl.Result()
 	return err
 }
@@ -137,19 +148,21 @@ func pttl(ms int64) time.Duration {
 
 // find asks for one key. Afterwards the purge log is up to date.
 func (s *Store) find(ctx context.Context, key string) (finding, error) {
-	if !s.feed.fresh() {
+	sent := time.Now()
+	now, known := s.clock.At(sent)
+	if !s.feed.fresh() || s.clock != nil && !known {
 		asked := []question{{finding: finding{key: key}}}
 		err := s.read(ctx, asked)
 		return asked[0].finding, err
 	}
-	q := &question{finding: finding{key: key}}
+	q := &question{finding: finding{key: key, sent: sent}}
 	if s.tier.entries != nil {
-		q.mark, q.sent = s.tier.mark(key), time.Now()
+		q.mark = s.tier.mark(key)
 	}
-	if err := s.pipe.Process(ctx, q.commands(ctx, s.argument(key))...); pipelining.Left(err) {
+	if err := s.pipe.Process(ctx, q.commands(ctx, s.argument(key), s.clock)...); pipelining.Left(err) {
 		return finding{}, err
 	}
-	err := q.take()
+	err := q.take(now)
 	return q.finding, err
 }
 
@@ -171,7 +184,13 @@ func (s *Store) read(ctx context.Context, asked []question) error {
 	}
 	for i := range asked {
 		asked[i].sent = sent
-		all = append(all, asked[i].commands(ctx, s.argument(asked[i].key))...)
+		all = append(all, asked[i].commands(ctx, s.argument(asked[i].key), s.clock)...)
+	}
+	now, known := s.clock.At(sent)
+	var server *redis.TimeCmd
+	if s.clock != nil && !known {
+		server = redis.NewTimeCmd(ctx, "time")
+		all = append(all, server)
 	}
 	if err := s.pipe.Process(ctx, all...); pipelining.Left(err) {
 		return err
@@ -185,8 +204,15 @@ func (s *Store) read(ctx context.Context, asked []question) error {
 			return err
 		}
 	}
+	if server != nil {
+		var err error
+		if now, err = server.Result(); err != nil {
+			return err
+		}
+		s.clock.Set(now, sent)
+	}
 	for i := range asked {
-		if err := asked[i].take(); err != nil {
+		if err := asked[i].take(now); err != nil {
 			return err
 		}
 	}
@@ -200,10 +226,13 @@ func (s *Store) judge(ctx context.Context, f finding) (cache.Entry, bool, error)
 		return cache.Entry{Damaged: f.alien}, false, nil
 	}
 	e, ok := decode(f.key, f.bytes)
+	if f.now > 0 {
+		f.left = milliseconds(uint64(max(0, e.ends-f.now))) //nolint:gosec // it is not negative
+	}
 	switch {
 	case !ok, f.left == noEnd: // then it is not ours
 		return cache.Entry{Damaged: true}, false, nil
-	case f.left <= 0: // it came after its time left was asked for
+	case f.left <= 0: // it is over, or came after its time left was asked for
 		return cache.Entry{}, false, nil
 	}
 	verdict := purges.Valid

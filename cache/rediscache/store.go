@@ -14,6 +14,7 @@ import (
 	"github.com/herdless/herdless/cache/internal/purges"
 	"github.com/herdless/herdless/internal/pipelining"
 	"github.com/herdless/herdless/internal/push"
+	"github.com/herdless/herdless/internal/redisclock"
 	"github.com/herdless/herdless/internal/rediskey"
 	"github.com/redis/go-redis/v9"
 )
@@ -40,6 +41,7 @@ type Store struct {
 	compressAbove int
 	chunkBytes    int
 	hub           *push.Hub
+	clock         *redisclock.Clock // nil: there are several
 	log           *purgeLog
 	tier          *tier
 	known         *knownNames
@@ -72,7 +74,7 @@ func New(client Client, o *Options) *Store {
 	s := &Store{
 		client: client, pipe: pipelining.New(client, o.NoPipelining), ordered: ordered, prefix: prefix,
 		compressAbove: opts.CompressAbove, chunkBytes: opts.ChunkBytes,
-		hub: push.New(client),
+		hub: push.New(client), clock: redisclock.Of(client),
 		log: newPurgeLog(prefix, opts.Retention), standing: newStanding(),
 		reading: newTurns(), known: newKnownNames(),
 	}

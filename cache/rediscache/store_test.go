@@ -108,9 +108,6 @@ func TestWhatIsNoEntryIsAMiss(t *testing.T) {
 		"empty": func(ctx context.Context, key string, _ []byte) error {
 			return rdb.Set(ctx, key, "", time.Minute).Err()
 		},
-		"without an end": func(ctx context.Context, key string, b []byte) error {
-			return rdb.Set(ctx, key, b, 0).Err()
-		},
 		"longer": func(ctx context.Context, key string, b []byte) error {
 			return rdb.Set(ctx, key, append(b, 0), time.Minute).Err()
 		},
@@ -139,6 +136,27 @@ func TestWhatIsNoEntryIsAMiss(t *testing.T) {
 			assert.Equal(t, "new data", string(e.Data))
 		})
 	}
+}
+
+// Somebody has taken the TTL of an entry away. It ends when it says.
+func TestAnEntryWithoutATTL(t *testing.T) {
+	rdb := redistest.Standalone(t).Client(t)
+	prefix := redistest.Prefix(t)
+	s := rediscache.New(rdb, &rediscache.Options{Prefix: prefix, TierBytes: -1})
+	require.True(t, fillWith(t, s, "key", 1, cache.Entry{Kind: cache.Value, Data: []byte("old"), TTL: 300 * time.Millisecond}))
+	require.NoError(t, rdb.Persist(t.Context(), entryKey(t, rdb, prefix)).Err())
+	require.Eventually(t, func() bool {
+		e, ok, err := s.Get(t.Context(), "key")
+		require.NoError(t, err)
+		require.False(t, e.Damaged)
+		require.LessOrEqual(t, e.TTL, 300*time.Millisecond)
+		return !ok
+	}, atLongest, 10*time.Millisecond)
+	require.True(t, fill(t, s, "key", 2, "new"))
+	e, ok, err := s.Get(t.Context(), "key")
+	require.NoError(t, err)
+	require.True(t, ok)
+	assert.Equal(t, "new", string(e.Data))
 }
 
 // Two keys whose digests collide must not be mixed up. No such pair is known,

@@ -26,7 +26,7 @@ if same(found, bytes) then
 end
 
 redis.call('DEL', KEYS[2])
-local v, writes, count = writesOf(KEYS[3])
+local v, writes, count, now = writesOf(KEYS[3])
 local alone = v == tonumber(ARGV[1])
 for id, number in pairs(writes) do
   if number == ARGV[1] then
@@ -43,7 +43,7 @@ end
 local stored = 0
 if alone and ARGV[2] ~= '0' and keep(entry, bytes, '', tonumber(ARGV[2]) + GRACE) then
   keep(entry, found, bytes, GRACE)
-  redis.call('SET', entry, bytes, 'PX', ARGV[2])
+  store(entry, bytes, now, tonumber(ARGV[2]))
   stored = 1
 else
   keep(entry, found, '', GRACE)
