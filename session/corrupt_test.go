@@ -31,10 +31,20 @@ type tap struct {
 
 func (p *tap) Load(ctx context.Context, id string, d session.Digest) (session.Record, error) {
 	rec, err := p.Store.Load(ctx, id, d)
+	p.note(id, d, rec)
+	return rec, err
+}
+
+func (p *tap) LoadAll(ctx context.Context, id string, d session.Digest) (session.Record, error) {
+	rec, err := p.Store.LoadAll(ctx, id, d)
+	p.note(id, d, rec)
+	return rec, err
+}
+
+func (p *tap) note(id string, d session.Digest, rec session.Record) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.id, p.digest, p.rec = id, d, rec
-	return rec, err
 }
 
 // stored returns the values of the session that b has, as they are in the store.

@@ -142,6 +142,10 @@ func (g *guarded) Load(ctx context.Context, id string, digest Digest) (Record, e
 	return step(ctx, g, id, func(ctx context.Context) (Record, error) { return g.store.Load(ctx, id, digest) })
 }
 
+func (g *guarded) LoadAll(ctx context.Context, id string, digest Digest) (Record, error) {
+	return step(ctx, g, id, func(ctx context.Context) (Record, error) { return g.store.LoadAll(ctx, id, digest) })
+}
+
 func (g *guarded) Commit(ctx context.Context, delta Delta) (Result, error) {
 	return step(ctx, g, delta.ID, func(ctx context.Context) (Result, error) { return g.store.Commit(ctx, delta) })
 }

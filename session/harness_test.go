@@ -58,6 +58,14 @@ func (s *spy) Load(ctx context.Context, id string, d session.Digest) (session.Re
 	return s.Store.Load(ctx, id, d)
 }
 
+func (s *spy) LoadAll(ctx context.Context, id string, d session.Digest) (session.Record, error) {
+	s.loads.Add(1)
+	if s.failLoad.Load() {
+		return session.Record{}, errStore
+	}
+	return s.Store.LoadAll(ctx, id, d)
+}
+
 func (s *spy) Commit(ctx context.Context, d session.Delta) (session.Result, error) {
 	s.commits.Add(1)
 	if s.failCommit.Load() {

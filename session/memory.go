@@ -140,6 +140,11 @@ func (m *MemoryStore) Take(ctx context.Context, id string, digest Digest, taker 
 	return rec, nil
 }
 
+// LoadAll implements Store.
+func (m *MemoryStore) LoadAll(ctx context.Context, id string, digest Digest) (Record, error) {
+	return m.Load(ctx, id, digest) // which leaves out nothing
+}
+
 // Commit implements Store.
 func (m *MemoryStore) Commit(ctx context.Context, d Delta) (Result, error) {
 	now, err := m.begin(ctx)

@@ -36,8 +36,9 @@ var (
 	errTooLate = errors.New("session: too late, the header has been sent; use the session, and log in or begin one, before the first write")
 )
 
-// A Session is the session of one request. The first use asks the store for it,
-// and changes are kept until they are committed together, before the response's
+// A Session is the session of one request. The first use asks the store for it, and
+// again if a value is wanted which the store has left out because it is long; all that is
+// read from then on is as of that second time. Changes are kept until they are committed together, before the response's
 // header goes out. It is safe for concurrent use within its request.
 //
 // When the store cannot be asked, what happens is up to the route; see IfDown.
@@ -116,23 +117,45 @@ func (s *Session) get(ctx context.Context, name string, v any, codec Codec) (boo
 		return false, err
 	}
 	defer s.mu.Unlock()
-	return s.decode(ctx, name, v, codec), nil
+	return s.decode(ctx, name, v, codec)
 }
 
-func (s *Session) decode(ctx context.Context, name string, v any, codec Codec) bool {
+func (s *Session) decode(ctx context.Context, name string, v any, codec Codec) (found bool, err error) {
+	if err := s.fetch(ctx, name); err != nil {
+		return false, err
+	}
 	codec = s.codec(codec)
 	if c, ok := codec.(jsonCodec); ok && c.plainText(s.asStored(name), v) {
-		return true
+		return true, nil
 	}
 	data, ok := s.value(ctx, name)
 	if !ok {
-		return false
+		return false, nil
 	}
 	if err := codec.Unmarshal(data, v); err != nil {
 		s.spoilt(ctx, name, err)
-		return false
+		return false, nil
 	}
-	return true
+	return true, nil
+}
+
+// fetch asks the store for what it has left out, if the value called name is among that.
+// s.mu is locked.
+func (s *Session) fetch(ctx context.Context, name string) error {
+	if e, _ := s.rec.Values.entry(name); e.LeftOut == 0 {
+		return nil
+	}
+	rec, err := s.m.store.LoadAll(ctx, s.token.id, s.token.digest)
+	switch {
+	case err != nil:
+		return s.fail(fmt.Errorf("session: could not load the value %q: %w", name, err))
+	case rec.State != Current && rec.State != Superseded:
+		return s.fail(ErrGone)
+	}
+	// Others may have changed it since. What this request has seen of it is of one time, and
+	// what it sees from here on of another.
+	s.rec.Values, s.rec.Version, s.rec.Basis = rec.Values, rec.Version, rec.Basis
+	return nil
 }
 
 // spoilt notes that the value called name could not be decoded. s.mu is locked.
@@ -178,13 +201,16 @@ func (s *Session) set(ctx context.Context, name string, v any, codec Codec) erro
 		return err
 	}
 	defer s.mu.Unlock()
-	return s.put(name, data)
+	return s.put(ctx, name, data)
 }
 
 // put makes data the value called name, with the next commit.
-func (s *Session) put(name string, data []byte) error {
+func (s *Session) put(ctx context.Context, name string, data []byte) error {
 	if s.headerOut && !s.stored {
 		return errTooLate
+	}
+	if err := s.fetch(ctx, name); err != nil {
+		return err
 	}
 	old, stored := s.rec.Values.Get(name)
 	if stored && !s.dropped() {
@@ -241,11 +267,11 @@ func (s *Session) pop(ctx context.Context, name string, v any, codec Codec) (boo
 		return false, err
 	}
 	defer s.mu.Unlock()
-	found := s.decode(ctx, name, v, codec)
+	found, err := s.decode(ctx, name, v, codec)
 	if found {
 		s.remove(name)
 	}
-	return found, nil
+	return found, err
 }
 
 // Keys returns the names of all values, in ascending order.
@@ -295,7 +321,7 @@ func (s *Session) AddFlash(ctx context.Context, kind, text string) error {
 		return err
 	}
 	defer s.mu.Unlock()
-	return s.put(flashPrefix+sortable(), data)
+	return s.put(ctx, flashPrefix+sortable(), data)
 }
 
 // Flashes returns the messages, the oldest first, and removes them.
@@ -310,7 +336,11 @@ func (s *Session) Flashes(ctx context.Context) ([]Flash, error) {
 			break // it could not be removed
 		}
 		var f Flash
-		if s.decode(ctx, name, &f, JSON) {
+		found, err := s.decode(ctx, name, &f, JSON)
+		if err != nil {
+			return nil, err
+		}
+		if found {
 			flashes = append(flashes, f)
 		}
 		s.remove(name)
@@ -371,7 +401,7 @@ func (s *Session) load(ctx context.Context) {
 	}()
 	var few [1]token
 	for _, t := range s.m.parse(few[:0], s.presented) {
-		rec, err := s.m.store.Load(ctx, t.id, t.digest)
+		rec, err := s.m.read(ctx, t)
 		if err != nil {
 			s.loadFailed(t, fmt.Errorf("session: could not load: %w", err))
 			return
@@ -387,6 +417,16 @@ func (s *Session) load(ctx context.Context) {
 			s.m.happened(ctx, Event{Kind: Expired, ID: t.id})
 		}
 	}
+}
+
+// read reads the session of t, without what is long and perhaps not wanted, if it can be
+// told without that whether the values can be read, and if nothing is kept of them for
+// when the store is away.
+func (m *Manager) read(ctx context.Context, t token) (Record, error) {
+	if len(m.vault.keys) > 0 || m.recent != nil {
+		return m.store.LoadAll(ctx, t.id, t.digest)
+	}
+	return m.store.Load(ctx, t.id, t.digest)
 }
 
 // adopt makes rec, which t is the token of, the request's session, if it can be
@@ -487,7 +527,7 @@ func (s *Session) sizeWith(name string, value []byte) int {
 	if !s.dropped() {
 		for _, e := range s.rec.Values {
 			if _, changed := s.changes[e.Name]; e.Name != name && !changed {
-				size += len(e.Name) + len(e.Data)
+				size += e.size()
 			}
 		}
 	}

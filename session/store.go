@@ -37,7 +37,12 @@ type Store interface {
 	// and Reused nothing else in the Record is set. Load does not change the
 	// session, nor the time that it has left; but that a digest is Reused is
 	// said once, and it is Missing from then on.
+	//
+	// Load may leave out values of a long session; see Entry.
 	Load(ctx context.Context, id string, digest Digest) (Record, error)
+
+	// LoadAll is Load, and leaves out no value.
+	LoadAll(ctx context.Context, id string, digest Digest) (Record, error)
 
 	// Commit applies delta to the session, whole or not at all, and says in
 	// Result.Outcome what became of it.

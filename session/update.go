@@ -71,6 +71,10 @@ func (s *Session) update(ctx context.Context, name string, fn func(old Value) (a
 		if err := s.lock(ctx, true); err != nil {
 			return err
 		}
+		if err := s.fetch(ctx, name); err != nil {
+			s.mu.Unlock()
+			return err
+		}
 		var base []byte
 		if stored, seen := s.rec.Values.Get(name); seen && !s.dropped() {
 			base = []byte(stored)
@@ -107,7 +111,7 @@ func (s *Session) swap(ctx context.Context, name string, base, next []byte, fail
 	}
 	if _, changed := s.changes[name]; changed || !s.stored || s.dropped() {
 		// It is about to be set anyway, and nobody else's.
-		return true, s.put(name, next)
+		return true, s.put(ctx, name, next)
 	}
 	if stored, _ := s.rec.Values.Get(name); stored != string(base) {
 		return false, nil // by another goroutine of this request

@@ -14,13 +14,20 @@ import (
 type Values []Entry
 
 // Entry is a value and its name, any bytes both.
-type Entry struct{ Name, Data string }
+type Entry struct {
+	Name, Data string
+	// LeftOut is how many bytes the value has if Store.Load has left it out. Data is
+	// empty then. Zero means that Data is the value.
+	LeftOut int
+}
+
+func (e Entry) size() int { return len(e.Name) + len(e.Data) + e.LeftOut }
 
 // ValuesOf returns the Values of a map.
 func ValuesOf(values map[string][]byte) Values {
 	v := make(Values, 0, len(values))
 	for name, data := range values {
-		v = append(v, Entry{name, string(data)})
+		v = append(v, Entry{Name: name, Data: string(data)})
 	}
 	return v.Sort()
 }
@@ -37,14 +44,19 @@ func byName(a, b Entry) int { return strings.Compare(a.Name, b.Name) }
 
 // Get returns the value called name, and whether there is one.
 func (v Values) Get(name string) (data string, ok bool) {
-	i, ok := slices.BinarySearchFunc(v, name, func(e Entry, name string) int { return strings.Compare(e.Name, name) })
-	if !ok {
-		return "", false
-	}
-	return v[i].Data, true
+	e, ok := v.entry(name)
+	return e.Data, ok
 }
 
-// Map returns a copy of the values, not nil.
+func (v Values) entry(name string) (Entry, bool) {
+	i, ok := slices.BinarySearchFunc(v, name, func(e Entry, name string) int { return strings.Compare(e.Name, name) })
+	if !ok {
+		return Entry{}, false
+	}
+	return v[i], true
+}
+
+// Map returns a copy of the values, not nil. Those that were left out are empty.
 func (v Values) Map() map[string][]byte {
 	m := make(map[string][]byte, len(v))
 	for _, e := range v {
@@ -62,7 +74,7 @@ func (v Values) with(set map[string][]byte, deleted []string) Values {
 		}
 	}
 	for name, data := range set {
-		next = append(next, Entry{name, string(data)})
+		next = append(next, Entry{Name: name, Data: string(data)})
 	}
 	return next.Sort()
 }

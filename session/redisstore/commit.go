@@ -1,9 +1,11 @@
 package redisstore
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -110,10 +112,10 @@ func newWrite(key string, d *session.Delta) *command {
 func (q *question) placeOf(hint []byte, name string, length int) (_ []byte, ok bool) {
 	raw := q.get.Val()
 	head, _ := headOf(raw)
-	begins := len(raw) - len(head) - trailer
 	d := decoder{rest: head}
 	var s stored
 	d.fixed(&s)
+	begins := int(s.number[headAt])
 	for range 6 {
 		d.text()
 	}
@@ -158,8 +160,9 @@ func newCommit(key string, d *session.Delta) *command {
 	for name, value := range d.If {
 		args = append(args, "F", name, value != nil, value)
 	}
-	for name, value := range d.Set {
-		args = append(args, "S", name, value)
+	// What is long comes first, and so lies in front, where Load leaves it out.
+	for _, name := range slices.SortedFunc(maps.Keys(d.Set), func(a, b string) int { return cmp.Compare(len(d.Set[b]), len(d.Set[a])) }) {
+		args = append(args, "S", name, d.Set[name])
 	}
 	for _, name := range d.Delete {
 		args = append(args, "D", name)

@@ -7,7 +7,8 @@
 --          C                 create the session    O <owner>  of this owner
 --          N <max> <0|1>     of so many of its; 1 ends the oldest if there are more
 --          F <name> <0|1> <value>  only if the value is this (1), or is not there (0)
---          S <name> <value>  set a value           D <name>   delete one
+--          S <name> <value>  set a value; those that are new or of another length come to
+--                            lie in this order     D <name>   delete one
 --          T <meta>          set the meta          X          authenticated now
 --          R <digest> <grace ms> <handover> <0|1>  rotate; 1: only from the current digest
 --          I <ms>            set idle timeout      A <ms>     set absolute timeout
@@ -38,12 +39,12 @@ local key, digest, max = KEYS[1], struct.unpack('<c32I4', ARGV[1])
 local GONE, EXISTS, TOO_LARGE, TOO_MANY = '\2', '\3', '\4', '\6'
 
 local create, owner, most, evict, meta, authenticated, rotate, grace, handover, once, newIdle, newAbsolute, low
-local set, del, conditions, named = {}, {}, {}, false
+local set, order, del, conditions, named = {}, {}, {}, {}, false
 local at = 2
 while at <= #ARGV do
   local op, arg = ARGV[at], ARGV[at + 1]
   at = at + 2
-  if op == 'S' then set[arg], named = ARGV[at], true; at = at + 1
+  if op == 'S' then set[arg], order[#order + 1], named = ARGV[at], arg, true; at = at + 1
   elseif op == 'D' then del[arg], named = true, true
   elseif op == 'F' then conditions[arg], named = ARGV[at] == '1' and ARGV[at + 1], true; at = at + 2
   elseif op == 'C' then create = true; at = at - 1
@@ -121,10 +122,13 @@ if named then
   end
   if conflict then return '\5' .. table.concat(found) end
   kept[#kept + 1] = string.sub(piece, keptFrom, behind - 1)
-  for name, value in pairs(set) do
-    kept[#kept + 1] = struct.pack('<I4c0I4I4', #name, name, last, #value)
-    added[#added + 1] = value
-    s, count, live, last = s + #name + #value, count + 1, live + #value, last + #value
+  for _, name in ipairs(order) do
+    local value = set[name]
+    if value then
+      kept[#kept + 1] = struct.pack('<I4c0I4I4', #name, name, last, #value)
+      added[#added + 1] = value
+      s, count, live, last = s + #name + #value, count + 1, live + #value, last + #value
+    end
   end
   entries = table.concat(kept)
 end

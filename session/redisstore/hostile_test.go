@@ -293,3 +293,25 @@ func TestATTLTakenAway(t *testing.T) {
 		assert.Equal(t, "pers-1", listed[0].ID)
 	})
 }
+
+// A session of so many names that the end of it does not hold them is read in a second step.
+func TestAHeadOfManyNames(t *testing.T) {
+	rdb := redistest.Standalone(t).Client(t)
+	prefix := redistest.Prefix(t)
+	store := redisstore.New(rdb, &redisstore.Options{Prefix: prefix})
+	want := map[string][]byte{"long": bytes.Repeat([]byte("x"), 5000)}
+	for i := range 400 {
+		want[fmt.Sprint("name", i)] = []byte{byte(i)}
+	}
+	commit(t, store, session.Committed, session.Delta{ID: "many-1", Digest: first, Create: true, Set: want, IdleTimeout: time.Hour, AbsoluteTimeout: time.Hour})
+	rec, err := store.Load(t.Context(), "many-1", first)
+	require.NoError(t, err)
+	require.Equal(t, want, rec.Values.Map())
+	res, err := store.Commit(t.Context(), session.Delta{ID: "many-1", Digest: first, Set: map[string][]byte{"name7": []byte("!")}, Basis: rec.Basis})
+	require.NoError(t, err)
+	require.Equal(t, session.Committed, res.Outcome)
+	require.NoError(t, rdb.SetRange(t.Context(), prefix+"{many}-1", 5000+400, "hls1").Err())
+	rec, err = store.Load(t.Context(), "many-1", first)
+	require.NoError(t, err)
+	require.Equal(t, session.Record{}, rec)
+}

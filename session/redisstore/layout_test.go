@@ -3,6 +3,7 @@ package redisstore
 import (
 	"encoding/binary"
 	"math"
+	"strings"
 	"testing"
 
 	"github.com/herdless/herdless/session"
@@ -59,7 +60,7 @@ func TestWhatIsWrittenIsRead(t *testing.T) {
 			want.number[headAt] += int64(len(e.Data))
 		}
 		raw := written(want, text("taken by"), rapid.IntRange(0, 50).Draw(t, "padding"))
-		got, ok := parse(nil, raw)
+		got, ok := parse(nil, raw, true)
 		require.True(t, ok)
 		require.Equal(t, want, got)
 		is, sure := isAlive(raw[max(0, len(raw)-endLen):])
@@ -67,11 +68,42 @@ func TestWhatIsWrittenIsRead(t *testing.T) {
 		require.True(t, sure == (want.number[taken] == 0) || !sure && len(raw) >= endLen)
 
 		cut := rapid.IntRange(0, len(raw)-1).Draw(t, "cut")
-		_, ok = parse(nil, raw[:cut])
+		_, ok = parse(nil, raw[:cut], true)
 		require.False(t, ok, "cut at %d of %d", cut, len(raw))
-		_, ok = parse(nil, raw+"x")
+		_, ok = parse(nil, raw+"x", true)
 		require.False(t, ok, "with something behind it")
 	})
+}
+
+// TestAPart: the last 4 KiB of a session are taken for what they are, wherever that cuts it.
+func TestAPart(t *testing.T) {
+	of := func(lengths ...int) stored {
+		s := stored{digest: string(make([]byte, digestLen))}
+		for i, n := range lengths {
+			s.values = append(s.values, session.Entry{Name: string(rune('a' + i)), Data: strings.Repeat(string(rune('A'+i)), n)})
+			s.number[headAt] += int64(n)
+		}
+		return s
+	}
+	for first := range 4200 {
+		all := of(first, 300, 0)
+		raw := written(all, "", 0)
+		part := raw[max(0, len(raw)-partLen):]
+		got, ok := parse(nil, part, false)
+		require.True(t, ok, first)
+		require.Equal(t, len(part) < len(raw), got.values[0].LeftOut > 0, first)
+		if got.values[0].LeftOut > 0 {
+			require.Equal(t, session.Entry{Name: "a", LeftOut: first}, got.values[0])
+			got.values[0] = all.values[0]
+		}
+		require.Equal(t, all, got)
+		if len(part) < len(raw) {
+			_, ok = parse(nil, part, true)
+			require.False(t, ok, "it is not all")
+			_, ok = parse(nil, part[1:], false)
+			require.False(t, ok, "nor is it what was asked for")
+		}
+	}
 }
 
 // FuzzParse: whatever stands in Redis is read without a panic, and what is read is what
@@ -84,7 +116,8 @@ func FuzzParse(f *testing.F) {
 	f.Add(whole[:len(whole)-1])
 	f.Add("")
 	f.Fuzz(func(t *testing.T, raw string) {
-		got, ok := parse(nil, raw)
+		_, _ = parse(nil, raw[max(0, len(raw)-partLen):], false) // must not panic
+		got, ok := parse(nil, raw, true)
 		if !ok {
 			return
 		}

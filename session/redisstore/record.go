@@ -48,9 +48,9 @@ type stored struct {
 	values     session.Values
 }
 
-// parse takes a session apart, if it is one as commit.lua writes it. The values go into
-// few, which is empty, if there is room.
-func parse(few session.Values, raw string) (s stored, ok bool) {
+// parse takes a session apart, if it is one as commit.lua writes it: all of it, or its last
+// partLen bytes. The values go into few, which is empty, if there is room.
+func parse(few session.Values, raw string, all bool) (s stored, ok bool) {
 	head, ok := headOf(raw)
 	if !ok {
 		return s, false
@@ -61,17 +61,22 @@ func parse(few session.Values, raw string) (s stored, ok bool) {
 	s.owner, s.meta = d.text(), d.text()
 	d.text() // by whom it was withdrawn
 	count := d.length()
-	end := len(raw) - len(head) - trailer                                  // of the values
-	if d.bad || s.number[headAt] != int64(end) || count > len(d.rest)/12 { // nobody gets memory for what is not there
+	end := s.number[headAt]                           // of the values
+	before := end + int64(len(head)+trailer-len(raw)) // how much of it is not here
+	fits := before == 0 || before > 0 && !all && len(raw) == partLen
+	if d.bad || !fits || end > math.MaxInt32 || count > len(d.rest)/12 { // nobody gets memory for what is not there
 		return s, false
 	}
 	s.values = slices.Grow(few, count)[:count]
 	for i := range s.values {
 		name, at, length := d.text(), d.length(), d.length()
-		if d.bad || at > end || length > end-at {
+		if d.bad || at > int(end) || length > int(end)-at {
 			return s, false
 		}
-		s.values[i] = session.Entry{Name: name, Data: raw[at : at+length]}
+		s.values[i] = session.Entry{Name: name, LeftOut: length}
+		if at -= int(before); at >= 0 || length == 0 {
+			s.values[i] = session.Entry{Name: name, Data: raw[max(0, at) : max(0, at)+length]}
+		}
 	}
 	s.values.Sort()
 	lengths := decoder{rest: raw[len(raw)-trailer:]}

@@ -171,21 +171,38 @@ func (s *Store) channel() string { return s.prefix + "ended" }
 // question asks for a session, and for the time if that is not known, in one piece of
 // memory.
 type question struct {
-	args [2]any
+	args [4]any
 	get  redis.StringCmd
 	cmds [2]redis.Cmder
-	few  [12]session.Entry // for the values of most sessions
+	few  [10]session.Entry // for the values of most sessions
 }
 
-// Load implements session.Store. Whatever stands at the key and is not a
-// session, is none.
+// partLen is how many bytes of the end of a session Load reads: all of most, and of a
+// longer one the values that were written last.
+const partLen = 4096
+
+// Load implements session.Store. It leaves out what lies before the last 4 KiB of a
+// session. Whatever stands at the key and is not a session, is none.
 func (s *Store) Load(ctx context.Context, id string, digest session.Digest) (session.Record, error) {
+	return s.load(ctx, id, digest, false)
+}
+
+// LoadAll implements session.Store.
+func (s *Store) LoadAll(ctx context.Context, id string, digest session.Digest) (session.Record, error) {
+	return s.load(ctx, id, digest, true)
+}
+
+func (s *Store) load(ctx context.Context, id string, digest session.Digest, all bool) (session.Record, error) {
 	key := s.key(id)
 	if s.byScript {
 		return s.loadByScript(ctx, loadScript, key, string(digest[:]))
 	}
-	q := &question{args: [...]any{"get", key}}
-	q.get = *redis.NewStringCmd(ctx, q.args[:]...)
+	q := &question{args: [...]any{"getrange", key, "-4096", "-1"}}
+	args := q.args[:]
+	if all {
+		q.args[0], args = "get", args[:2]
+	}
+	q.get = *redis.NewStringCmd(ctx, args...)
 	q.cmds[0] = &q.get
 	asked := q.cmds[:1]
 	sent := time.Now()
@@ -210,8 +227,12 @@ func (s *Store) Load(ctx context.Context, id string, digest session.Digest) (ses
 	default:
 		return session.Record{}, fault("load", err)
 	}
-	found, ok := parse(q.few[:0], q.get.Val())
-	if !ok {
+	found, ok := parse(q.few[:0], q.get.Val(), all)
+	switch {
+	case ok:
+	case !all && len(q.get.Val()) == partLen: // there may be more of the head
+		return s.load(ctx, id, digest, true)
+	default:
 		return session.Record{}, nil
 	}
 	switch {
@@ -257,7 +278,7 @@ func (s *Store) loadByScript(ctx context.Context, script *redis.Script, key stri
 	now, _ := reply[2].(int64)
 	switch state := session.State(number); state {
 	case session.Current, session.Superseded:
-		found, ok := parse(nil, raw)
+		found, ok := parse(nil, raw, true)
 		if !ok {
 			return session.Record{}, nil
 		}

@@ -91,8 +91,26 @@ func (f *fixture) load(want session.State, id string, digest session.Digest) ses
 	require.Equal(f, want, rec.State, "state on load")
 	if want == session.Missing || want == session.Reused {
 		require.Equal(f, session.Record{State: want}, rec, "for Missing and Reused nothing else is set")
+		return rec
 	}
+	all, err := f.store.LoadAll(f.Context(), id, digest)
+	require.NoError(f, err)
+	require.Equal(f, want, all.State, "state on LoadAll")
+	leavesOut(f, rec.Values, all.Values)
+	rec.Values = all.Values
 	return rec
+}
+
+// leavesOut requires some to be all, but for what is left out and said to be.
+func leavesOut(t require.TestingT, some, all session.Values) {
+	require.Len(t, some, len(all))
+	for i, e := range all {
+		require.Zero(t, e.LeftOut, "LoadAll leaves out nothing")
+		if some[i].LeftOut > 0 {
+			e = session.Entry{Name: e.Name, LeftOut: len(e.Data)}
+		}
+		require.Equal(t, e, some[i])
+	}
 }
 
 // values requires the session to have exactly these values.

@@ -1,0 +1,154 @@
+package session_test
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/herdless/herdless/internal/redistest"
+	"github.com/herdless/herdless/session"
+	"github.com/herdless/herdless/session/redisstore"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// longShop is a site with a browser whose session has values of 50 kB in all, which are
+// read when they are asked for.
+func longShop(t *testing.T, o *session.Options) (*site, *browser, *redistest.Proxy) {
+	proxy := redistest.NewProxy(t, redistest.Standalone(t).Addr())
+	rdb := redis.NewClient(&redis.Options{Addr: proxy.Addr(), MaxRetries: -1})
+	t.Cleanup(func() { rdb.Close() })
+	s := newSite(t, redisstore.New(rdb, &redisstore.Options{Prefix: redistest.Prefix(t)}), o)
+	s.handle("/new", func(_ http.ResponseWriter, r *http.Request, sess *session.Session) error {
+		for i := range 5 {
+			if err := sess.Set(r.Context(), fmt.Sprint("long", i), long(i)); err != nil {
+				return err
+			}
+		}
+		return sess.Set(r.Context(), "step", "address")
+	})
+	b := s.browser()
+	b.ok("/new")
+	return s, b, proxy
+}
+
+func long(i int) string { return strings.Repeat(string(rune('0'+i)), 10_000) }
+
+func TestLongValuesAreReadWhenTheyAreAskedFor(t *testing.T) {
+	s, b, proxy := longShop(t, nil)
+	s.handle("/keys", func(w http.ResponseWriter, r *http.Request, sess *session.Session) error {
+		keys, err := sess.Keys(r.Context())
+		fmt.Fprint(w, keys)
+		return err
+	})
+	s.handle("/append", func(_ http.ResponseWriter, r *http.Request, sess *session.Session) error {
+		return sess.Update(r.Context(), "long1", func(old session.Value) (any, error) {
+			var v string
+			old.Decode(&v)
+			return v + "x", nil
+		})
+	})
+	s.handle("/pop", func(w http.ResponseWriter, r *http.Request, sess *session.Session) error {
+		var v string
+		_, err := sess.Pop(r.Context(), "long1", &v)
+		fmt.Fprint(w, v)
+		return err
+	})
+	b.ok("/get?name=step") // connects once more
+	for _, test := range []struct {
+		path, body  string
+		trips, down int64
+	}{
+		{"/get?name=step", "address", 1, 5_000},
+		{"/keys", "[long0 long1 long2 long3 long4 step]", 1, 5_000},
+		{"/set?name=step&value=pay", "", 3, 5_000},     // once, to tell Redis the script
+		{"/set?name=step&value=address", "", 3, 5_000}, // of another length, and another script
+		{"/set?name=step&value=pay", "", 2, 5_000},
+		{"/get?name=long3", long(3), 2, 70_000},
+		{"/set?name=long3&value=" + long(3), "", 2, 70_000}, // which it is already
+		{"/get?name=step", "pay", 1, 5_000},
+		{"/append", "", 4, 70_000},
+		{"/get?name=long1", long(1) + "x", 2, 70_000},
+		{"/pop", long(1) + "x", 3, 70_000},
+		{"/keys", "[long0 long2 long3 long4 step]", 1, 5_000},
+	} {
+		proxy.Reset()
+		assert.Equal(t, test.body, b.ok("%s", test.path), test.path[:min(len(test.path), 40)])
+		got := proxy.Stats()
+		assert.LessOrEqual(t, got.RoundTrips, test.trips, test.path[:min(len(test.path), 40)])
+		assert.LessOrEqual(t, got.BytesDown, test.down, test.path[:min(len(test.path), 40)])
+	}
+	b.ok("/login?user=alice") // moves everything
+	for i := range 5 {
+		if i != 1 {
+			assert.Equal(t, long(i), b.ok("/get?name=long%d", i))
+		}
+	}
+}
+
+// What was left out counts as well.
+func TestLongValuesCount(t *testing.T) {
+	s, b, _ := longShop(t, &session.Options{MaxBytes: 60_000})
+	s.handle("/more", func(w http.ResponseWriter, r *http.Request, sess *session.Session) error {
+		err := sess.Set(r.Context(), "more", long(1))
+		fmt.Fprint(w, err != nil && slices.Contains(strings.Fields(err.Error()), "large:"))
+		return nil
+	})
+	assert.Equal(t, "true", b.ok("/more"))
+}
+
+// With keys, a value shows by whose it is whether the session can be read; and what is kept
+// for when the store is away is kept whole.
+func TestAllIsReadWhereItIsNeeded(t *testing.T) {
+	for name, o := range map[string]*session.Options{
+		"encrypted":      {Encryption: []session.EncryptionKey{{ID: "k", Key: make([]byte, 32)}}},
+		"may be written": {StaleFor: time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, b, proxy := longShop(t, o)
+			b.ok("/get?name=step")
+			proxy.Reset()
+			assert.Equal(t, long(2), b.ok("/get?name=long2"))
+			assert.EqualValues(t, 1, proxy.Stats().RoundTrips)
+		})
+	}
+}
+
+// A session that ends between the two steps of a request is gone, and so is a response that
+// rests on a value which could not be read.
+func TestALongValueThatIsNotThereAnyMore(t *testing.T) {
+	for _, away := range []bool{false, true} {
+		t.Run(fmt.Sprintf("away=%v", away), func(t *testing.T) {
+			s, b, proxy := longShop(t, nil)
+			var got, set error
+			s.handle("/both", func(w http.ResponseWriter, r *http.Request, sess *session.Session) error {
+				var step, v string
+				_, err := sess.Get(r.Context(), "step", &step)
+				require.NoError(t, err)
+				if away {
+					proxy.Refuse(true)
+					proxy.Cut()
+				} else {
+					b.at(s).ok("/logout")
+				}
+				_, got = sess.Get(r.Context(), "long2", &v)
+				assert.Empty(t, v)
+				set = sess.Set(r.Context(), "step", "done")
+				w.WriteHeader(http.StatusOK)
+				return nil
+			})
+			status := b.get("/both").StatusCode
+			want, code := session.ErrGone, http.StatusUnauthorized
+			if away {
+				want, code = session.ErrUnavailable, http.StatusServiceUnavailable
+			}
+			require.ErrorIs(t, got, want)
+			require.ErrorIs(t, set, want, "nothing is written in ignorance")
+			assert.Equal(t, code, status)
+		})
+	}
+}
