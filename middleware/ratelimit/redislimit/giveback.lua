@@ -27,8 +27,11 @@ local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 
 local function gcra(key, held, cost, num)
-  local micros, held_num, den = string.match(held, '^(%d+)%+(%d+)/(%d+)$')
-  if not micros or num >= tonumber(den) then
+  if #held ~= 24 then
+    return 0
+  end
+  local micros, held_num, den = struct.unpack('<ddd', held)
+  if micros % 1 + held_num % 1 + den % 1 ~= 0 or held_num < 0 or num >= den then
     return 0
   end
   micros, held_num = micros - cost, held_num - num
@@ -38,7 +41,7 @@ local function gcra(key, held, cost, num)
   if micros < now then
     return redis.call('DEL', key)
   end
-  redis.call('SET', key, string.format('%.0f+%.0f/%s', micros, held_num, den),
+  redis.call('SET', key, struct.pack('<ddd', micros, held_num, den),
     'PX', string.format('%.0f', math.ceil((micros - now) / 1000) + 1))
   return 1
 end

@@ -189,7 +189,8 @@ func TestTheScriptIsExact(t *testing.T) {
 				}
 				script, numbers := take, redislimit.Numbers
 				if len(keys) == 1 && len(steps) == 0 && !standings[0].rule.slides() && rapid.Bool().Draw(r, "one") {
-					script, numbers, args = takeOne, redislimit.Owed, args[3:]
+					spread := standings[0].rule.spread
+					script, numbers, args = takeOne, redislimit.Owed, []any{redislimit.Asked(spread, spread.Cost(n))}
 					want = want[2:5] // whether shadow matters is not the script's to say
 				}
 				args = append(args, now/1_000_000, now%1_000_000)

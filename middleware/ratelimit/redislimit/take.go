@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/rand"
 	_ "embed"
+	"encoding/binary"
 	"fmt"
 	"log/slog"
+	"math"
 	"runtime/debug"
 	"time"
 
@@ -167,7 +169,7 @@ func (s *Store) takeOne(ctx context.Context, c ratelimit.Check, onlyAsk bool) (t
 	}
 	g, keys := r.spread, []string{s.key(c.Key, c.Name)}
 	cost := g.Cost(c.N)
-	value, err := s.runner.Run(ctx, oneScript, keys, g.Capacity.Micros, g.Capacity.Num, g.Den, cost.Micros, cost.Num)
+	value, err := s.runner.Run(ctx, oneScript, keys, asked(g, cost))
 	if err != nil {
 		return taken{}, explain(err, keys)
 	}
@@ -185,6 +187,15 @@ func (s *Store) takeOne(ctx context.Context, c ratelimit.Check, onlyAsk bool) (t
 		state.Over = state.RetryAfter != 0
 	}
 	return taken{Decision: ratelimit.Decision{Allowed: allowed, States: []ratelimit.CheckState{state}}}, nil
+}
+
+// asked returns what one.lua is told.
+func asked(g gcra.Rule, cost gcra.Span) []byte {
+	b := make([]byte, 0, 5*8)
+	for _, n := range [...]int64{g.Capacity.Micros, g.Capacity.Num, g.Den, cost.Micros, cost.Num} {
+		b = binary.LittleEndian.AppendUint64(b, math.Float64bits(float64(n)))
+	}
+	return b
 }
 
 // owed appends the three numbers that one.lua answers with.

@@ -26,8 +26,9 @@
 --           has been charged then.
 --
 -- A key of GCRA holds its theoretical arrival time (TAT), the instant at which all
--- that was taken is given back, as "micros+num/den": microseconds since 1970 on
--- this server's clock, and a fraction of one. The debt is the distance from now to
+-- that was taken is given back, as three whole numbers, each a double in 8 bytes, the
+-- lowest first: microseconds since 1970 on this server's clock, and the numerator and
+-- denominator of a fraction of one. The debt is the distance from now to
 -- it. The key expires when the debt is over, so a key that does not exist owes
 -- nothing.
 --
@@ -99,13 +100,16 @@ local function add(l, i)
 end
 
 local function read_gcra(l, held)
-  local micros, num, den = string.match(held, '^(%d+)%+(%d+)/(%d+)$')
-  if not micros then
+  if #held ~= 24 then
     return false
   end
-  local debt, debt_num = micros - now, tonumber(num)
+  local micros, debt_num, den = struct.unpack('<ddd', held)
+  if micros % 1 + debt_num % 1 + den % 1 ~= 0 or micros < 0 or debt_num < 0 then
+    return false
+  end
+  local debt = micros - now
   -- Written under another rate: round up, by less than a microsecond.
-  if tonumber(den) ~= l.den and debt_num > 0 then
+  if den ~= l.den and debt_num > 0 then
     debt, debt_num = debt + 1, 0
   end
   -- More than the capacity is owed if the burst was lowered, or if the clock
@@ -219,7 +223,7 @@ for i, key in ipairs(KEYS) do
     a, b, c = l.prev, l.cur, now
   else
     if charge and (l.after ~= l.before or l.after_num ~= l.before_num) then
-      redis.call('SET', key, string.format('%.0f+%.0f/%.0f', now + l.after, l.after_num, l.den),
+      redis.call('SET', key, struct.pack('<ddd', now + l.after, l.after_num, l.den),
         'PX', string.format('%.0f', math.ceil(l.after / 1000) + 1))
       a, b = l.after, l.after_num
     else
