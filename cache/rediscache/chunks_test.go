@@ -153,6 +153,44 @@ func TestBodiesShareNoMemory(t *testing.T) {
 	wg.Wait()
 }
 
+// Who waits for his turn takes no memory: how many read at once is not known.
+func TestWhoWaitsForItsTurnHoldsNoBuffers(t *testing.T) {
+	s := rediscache.New(redistest.Standalone(t).Client(t), &rediscache.Options{Prefix: redistest.Prefix(t)})
+	const readers, part = 64, 512 << 10
+	data := noise(2 * part)
+	body := writeBody(t, s, "key", data)
+	heap := func() int64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.GC() // what lies in pools goes with the second
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	before := heap()
+	bodies := make([]io.ReadCloser, readers)
+	for i := range bodies {
+		r, err := s.OpenBody(t.Context(), "key", body)
+		require.NoError(t, err)
+		defer r.Close()
+		_, err = io.CopyN(io.Discard, r, part)
+		require.NoError(t, err)
+		bodies[i] = r
+	}
+	giveBack := s.TakeTurns()
+	var wg sync.WaitGroup
+	for _, r := range bodies {
+		wg.Go(func() {
+			var rest bytes.Buffer
+			_, err := io.Copy(&rest, r)
+			assert.NoError(t, err)
+			assert.True(t, bytes.Equal(data[part:], rest.Bytes()))
+		})
+	}
+	assert.Eventually(t, func() bool { return heap()-before < readers/4*part }, 10*time.Second, time.Millisecond)
+	giveBack()
+	wg.Wait()
+}
+
 // What one process has written another one reads, from wherever it wants, even if
 // they do not agree on how long chunks are.
 func TestABodyInChunksOfAnotherSize(t *testing.T) {

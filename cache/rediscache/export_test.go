@@ -2,6 +2,7 @@ package rediscache
 
 import (
 	"context"
+	"math"
 	"time"
 
 	"github.com/herdless/herdless/cache"
@@ -104,6 +105,20 @@ func (t Turns) Take(ctx context.Context) (end func()) { return t.t.take(ctx) }
 
 // Most is how many there are at a time.
 func (t Turns) Most() int { return cap(t.t.taken) }
+
+// TakeTurns takes all turns of those who read chunks, and has nobody go ahead without one
+// until they are given back.
+func (s *Store) TakeTurns() (giveBack func()) {
+	for range cap(s.reading.taken) {
+		s.reading.take(context.Background())
+	}
+	s.reading.ended.Store(math.MaxInt64)
+	return func() {
+		for range cap(s.reading.taken) {
+			s.reading.end()
+		}
+	}
+}
 
 // Patience is how long is waited for those who hang.
 const Patience = patience

@@ -24,16 +24,23 @@ type turns struct {
 const patience = 20 * time.Millisecond
 
 func newTurns() *turns {
-	return &turns{taken: make(chan struct{}, max(4, 2*runtime.GOMAXPROCS(0))), base: time.Now().Add(-patience)}
+	return &turns{taken: make(chan struct{}, max(8, 4*runtime.GOMAXPROCS(0))), base: time.Now().Add(-patience)}
 }
 
-// take waits for a turn, or does not any more, and returns what is to be called when
-// it is over.
-func (t *turns) take(ctx context.Context) (end func()) {
+// try takes a turn if there is one, and returns what is to be called when it is over.
+func (t *turns) try() (end func(), ok bool) {
 	select {
 	case t.taken <- struct{}{}:
-		return t.end
+		return t.end, true
 	default:
+		return nil, false
+	}
+}
+
+// take is try, and waits for a turn until nobody need wait any more.
+func (t *turns) take(ctx context.Context) (end func()) {
+	if end, ok := t.try(); ok {
+		return end
 	}
 	waited := time.NewTicker(patience)
 	defer waited.Stop()
