@@ -49,11 +49,16 @@ func (v Values) Get(name string) (data string, ok bool) {
 }
 
 func (v Values) entry(name string) (Entry, bool) {
-	i, ok := slices.BinarySearchFunc(v, name, func(e Entry, name string) int { return strings.Compare(e.Name, name) })
+	i, ok := v.place(name)
 	if !ok {
 		return Entry{}, false
 	}
 	return v[i], true
+}
+
+// place returns where the entry called name is, or would be.
+func (v Values) place(name string) (int, bool) {
+	return slices.BinarySearchFunc(v, name, func(e Entry, name string) int { return strings.Compare(e.Name, name) })
 }
 
 // Map returns a copy of the values, not nil. Those that were left out are empty.
@@ -67,14 +72,15 @@ func (v Values) Map() map[string][]byte {
 
 // with returns v with set and without those that are deleted.
 func (v Values) with(set map[string][]byte, deleted []string) Values {
-	next := make(Values, 0, len(v)+len(set))
-	for _, e := range v {
-		if _, replaced := set[e.Name]; !replaced && !slices.Contains(deleted, e.Name) {
-			next = append(next, e)
+	next := append(make(Values, 0, len(v)+len(set)), v...)
+	next = slices.DeleteFunc(next, func(e Entry) bool { return slices.Contains(deleted, e.Name) })
+	for name, data := range set {
+		e := Entry{Name: name, Data: string(data)}
+		if i, there := next.place(name); there {
+			next[i] = e
+		} else {
+			next = slices.Insert(next, i, e)
 		}
 	}
-	for name, data := range set {
-		next = append(next, Entry{Name: name, Data: string(data)})
-	}
-	return next.Sort()
+	return next
 }

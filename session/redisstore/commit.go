@@ -17,14 +17,13 @@ import (
 
 // Commit implements session.Store.
 func (s *Store) Commit(ctx context.Context, d session.Delta) (session.Result, error) {
-	key := s.key(d.ID)
 	reply := otherwise
 	var err error
-	if c := newWrite(key, &d); c != nil {
+	if c := newWrite(&d); c != nil {
 		reply, err = s.run(ctx, &writing, c)
 	}
 	if err == nil && reply == otherwise {
-		reply, err = s.run(ctx, &committing, newCommit(key, &d))
+		reply, err = s.run(ctx, &committing, newCommit(s.key(d.ID), &d))
 	}
 	if err != nil {
 		return session.Result{}, fault("commit", err)
@@ -89,9 +88,9 @@ func head(d *session.Delta, more int) []byte {
 
 // newWrite returns the command for a Delta that replaces one value of what was read, and nil
 // for any other.
-func newWrite(key string, d *session.Delta) *command {
+func newWrite(d *session.Delta) *command {
 	was, ok := d.Basis.(*question)
-	if !ok || len(d.Set) != 1 || d.Create || len(d.If)+len(d.Delete) > 0 || d.Meta != nil || d.Authenticated || d.Rotate != nil ||
+	if !ok || was.id != d.ID || len(d.Set) != 1 || d.Create || len(d.If)+len(d.Delete) > 0 || d.Meta != nil || d.Authenticated || d.Rotate != nil ||
 		d.IdleTimeout > 0 || d.AbsoluteTimeout > 0 || d.IfExpiresWithin > 0 {
 		return nil
 	}
@@ -101,7 +100,7 @@ func newWrite(key string, d *session.Delta) *command {
 		if !ok {
 			return nil
 		}
-		c.args = append(c.few[:2], 1, key, append(first, name...), value)
+		c.args = append(c.few[:2], 1, was.args[1], append(first, name...), value)
 	}
 	return c
 }

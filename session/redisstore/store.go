@@ -171,7 +171,8 @@ func (s *Store) channel() string { return s.prefix + "ended" }
 // question asks for a session, and for the time if that is not known, in one piece of
 // memory.
 type question struct {
-	args [4]any
+	id   string
+	args [4]any // the second is the key
 	get  redis.StringCmd
 	cmds [2]redis.Cmder
 	few  [10]session.Entry // for the values of most sessions
@@ -197,7 +198,7 @@ func (s *Store) load(ctx context.Context, id string, digest session.Digest, all 
 	if s.byScript {
 		return s.loadByScript(ctx, loadScript, key, string(digest[:]))
 	}
-	q := &question{args: [...]any{"getrange", key, "-4096", "-1"}}
+	q := &question{id: id, args: [...]any{"getrange", key, "-4096", "-1"}}
 	args := q.args[:]
 	if all {
 		q.args[0], args = "get", args[:2]
