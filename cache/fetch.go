@@ -126,7 +126,7 @@ func (e *Engine) CountHit(ctx context.Context, key string, entry *Entry) {
 		kind = HitStale
 		e.counters.stale.Add(1)
 	case entry.Local:
-		e.counters.local.Add(1)
+		e.counters.local.add(entry.Version)
 	default:
 		e.counters.store.Add(1)
 	}

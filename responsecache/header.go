@@ -3,9 +3,7 @@ package responsecache
 import (
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
-	"sync/atomic"
 
 	"github.com/herdless/herdless/responsecache/internal/fields"
 )
@@ -18,7 +16,6 @@ type head struct {
 	fields []field
 	values int      // how many the fields have, all together
 	vary   []string // the lines of the Vary field, for a response that has none yet
-	size   atomic.Pointer[size]
 }
 
 // field is a field of a response that was read from the store.
@@ -26,22 +23,6 @@ type field struct {
 	name   string
 	adds   bool // the values are added to those that the response has: see added
 	values []string
-}
-
-// size is the length of a body, and the same in digits.
-type size struct {
-	length int64
-	digits string
-}
-
-// digits returns the length of a body in digits.
-func (h *head) digits(length int64) string {
-	last := h.size.Load()
-	if last == nil || last.length != length {
-		last = &size{length, strconv.FormatInt(length, 10)}
-		h.size.Store(last)
-	}
-	return last.digits
 }
 
 // headers returns the fields as they are stored. It is to be read only.

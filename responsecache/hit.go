@@ -69,78 +69,107 @@ func (s *stored) isShort() bool {
 // keeps, if that is enough.
 func (a *asked) replyAll(w http.ResponseWriter, s *stored, e *cache.Entry, st status, room []string) {
 	h := w.Header()
-	if len(h) > 0 {
+	alone := len(h) == 0
+	if !alone {
 		a.cache.takeOff(h) // what others have set
 	}
+	m := s.momentOf(a, e, st)
 	values := room
-	if n := s.head.values + len(s.head.vary) + 3; len(values) < n {
-		values = make([]string, n)
+	if n := copy(values, m.values); n < len(m.values) {
+		values = slices.Clone(m.values)
 	}
-	set := func(name string, list []string) {
-		n := copy(values, list)
-		h[name], values = values[:n:n], values[n:]
-	}
-	for i := range s.head.fields {
-		f := &s.head.fields[i]
+	for i := range m.fields {
+		f := &m.fields[i]
+		list := values[:f.values:f.values]
+		values = values[f.values:]
 		switch {
-		case f.name == "Vary" && len(h["Vary"]) == 0:
-			set(f.name, s.head.vary)
+		case !f.joins || alone || len(h[f.name]) == 0:
+			h[f.name] = list
 		case f.name == "Vary": // outer middleware varies on more for this request
-			addVary(h, s.head.vary)
-		case a.cache.isOwn(f.name):
-		case f.adds:
-			h[f.name] = append(slices.Clip(h[f.name]), f.values...)
+			addVary(h, list)
 		default:
-			set(f.name, f.values)
+			h[f.name] = append(slices.Clip(h[f.name]), list...)
 		}
 	}
-	m := s.momentOf(a, e, st)
-	one := func(name, value string) {
-		values[0] = value
-		h[name], values = values[:1:1], values[1:]
-	}
-	one("Age", m.age)
-	if before := h[cacheStatus]; len(before) > 0 {
-		h[cacheStatus] = append(before, m.status)
-	} else {
-		one(cacheStatus, m.status)
-	}
-	one("Content-Length", s.head.digits(int64(len(s.body))))
 	w.WriteHeader(s.status)
 	_, _ = w.Write(s.body) // a client that has gone
 }
 
-// moment is what is told of a stored response for a second at most.
+// moment is the header of a stored response as it is told for a second at most. Those who
+// get it share it, and copy the values.
 type moment struct {
-	name, page string
-	seconds    [2]int64 // its age, and what is left of its lifetime
-	age        string
-	status     string
+	of      momentOf
+	seconds [2]int64 // the response's age, and what is left of its lifetime
+	fields  []sentField
+	values  []string // of all fields, in their order
 }
 
-// momentOf returns what is told of a response now. It is kept with the response, or with
+// momentOf is what a moment depends on besides the time.
+type momentOf struct {
+	cache  *Cache
+	page   string
+	head   *head
+	length int
+}
+
+// sentField is a field of a response that is sent.
+type sentField struct {
+	name   string
+	values int
+	joins  bool // what others have set stays before it
+}
+
+// momentOf returns the header of a response now. It is kept with the response, or with
 // the page if that does not stay in this process.
-func (s *stored) momentOf(a *asked, e *cache.Entry, st status) moment {
+func (s *stored) momentOf(a *asked, e *cache.Entry, st status) *moment {
 	seconds := [2]int64{int64((s.age + e.Age) / time.Second), int64(st.ttl / time.Second)}
+	of := momentOf{a.cache, a.page, s.head, len(s.body)}
 	var kept *atomic.Pointer[moment]
 	switch {
 	case !st.hit:
 	case e.Local:
 		kept = &s.forms.moment
-	case a.known != nil:
+	case a.known != nil && len(s.head.text) <= maxKnownHead:
 		kept = &a.known.moment
 	}
-	if kept != nil {
-		if last := kept.Load(); last != nil && last.seconds == seconds && last.name == a.cache.name && last.page == a.page {
-			return *last
-		}
+	if kept == nil {
+		return s.newMoment(a, of, seconds, st)
 	}
-	m := moment{name: a.cache.name, page: a.page, seconds: seconds, age: strconv.FormatInt(seconds[0], 10), status: a.member(st)}
-	if kept != nil {
-		last := m
-		kept.Store(&last)
+	m := kept.Load()
+	if m == nil || m.seconds != seconds || m.of != of {
+		m = s.newMoment(a, of, seconds, st)
+		kept.Store(m)
 	}
 	return m
+}
+
+func (s *stored) newMoment(a *asked, of momentOf, seconds [2]int64, st status) *moment {
+	m := new(struct { // in one piece, if it has as few fields as most
+		moment
+		fields [12]sentField
+		values [12]string
+	})
+	m.moment = moment{of: of, seconds: seconds, fields: m.fields[:0], values: m.values[:0]}
+	add := func(name string, joins bool, values ...string) {
+		m.moment.fields = append(m.moment.fields, sentField{name, len(values), joins})
+		m.moment.values = append(m.moment.values, values...)
+	}
+	joins, before := true, []string(nil) // the members of Cache-Status of others
+	for i := range s.head.fields {
+		f := &s.head.fields[i]
+		switch {
+		case f.name == "Vary":
+			add(f.name, true, s.head.vary...)
+		case f.name == cacheStatus:
+			joins, before = f.adds, f.values
+		case !a.cache.isOwn(f.name):
+			add(f.name, f.adds, f.values...)
+		}
+	}
+	add("Age", false, strconv.FormatInt(seconds[0], 10))
+	add(cacheStatus, joins, append(slices.Clip(before), a.member(st))...)
+	add("Content-Length", false, strconv.Itoa(of.length))
+	return &m.moment
 }
 
 // knownVariants remembers, of some requests, which variants of a page they have
