@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/herdless/herdless/cache/internal/purges"
@@ -64,6 +65,29 @@ type memoryEntry struct {
 	tags   []uint64
 	soft   bool // a soft purge of the key has reached it
 	body   *memoryBody
+	handle *memoryHandle
+}
+
+// memoryHandle implements Handle.
+type memoryHandle struct {
+	store *MemoryStore
+	key   string
+	entry atomic.Pointer[memoryEntry] // nil: it is not in the store any more
+}
+
+// Peek implements Handle. The eviction sees one of sixteen who find an entry in this way: to
+// tell it is half of what a look for the key costs. The clock says which, whose last digits
+// are as good as random.
+func (h *memoryHandle) Peek() (e *Entry, age, ttl time.Duration, ok bool) {
+	kept := h.entry.Load()
+	if kept == nil {
+		return nil, 0, 0, false
+	}
+	age, ttl, ok = h.store.times(h.key, kept)
+	if age>>6%16 == 0 {
+		h.store.entries.GetIfPresent(h.key)
+	}
+	return &kept.Entry, age, ttl, ok
 }
 
 // memoryWrite is what is known of the writes of a key that are under way.
@@ -102,6 +126,8 @@ func NewMemoryStore(o *MemoryOptions) *MemoryStore {
 		},
 		// In place: a caller sees the bound kept when its call returns.
 		Executor: func(fn func()) { fn() },
+		// Before anybody can find that it is gone, or what is in its place.
+		OnAtomicDeletion: func(gone otter.DeletionEvent[string, *memoryEntry]) { gone.Value.handle.entry.Store(nil) },
 	})
 	return &MemoryStore{
 		maxBytes: maxBytes,
@@ -162,28 +188,28 @@ func (s *MemoryStore) get(key string) (found Entry, ok bool) {
 // now puts the entry as it is now into found, unless its time is over or a purge has
 // reached it.
 func (s *MemoryStore) now(found *Entry, key string, e *memoryEntry) bool {
-	age := time.Since(e.stored)
-	verdict := s.purged.Verdict(key, e.tags, e.epoch)
-	if verdict == purges.Gone || e.TTL-age+e.StaleFor <= 0 {
-		return false
+	age, ttl, ok := s.times(key, e)
+	if ok {
+		*found = e.Entry
+		found.StaleFor += e.TTL - age - ttl // a soft purge does not let it be kept longer than before
+		found.Age, found.TTL = age, ttl
 	}
-	*found = e.Entry
-	found.Age = age
-	found.TTL -= age
-	if e.soft || verdict == purges.Stale {
-		*found = staled(*found)
-	}
-	return true
+	return ok
 }
 
-// staled returns the entry as it is after a soft purge: stale, but not to be
-// kept longer than before.
-func staled(e Entry) Entry {
-	if e.TTL > 0 {
-		e.StaleFor += e.TTL
-		e.TTL = 0
+// times returns the age of an entry and what is left of its TTL, and reports false if its
+// time is over or a purge has reached it. After a soft purge it is stale.
+func (s *MemoryStore) times(key string, e *memoryEntry) (age, ttl time.Duration, ok bool) {
+	age = time.Since(e.stored)
+	ttl = e.TTL - age
+	verdict := s.purged.Verdict(key, e.tags, e.epoch)
+	if verdict == purges.Gone || ttl+e.StaleFor <= 0 {
+		return 0, 0, false
 	}
-	return e
+	if e.soft || verdict == purges.Stale {
+		ttl = min(ttl, 0)
+	}
+	return age, ttl, true
 }
 
 // Begin implements Store.
@@ -254,11 +280,19 @@ func (s *MemoryStore) set(key string, t Ticket, entry Entry) bool {
 	e.Tags = nil
 	e.StaleFor = min(e.StaleFor, math.MaxInt64-e.TTL) // the sum is a Duration, too
 	e.Age, e.Version, e.Local, e.Memo = 0, s.number(), true, new(Memo)
-	s.entries.Set(key, e)
+	s.put(key, e)
 	if _, kept := s.entries.GetIfPresent(key); !kept && e.body != nil {
 		s.bodies.wait(e.body, s.maxBytes) // too big at present, but somebody waits for it
 	}
 	return true
+}
+
+// put puts an entry in that is not known to others yet.
+func (s *MemoryStore) put(key string, e *memoryEntry) {
+	e.handle = &memoryHandle{store: s, key: key}
+	e.handle.entry.Store(e)
+	e.Handle = e.handle
+	s.entries.Set(key, e)
 }
 
 func (s *MemoryStore) number() uint64 {
@@ -347,7 +381,7 @@ func (s *MemoryStore) purgeKey(key string, soft bool) {
 		softened := *e // others may be reading it
 		softened.soft = true
 		softened.Version = s.number()
-		s.entries.Set(key, &softened)
+		s.put(key, &softened)
 	} else {
 		s.entries.Invalidate(key)
 	}

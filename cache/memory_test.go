@@ -3,9 +3,12 @@ package cache_test
 import (
 	"fmt"
 	"runtime"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"github.com/herdless/herdless/cache"
 	"github.com/herdless/herdless/cache/cachetest"
@@ -73,4 +76,112 @@ func TestMemoryStoreIsBoundedInBytes(t *testing.T) {
 
 func TestMemoryStoreRefusesANegativeBound(t *testing.T) {
 	assert.Panics(t, func() { cache.NewMemoryStore(&cache.MemoryOptions{MaxBytes: -1}) })
+}
+
+// Who keeps the handles of entries does not keep the entries, and each tells that its own
+// is gone as soon as Peek does.
+func TestMemoryStoreLetsGoOfWhatHasAHandle(t *testing.T) {
+	const bound = 1 << 20
+	s := cache.NewMemoryStore(&cache.MemoryOptions{MaxBytes: bound})
+	var handles []cache.Handle
+	var data []weak.Pointer[[64 << 10]byte]
+	for i := range 200 {
+		key, b := fmt.Sprint("key", i), new([64 << 10]byte)
+		data = append(data, weak.Make(b))
+		store(t, s, key, cache.Entry{Kind: cache.Value, Data: b[:], TTL: time.Hour})
+		for range 3 {
+			if e, ok := s.Peek(key); ok {
+				handles = append(handles, e.Handle)
+			}
+		}
+	}
+	require.NotEmpty(t, handles)
+	found := map[*byte]bool{}
+	for _, h := range handles {
+		if e, _, _, ok := h.Peek(); ok {
+			found[&e.Data[0]] = true
+		}
+	}
+	there := map[*byte]bool{}
+	for i := range 200 {
+		if e, ok := s.Peek(fmt.Sprint("key", i)); ok {
+			there[&e.Data[0]] = true
+		}
+	}
+	assert.Equal(t, there, found)
+	assert.NotEmpty(t, there)
+	assert.LessOrEqual(t, len(there)*(64<<10), bound)
+	kept := len(there)
+	clear(there)
+	clear(found)
+	runtime.GC()
+	held := 0
+	for _, p := range data {
+		if p.Value() != nil {
+			held++
+		}
+	}
+	assert.Equal(t, kept, held, "others are held in memory")
+	require.NoError(t, s.Purge(t.Context(), cache.Purge{Keys: keysUpTo(200)}))
+	for _, h := range handles {
+		_, _, _, ok := h.Peek()
+		assert.False(t, ok)
+	}
+	runtime.KeepAlive(s)
+}
+
+func keysUpTo(n int) []string {
+	keys := make([]string, n)
+	for i := range keys {
+		keys[i] = fmt.Sprint("key", i)
+	}
+	return keys
+}
+
+// Of entries that replace one another a handle never finds an older one than was found
+// before, and the one that was stored last is found when its Fill has returned.
+func TestAHandleFindsNothingOlderThanPeek(t *testing.T) {
+	s := newMemoryStore(t)
+	store(t, s, "key", cache.Entry{Kind: cache.Value, TTL: time.Hour})
+	var wg sync.WaitGroup
+	var over atomic.Bool
+	for range 4 {
+		wg.Go(func() {
+			var last uint64
+			var h cache.Handle
+			for !over.Load() {
+				if h != nil {
+					if e, _, _, ok := h.Peek(); ok {
+						if e.Version < last {
+							t.Errorf("version %d after %d", e.Version, last)
+							return
+						}
+						continue
+					}
+				}
+				if e, ok := s.Peek("key"); ok {
+					last, h = max(last, e.Version), e.Handle
+				}
+			}
+		})
+	}
+	for i := range 2_000 {
+		require.NoError(t, s.Purge(t.Context(), cache.Purge{Keys: []string{"key"}, Soft: true}))
+		b, err := s.Begin(t.Context(), "key", cache.Filling{Token: uint64(2 + i), TTL: time.Minute})
+		require.NoError(t, err)
+		before, hadBefore := s.Peek("key")
+		stored, err := s.Fill(t.Context(), "key", b.Ticket, cache.Entry{Kind: cache.Value, TTL: time.Hour, StaleFor: time.Hour})
+		require.NoError(t, err)
+		require.True(t, stored)
+		if hadBefore {
+			_, _, _, ok := before.Handle.Peek()
+			require.False(t, ok, "the old one is found after its successor was stored")
+		}
+		e, ok := s.Peek("key")
+		require.True(t, ok)
+		_, _, _, ok = e.Handle.Peek()
+		require.True(t, ok)
+	}
+	over.Store(true)
+	wg.Wait()
 }

@@ -137,6 +137,19 @@ type Entry struct {
 	// Memo keeps what a caller has decoded of Data, if the entry stays in this
 	// process; else it is nil.
 	Memo *Memo
+	// Handle finds the entry again, if the store has such and the entry stays in this
+	// process; else it is nil.
+	Handle Handle
+}
+
+// A Handle finds an entry again that a store has returned, for less than it costs to look
+// for its key. It is safe for concurrent use. Whoever keeps one does not keep the entry: the
+// store lets go of that as ever.
+type Handle interface {
+	// Peek returns the entry that the store's Peek would return, without its times, and
+	// its Age and TTL. Nobody may change it. It reports false if the store has another
+	// entry under the key by now, or none.
+	Peek() (e *Entry, age, ttl time.Duration, ok bool)
 }
 
 // Memo keeps the decoded value of an entry along with it. It is safe for

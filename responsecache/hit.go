@@ -25,9 +25,13 @@ func (a *asked) hit(ctx context.Context, w http.ResponseWriter) bool {
 	mayShare := a.says&saysCredentials == 0 && a.r.TLS == nil // for all that this request is
 	for range 3 {                                             // an alias, the page, its variant
 		key := a.spot.key
-		e, ok := a.cache.engine.Peek(key)
-		if !ok {
-			return false
+		var e cache.Entry
+		if !a.known.peek(key, &e) {
+			var ok bool
+			if e, ok = a.cache.engine.Peek(key); !ok {
+				return false
+			}
+			a.known.found(key, &e)
 		}
 		f, ok := readKnown(key, &e, a.known, nil)
 		if !ok {
@@ -75,13 +79,13 @@ func (a *asked) replyAll(w http.ResponseWriter, s *stored, e *cache.Entry, st st
 	}
 	m := s.momentOf(a, e, st)
 	values := room
-	if n := copy(values, m.values); n < len(m.values) {
-		values = slices.Clone(m.values)
+	if len(values) < len(m.values) {
+		values = make([]string, len(m.values))
 	}
+	copy(values, m.values)
 	for i := range m.fields {
 		f := &m.fields[i]
-		list := values[:f.values:f.values]
-		values = values[f.values:]
+		list := values[f.from:f.to:f.to]
 		switch {
 		case !f.joins || alone || len(h[f.name]) == 0:
 			h[f.name] = list
@@ -98,32 +102,29 @@ func (a *asked) replyAll(w http.ResponseWriter, s *stored, e *cache.Entry, st st
 // moment is the header of a stored response as it is told for a second at most. Those who
 // get it share it, and copy the values.
 type moment struct {
-	of      momentOf
-	seconds [2]int64 // the response's age, and what is left of its lifetime
-	fields  []sentField
-	values  []string // of all fields, in their order
-}
-
-// momentOf is what a moment depends on besides the time.
-type momentOf struct {
-	cache  *Cache
-	page   string
+	// What it depends on besides the response.
+	cache    *Cache
+	page     string
+	age, ttl int64 // of the response, in seconds
+	// What it depends on of the response.
 	head   *head
 	length int
+
+	fields []sentField
+	values []string // of all fields, in their order
 }
 
 // sentField is a field of a response that is sent.
 type sentField struct {
-	name   string
-	values int
-	joins  bool // what others have set stays before it
+	name     string
+	from, to int  // where its values are
+	joins    bool // what others have set stays before it
 }
 
 // momentOf returns the header of a response now. It is kept with the response, or with
 // the page if that does not stay in this process.
 func (s *stored) momentOf(a *asked, e *cache.Entry, st status) *moment {
-	seconds := [2]int64{int64((s.age + e.Age) / time.Second), int64(st.ttl / time.Second)}
-	of := momentOf{a.cache, a.page, s.head, len(s.body)}
+	age, ttl := int64((s.age+e.Age)/time.Second), int64(st.ttl/time.Second)
 	var kept *atomic.Pointer[moment]
 	switch {
 	case !st.hit:
@@ -133,26 +134,30 @@ func (s *stored) momentOf(a *asked, e *cache.Entry, st status) *moment {
 		kept = &a.known.moment
 	}
 	if kept == nil {
-		return s.newMoment(a, of, seconds, st)
+		return s.newMoment(a, age, st)
 	}
-	m := kept.Load()
-	if m == nil || m.seconds != seconds || m.of != of {
-		m = s.newMoment(a, of, seconds, st)
-		kept.Store(m)
+	if m := kept.Load(); m != nil && m.age == age && m.ttl == ttl && m.cache == a.cache && m.head == s.head && m.length == len(s.body) && m.page == a.page {
+		return m
 	}
+	m := s.newMoment(a, age, st)
+	kept.Store(m)
 	return m
 }
 
-func (s *stored) newMoment(a *asked, of momentOf, seconds [2]int64, st status) *moment {
+func (s *stored) newMoment(a *asked, age int64, st status) *moment {
 	m := new(struct { // in one piece, if it has as few fields as most
 		moment
 		fields [12]sentField
 		values [12]string
 	})
-	m.moment = moment{of: of, seconds: seconds, fields: m.fields[:0], values: m.values[:0]}
+	m.moment = moment{
+		cache: a.cache, page: a.page, age: age, ttl: int64(st.ttl / time.Second), head: s.head, length: len(s.body),
+		fields: m.fields[:0], values: m.values[:0],
+	}
 	add := func(name string, joins bool, values ...string) {
-		m.moment.fields = append(m.moment.fields, sentField{name, len(values), joins})
+		from := len(m.moment.values)
 		m.moment.values = append(m.moment.values, values...)
+		m.moment.fields = append(m.moment.fields, sentField{name, from, len(m.moment.values), joins})
 	}
 	joins, before := true, []string(nil) // the members of Cache-Status of others
 	for i := range s.head.fields {
@@ -166,9 +171,9 @@ func (s *stored) newMoment(a *asked, of momentOf, seconds [2]int64, st status) *
 			add(f.name, f.adds, f.values...)
 		}
 	}
-	add("Age", false, strconv.FormatInt(seconds[0], 10))
+	add("Age", false, strconv.FormatInt(age, 10))
 	add(cacheStatus, joins, append(slices.Clip(before), a.member(st))...)
-	add("Content-Length", false, strconv.Itoa(of.length))
+	add("Content-Length", false, strconv.Itoa(len(s.body)))
 	return &m.moment
 }
 

@@ -340,3 +340,38 @@ func TestNobodyChangesAStoredResponse(t *testing.T) {
 		}
 	}
 }
+
+// What middleware around the cache has set stays beside what a hit says, or makes room for it.
+func TestAHitBesideWhatMiddlewareHasSet(t *testing.T) {
+	handler := func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Add("Vary", "Accept-Language")
+		w.Header().Set("X-Same", "inner")
+		w.Header().Set("Cache-Status", "inner; hit")
+		article(w, r)
+	}
+	rdb := obedient(t)
+	for name, store := range map[string]cache.Store{"memory": cache.NewMemoryStore(nil), "Redis": rediscache.New(rdb, fromRedis(t))} {
+		h := cached(t, store, responsecache.Policy{}, handler, "/articles/17")
+		for range 3 {
+			w := httptest.NewRecorder()
+			for name, value := range map[string]string{
+				"Vary": "Origin", "X-Same": "outer", "X-Outer": "outer", "Age": "17", "Content-Length": "17", "Herdless-Cache-Control": "max-age=1",
+			} {
+				w.Header().Set(name, value)
+			}
+			h.ServeHTTP(w, asks("/articles/17"))
+			got := w.Header()
+			assert.Equal(t, []string{"Origin", "Accept-Language"}, got["Vary"], name)
+			assert.Equal(t, []string{"inner"}, got["X-Same"], name)
+			assert.Equal(t, []string{"outer"}, got["X-Outer"], name)
+			assert.Equal(t, []string{"4096"}, got["Content-Length"], name)
+			assert.Len(t, got["Age"], 1, name)
+			assert.NotEqual(t, "17", got.Get("Age"), name)
+			assert.NotContains(t, got, "Herdless-Cache-Control", name)
+			if assert.Len(t, got["Cache-Status"], 2, name) {
+				assert.Equal(t, "inner; hit", got["Cache-Status"][0], name)
+				assert.Contains(t, got["Cache-Status"][1], "herdless; hit; ttl=", name)
+			}
+		}
+	}
+}

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"strings"
 	"sync/atomic"
+
+	"github.com/herdless/herdless/cache"
 )
 
 // knownPages remembers the names of pages that were hit lately, and their keys, so
@@ -31,6 +33,33 @@ type knownPage struct {
 	// or nil.
 	head   atomic.Pointer[head]
 	moment atomic.Pointer[moment]
+	// handle finds what was found under key last, or is nil.
+	handle atomic.Pointer[cache.Handle]
+}
+
+// peek puts the entry under key into e, as far as a hit needs it, if the page knows where it is.
+func (p *knownPage) peek(key string, e *cache.Entry) bool {
+	if p == nil || p.key != key {
+		return false
+	}
+	handle := p.handle.Load()
+	if handle == nil {
+		return false
+	}
+	kept, age, ttl, ok := (*handle).Peek()
+	if ok {
+		e.Kind, e.Data, e.Body, e.Version, e.Local, e.Memo = kept.Kind, kept.Data, kept.Body, kept.Version, kept.Local, kept.Memo
+		e.Age, e.TTL = age, ttl
+	}
+	return ok
+}
+
+// found remembers where the entry under key is.
+func (p *knownPage) found(key string, e *cache.Entry) {
+	if p != nil && p.key == key && e.Handle != nil {
+		handle := e.Handle
+		p.handle.Store(&handle)
+	}
 }
 
 func newKnownPages() *knownPages { return &knownPages{seed: maphash.MakeSeed()} }

@@ -6,7 +6,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strconv"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/herdless/herdless/cache"
@@ -63,4 +65,63 @@ func TestAPageThatIsKnownIsNotMistakenForAnother(t *testing.T) {
 			assert.Equal(t, "for "+tenant, get(tenants, func(r *http.Request) { r.Header.Set("X-Tenant", tenant) }))
 		}
 	}
+}
+
+// A page that is found again without looking for its key is gone as soon as any other.
+func TestAPageThatIsFoundAgainGoesAtOnce(t *testing.T) {
+	const page = "http://example.com/page"
+	eachStore(t, func(t *testing.T, st stores) {
+		s := serve(t, st, responsecache.Policy{TTL: time.Hour, StaleWhileRevalidate: time.Hour, Tags: []string{"tag"}}, counting(nil))
+		c, ctx := s.cache, t.Context()
+		for name, remove := range map[string]func() error{
+			"purge":           func() error { return c.Purge(ctx, page) },
+			"purge of a tag":  func() error { return c.PurgeTags(ctx, "tag") },
+			"purge of all":    func() error { return c.PurgeAll(ctx) },
+			"unsafe request":  func() error { s.do(t, ctx, http.MethodPost, "/page"); return nil },
+			"request for new": func() error { s.get(t, "/page", "Cache-Control", "no-cache"); return nil },
+		} {
+			before := s.get(t, "/page").body
+			for range 3 { // to be known takes a hit, and to be found again one more
+				require.Equal(t, before, s.get(t, "/page").body)
+			}
+			require.NoError(t, remove())
+			assert.NotEqual(t, before, s.get(t, "/page").body, name)
+		}
+		for name, remove := range map[string]func() error{
+			"soft purge":          func() error { return c.SoftPurge(ctx, page) },
+			"soft purge of a tag": func() error { return c.SoftPurgeTags(ctx, "tag") },
+		} {
+			before := s.get(t, "/page")
+			for range 3 {
+				require.Contains(t, s.get(t, "/page").cacheStatus(), "; hit; ttl=3")
+			}
+			require.NoError(t, remove())
+			assert.NotContains(t, s.get(t, "/page").cacheStatus(), "; ttl=3", name)
+			await(t, "a new one", func() bool { return s.get(t, "/page").body != before.body })
+		}
+	})
+}
+
+// So is one whose time is over.
+func TestAPageThatIsFoundAgainEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, err := responsecache.New(cache.NewMemoryStore(nil), nil)
+		require.NoError(t, err)
+		h := c.With(responsecache.Policy{TTL: time.Minute}).Handler(counting(nil))
+		get := func() (body, age string) {
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/page", nil))
+			return w.Body.String(), w.Header().Get("Age")
+		}
+		for _, want := range []string{"run 1", "run 2"} {
+			body, _ := get()
+			require.Equal(t, want, body)
+			for second := range 60 {
+				body, age := get()
+				assert.Equal(t, want, body)
+				assert.Equal(t, strconv.Itoa(second), age)
+				time.Sleep(time.Second)
+			}
+		}
+	})
 }

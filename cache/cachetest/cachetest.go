@@ -57,6 +57,7 @@ var rules = []struct {
 	{"NoTTLReplacesNothing", "a fill without a TTL leaves the entry that there is", testNoTTLReplacesNothing},
 	{"GetMany", "GetMany returns for each key what Get does, in their order", testGetMany},
 	{"Peek", "Peek returns nothing but what Get would, and nothing that was purged through the same store", testPeek},
+	{"Handle", "an entry's Handle finds what Peek finds, and nothing that was purged through the same store, replaced, or is over", testHandle},
 	{"PurgeTag", "a purge of a tag reaches exactly the entries with it, and their fills that had begun", testPurgeTag},
 	{"PurgePrefix", "a purge of a prefix reaches exactly the keys that begin with it, and their fills that had begun", testPurgePrefix},
 	{"PurgeAll", "a purge of everything reaches every entry, and every fill that had begun", testPurgeAll},
@@ -551,6 +552,74 @@ func testPeek(s *suite) {
 		if e, ok := s.store.Peek("key"); ok {
 			s.broken("Peek = %q after a purge of %+v", e.Data, p)
 		}
+	}
+}
+
+func testHandle(s *suite) {
+	// handle returns that of the entry under key, or nil if there is none at hand.
+	handle := func(key, data string) cache.Handle {
+		s.wantData(key, data)
+		e, ok := s.store.Peek(key)
+		if !ok || e.Handle == nil {
+			return nil
+		}
+		found, age, ttl, ok := e.Handle.Peek()
+		switch {
+		case !ok:
+			return nil // it is not at hand any more
+		case string(found.Data) != data || found.Version != e.Version || found.Kind != e.Kind || found.Local != e.Local || found.Memo != e.Memo:
+			s.broken("it finds %+v, Peek %+v", found, e)
+		case age < e.Age || age > e.Age+time.Second || ttl > e.TTL || ttl < e.TTL-time.Second:
+			s.broken("it says that the age is %v and the TTL %v, Peek %v and %v", age, ttl, e.Age, e.TTL)
+		}
+		return e.Handle
+	}
+	gone := func(h cache.Handle, after any) {
+		if h == nil {
+			return
+		}
+		if e, _, _, ok := h.Peek(); ok {
+			s.broken("it finds %q after %+v", e.Data, after)
+		}
+	}
+	for i, p := range []cache.Purge{{Keys: []string{"key"}}, {Tags: []string{"tag"}}, {Prefixes: []string{"k"}}, {All: true}} {
+		e := tagged(fmt.Sprint("data ", i), "tag")
+		e.StaleFor = time.Minute
+		s.put("key", e)
+		h := handle("key", string(e.Data))
+		soft := p
+		soft.Soft = true
+		s.purge(soft)
+		if h != nil {
+			if _, _, ttl, ok := h.Peek(); ok && ttl > 0 {
+				s.broken("it finds a fresh entry after a purge of %+v", soft)
+			}
+		}
+		stale := handle("key", string(e.Data))
+		s.purge(p)
+		gone(h, p)
+		gone(stale, p)
+		s.put("key", value("new"))
+		gone(h, "a fill that followed")
+		gone(stale, "a fill that followed")
+		s.purge(cache.Purge{Keys: []string{"key"}})
+	}
+
+	s.put("key", value("old"))
+	h := handle("key", "old")
+	w, err := s.store.BeginWrite(s.Context(), "key", time.Minute)
+	s.ok(err)
+	_, err = s.store.Write(s.Context(), "key", w, value("written"))
+	s.ok(err)
+	gone(h, "a write")
+	handle("key", "written")
+
+	e := value("short")
+	e.TTL = 50 * time.Millisecond
+	s.put("short", e)
+	if e, ok := s.store.Peek("short"); ok && e.Handle != nil {
+		time.Sleep(e.TTL + 10*time.Millisecond)
+		gone(e.Handle, "its time")
 	}
 }
 

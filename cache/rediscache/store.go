@@ -82,7 +82,7 @@ func New(client Client, o *Options) *Store {
 		client: client, log: s.log, standing: s.standing, sync: s.sync,
 		bound: opts.Staleness, linger: defaultLinger, base: time.Now().Add(-1),
 	}
-	s.tier = newTier(opts.TierBytes, s.feed.fresh, s.feed.base)
+	s.tier = newTier(s, opts.TierBytes)
 	s.feed.tier = s.tier
 	return s
 }

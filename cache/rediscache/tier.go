@@ -26,8 +26,7 @@ import (
 type tier struct {
 	entries *otter.Cache[string, *tiered] // nil: there is no tier
 	largest int                           // bytes of an entry
-	fresh   func() bool
-	base    time.Time // what times are counted from
+	store   *Store
 	seed    maphash.Seed
 	stripes [256]stripe
 	// generation counts how often the tier was emptied. It changes only while
@@ -42,24 +41,53 @@ type stripe struct {
 
 // tiered is an entry in the tier.
 type tiered struct {
-	cache.Entry // with the times as they were at
-	at          time.Duration
+	cache.Entry               // with the times as they were at
+	at          time.Duration // since the feed's base
 	epoch       uint64
 	tags        []uint64
 	weight      uint32
+	handle      *tieredHandle
+}
+
+// tieredHandle implements cache.Handle.
+type tieredHandle struct {
+	store *Store
+	key   string
+	entry atomic.Pointer[tiered] // nil: it is not in the tier any more
+}
+
+// Peek implements cache.Handle. The eviction sees one of sixteen who find an entry in this
+// way, as in a cache.MemoryStore.
+func (h *tieredHandle) Peek() (e *cache.Entry, age, ttl time.Duration, ok bool) {
+	now := h.store.feed.now()
+	h.store.feed.touch(now)
+	if !h.store.feed.freshAt(now) {
+		return nil, 0, 0, false
+	}
+	kept := h.entry.Load()
+	if kept == nil {
+		return nil, 0, 0, false
+	}
+	if now>>6%16 == 0 {
+		h.store.tier.entries.GetIfPresent(h.key)
+	}
+	age, ttl, ok = kept.times(h.key, &h.store.log.table, now)
+	return &kept.Entry, age, ttl, ok
 }
 
 // tieredOverhead is roughly what an entry costs beside its key, tags and data.
 const tieredOverhead = 400
 
-func newTier(bytes int64, fresh func() bool, base time.Time) *tier {
-	t := &tier{fresh: fresh, base: base, seed: maphash.MakeSeed(), largest: int(min(bytes/16, math.MaxInt32))}
+func newTier(store *Store, bytes int64) *tier {
+	t := &tier{store: store, seed: maphash.MakeSeed(), largest: int(min(bytes/16, math.MaxInt32))}
 	if bytes > 0 {
 		t.entries = otter.Must(&otter.Options[string, *tiered]{
 			MaximumWeight: uint64(bytes),
 			Weigher:       func(_ string, e *tiered) uint32 { return e.weight },
 			// In place: no goroutine is left behind.
 			Executor: func(fn func()) { fn() },
+			// Before anybody can find that it is gone, or what is in its place.
+			OnAtomicDeletion: func(gone otter.DeletionEvent[string, *tiered]) { gone.Value.handle.entry.Store(nil) },
 		})
 	}
 	return t
@@ -113,13 +141,15 @@ func (t *tier) set(key string, e *stored, at time.Time, m mark, own bool) {
 		}
 		return
 	}
-	kept := &tiered{Entry: e.Entry, at: at.Sub(t.base), epoch: e.epoch, tags: e.hashes(), weight: uint32(weight)}
+	kept := &tiered{Entry: e.Entry, at: at.Sub(t.store.feed.base), epoch: e.epoch, tags: e.hashes(), weight: uint32(weight)}
 	kept.Tags = nil
-	kept.Local, kept.Memo = true, new(cache.Memo)
+	kept.handle = &tieredHandle{store: t.store, key: key}
+	kept.handle.entry.Store(kept)
+	kept.Local, kept.Memo, kept.Handle = true, new(cache.Memo), kept.handle
 	s := t.stripe(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	current := s.count == m.count && t.generation.Load() == m.generation && t.fresh()
+	current := s.count == m.count && t.generation.Load() == m.generation && t.store.feed.fresh()
 	if own {
 		s.count++
 	}
@@ -140,19 +170,28 @@ func (t *tier) get(e *cache.Entry, key string, table *purges.Table, now time.Dur
 	if !ok {
 		return false
 	}
-	verdict := table.Verdict(key, kept.tags, kept.epoch)
-	passed := max(0, now-kept.at) // it may have come a moment ago
-	if verdict == purges.Gone || kept.TTL-passed+kept.StaleFor <= 0 {
-		return false // it will be replaced, or evicted
+	age, ttl, ok := kept.times(key, table, now)
+	if ok {
+		*e = kept.Entry
+		e.StaleFor += kept.TTL - (age - kept.Age) - ttl // a soft purge does not let it be kept longer than before
+		e.Age, e.TTL = age, ttl
 	}
-	*e = kept.Entry
-	e.Age += passed
-	e.TTL -= passed
-	if verdict == purges.Stale && e.TTL > 0 {
-		e.StaleFor += e.TTL
-		e.TTL = 0
+	return ok
+}
+
+// times returns the age of an entry and what is left of its TTL, and reports false if its
+// time is over or a purge in the table has reached it. After a soft purge it is stale.
+func (e *tiered) times(key string, table *purges.Table, now time.Duration) (age, ttl time.Duration, ok bool) {
+	passed := max(0, now-e.at) // it may have come a moment ago
+	ttl = e.TTL - passed
+	verdict := table.Verdict(key, e.tags, e.epoch)
+	if verdict == purges.Gone || ttl+e.StaleFor <= 0 {
+		return 0, 0, false // it will be replaced, or evicted
 	}
-	return true
+	if verdict == purges.Stale {
+		ttl = min(ttl, 0)
+	}
+	return e.Age + passed, ttl, true
 }
 
 // clear empties the tier, and keeps out what was asked for before.
