@@ -147,8 +147,8 @@ func (s *stored) momentOf(a *asked, e *cache.Entry, st status) *moment {
 func (s *stored) newMoment(a *asked, age int64, st status) *moment {
 	m := new(struct { // in one piece, if it has as few fields as most
 		moment
-		fields [12]sentField
-		values [12]string
+		fields [8]sentField
+		values [8]string
 	})
 	m.moment = moment{
 		cache: a.cache, page: a.page, age: age, ttl: int64(st.ttl / time.Second), head: s.head, length: len(s.body),
