@@ -30,16 +30,17 @@ const flat = 1.25
 var obstacles = map[string]string{
 	"page-memory": "a hit looks at the request's fields and asks the clock, which the plain handler does not; that and to find the page is a third of its time. It writes five fields, in memory " +
 		"of its own, as middleware may change them, and the plain handler two: that is two fifths, and the collector's work on top, which goes with the bytes.",
-	"page-redis": "half of what a hit allocates is go-redis's, for PTTL and GET; six allocations are its deadline. Two thirds of the bytes are the body, and a quarter of the time the collector's. Without PTTL, the entry would have to tell " +
-		"its end by the server's clock.",
-	"page-redis-512k": "a body is read in parts, with three round trips, and its checksum is a tenth of the work. What is left is the system's, which brings the bytes, and Redis's.",
+	"page-redis": "of a hit's twelve allocations six are its deadline, in full for what goes by itself, and three go-redis's look at the connection. Two thirds of the bytes are the body, " +
+		"which go-redis makes anew for each answer, and a quarter of the time the collector's.",
+	"page-redis-512k": "Redis and the system copy the bytes three times, which is as much as half of what the best peer takes for all, and is the same for raw reads into memory that is used again; " +
+		"the checksum is a tenth of the process's time.",
 	"stampede": "1,500 clients are woken on two cores, which takes some 4 µs each with all that they do then; and two processes of three hear of the page by a message, " +
 		"and read it from Redis first.",
-	"session-read": "of what a read allocates one at a time seven are go-redis's, for GET and PTTL, and six the deadline, which is needed in full for what goes by itself; 128 at a time allocate " +
-		"eleven. Half of the process's time is go-redis's and the batch's, a tenth the token's HMAC.",
-	"session-write":     "as for reads twice; in Redis the script takes as long as three reads, most of it in Lua, which takes the head of the session apart.",
-	"session-write-64k": "all of the session is read, though one value is asked for. Large values would have to be fetched when they are.",
-	"lock":              "of Redis, nine commands in two scripts take four times as long as redsync's three: tokens that outlast a failover, the queue, and what late commands must find.",
+	"session-read": "of what a read allocates one at a time six are its deadline, which is needed in full for what goes by itself, and three go-redis's look at the connection; 128 at a time allocate " +
+		"eleven, and 40 % of the bytes are what was read. Half of the process's time is go-redis's, the batch's and the collector's, a twentieth the token's HMAC.",
+	"session-write": "as for reads twice; in Redis the script takes as long as four reads: of that a fifth is to begin a script, half its five commands, and the rest Lua, which takes the head of the session apart.",
+	"end-to-end":    "a connection of net/http costs more than all else, for every library.",
+	"lock":          "of Redis, nine commands in two scripts take four times as long as redsync's three: tokens that outlast a failover, the queue, and what late commands must find.",
 }
 
 // explained puts the obstacles beside the goals.
