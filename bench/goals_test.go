@@ -40,7 +40,7 @@ var obstacles = map[string]string{
 		"eleven, and 40 % of the bytes are what was read. Half of the process's time is go-redis's, the batch's and the collector's, a twentieth the token's HMAC.",
 	"session-write": "as for reads twice; in Redis the script takes as long as four reads: of that a fifth is to begin a script, half its five commands, and the rest Lua, which takes the head of the session apart.",
 	"end-to-end":    "a connection of net/http costs more than all else, for every library.",
-	"lock":          "of Redis, nine commands in two scripts take four times as long as redsync's three: tokens that outlast a failover, the queue, and what late commands must find.",
+	"lock":          "of Redis, six commands in two scripts take three times as long as redsync's three: tokens that outlast a failover, and what late commands must find.",
 }
 
 // explained puts the obstacles beside the goals.

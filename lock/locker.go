@@ -3,7 +3,6 @@ package lock
 import (
 	"container/list"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -63,7 +62,7 @@ type Locker struct {
 	observe   func(context.Context, Event)
 	abandoned *abandoned
 	lines     *lines
-	process   string // what all of its owners begin with
+	owners    *owners
 
 	shared bool
 	limit  int // of shared leases; 0 for none
@@ -98,7 +97,7 @@ func New(store Store, o *Options) (*Locker, error) {
 		observe:   o.Observe,
 		abandoned: &abandoned{slots: make(chan struct{}, maxAbandoning)},
 		lines:     &lines{m: make(map[lineKey]*list.List)},
-		process:   rand.Text()[:6],
+		owners:    newOwners(),
 	}
 	l.relay, _ = store.(Relay)
 	if l.drift == 0 {
@@ -221,20 +220,6 @@ func check(name string, ttl time.Duration) error {
 	return errors.Join(errs...)
 }
 
-// newOwner returns an owner that there has never been: that of 125 random bits, as
-// rand.Text makes them, in one piece of memory.
-func (l *Locker) newOwner() string {
-	const base32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
-	var owner [32]byte
-	n := copy(owner[:], l.process)
-	_, _ = rand.Read(owner[n:]) // never fails
-	for i, b := range owner[n:] {
-		owner[n+i] = base32[b%32]
-	}
-	owner[n] = '.'
-	return string(owner[:])
-}
-
 // ask is one call of a Locker's method that wants a lease.
 type ask struct {
 	parent context.Context // of the lease's
@@ -255,7 +240,7 @@ func (l *Locker) ask(parent context.Context, name string, ttl time.Duration) (*a
 	}
 	return &ask{
 		parent: parent,
-		req:    Request{Name: name, Owner: l.newOwner(), TTL: ttl, Shared: l.shared, Limit: l.limit, Fair: l.fair},
+		req:    Request{Name: name, Owner: l.owners.next(name), TTL: ttl, Shared: l.shared, Limit: l.limit, Fair: l.fair},
 		began:  time.Now(),
 	}, nil
 }
@@ -302,7 +287,7 @@ func (l *Locker) try(ctx context.Context, a *ask) (*Lease, error) {
 	case !grant.Acquired:
 		a.placed = grant.Queued
 		if !a.placed {
-			a.req.Owner = l.newOwner()
+			a.req.Owner = l.owners.next(a.req.Name)
 		}
 		return nil, &HeldError{Name: a.req.Name, HeldFor: grant.HeldFor}
 	case !answered.Before(deadline):

@@ -71,7 +71,9 @@ type Request struct {
 	Name string
 	// Owner identifies this one acquisition and must be unique to it.
 	// Required. The owners of a Locker have the same before their first dot, so
-	// that a store can tell for which process a message is.
+	// that a store can tell for which process a message is. Those that follow one
+	// another at a name mostly differ in their last character only, so that a store
+	// can remember many of them in little room.
 	Owner string
 	// TTL is how long the lease lasts unless it is extended, at least 1 ms.
 	TTL time.Duration

@@ -202,7 +202,7 @@ func (l *Locker) watch(ctx context.Context, a *ask, heldFor time.Duration) bool 
 		a.watch = l.watchFor(ctx, a.req.Name, a.req.Owner)
 	}
 	if a.watch != nil && a.inLine && !l.shared && l.relay != nil {
-		a.next = l.watchFor(ctx, a.req.Name, l.newOwner()) // now, as there is time
+		a.next = l.watchFor(ctx, a.req.Name, l.owners.next(a.req.Name)) // now, as there is time
 	}
 	return a.watch != nil
 }
@@ -220,7 +220,7 @@ type watch struct {
 func (l *Locker) watchSoon(ctx context.Context, name string) *watch {
 	ctx, cancel := context.WithTimeout(ctx, leaveTime)
 	defer cancel()
-	return l.watchFor(ctx, name, l.newOwner())
+	return l.watchFor(ctx, name, l.owners.next(name))
 }
 
 // watchFor returns nil if there is no watch to be had.

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/herdless/herdless/internal/redistest"
+	"github.com/herdless/herdless/lock"
+	"github.com/herdless/herdless/lock/redislock"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -73,7 +75,17 @@ func TestAllCallersGoAwayOnRedis(t *testing.T) {
 	}
 	source.begun(t, "key", 1)
 	rdb := server.Client(t)
-	require.EqualValues(t, 1, rdb.Exists(t.Context(), n.leaseOf("key")).Val(), "the lease")
+	locks := redislock.New(rdb, &redislock.Options{Prefix: n.prefix + "lock:"})
+	free := func() bool {
+		req := lock.Request{Name: n.store.LeaseName("values:key"), Owner: "free?", TTL: time.Minute}
+		grant, err := locks.TryAcquire(t.Context(), req)
+		if err != nil || !grant.Acquired {
+			return false
+		}
+		_, err = locks.Release(t.Context(), req)
+		return err == nil
+	}
+	require.False(t, free(), "the lease")
 	away := errors.New("away")
 	cancel(away)
 	wg.Wait()
@@ -82,7 +94,7 @@ func TestAllCallersGoAwayOnRedis(t *testing.T) {
 		require.ErrorIs(t, err, away)
 	}
 	eventually(t, patience, "the load has ended", func() bool { return !source.loads(t, "key")[0].ended.IsZero() })
-	eventually(t, patience, "the lease is free", func() bool { return rdb.Exists(t.Context(), n.leaseOf("key")).Val() == 0 })
+	eventually(t, patience, "the lease is free", free)
 	noneLeft(t, running,
 		// A feed may have to subscribe anew at any time.
 		goleak.IgnoreAnyFunction("github.com/redis/go-redis/v9.(*channel).initAllChan.func1"),

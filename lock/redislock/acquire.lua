@@ -1,32 +1,25 @@
 -- Takes a lease if there is room and nobody is ahead, and gives out its fencing
 -- token. Whoever has to wait may take a place in the queue.
 --
--- KEYS[1]  the lease: a string, the owner who holds it for itself
--- KEYS[2]  the fence: a string, the last token given out
--- KEYS[3]  the shared leases: a sorted set, owner -> end in ms of the server's clock
--- KEYS[4]  the queue: a sorted set, member -> when it came, in us of that clock
--- KEYS[5]  the same members -> until when the place is kept, in ms of that clock
--- KEYS[6]  what became of the owner, once it has released: see release.lua
--- ARGV[1]  owner
--- ARGV[2]  the kind of the lease: "x" if it excludes all others, and how many tokens
+-- KEYS[1]  the lease, see head.lua
+-- ARGV[1]  the family of the owner, see head.lua
+-- ARGV[2]  its last character
+-- ARGV[3]  the kind of the lease: "x" if it excludes all others, and how many tokens
 --          go with it if it may be given to the owner when its turn comes, see
 --          give.lua, "x0" if not; or "s" and how many shared ones there may be at a
 --          time, "s0" for any number
--- ARGV[3]  TTL of the lease in milliseconds
--- ARGV[4]  TTL of the fence in milliseconds, longer than that of the lease
--- ARGV[5]  how many consecutive tokens are asked for
--- ARGV[6]  for how long a place in the queue is kept, in milliseconds; 0 for none
+-- ARGV[4]  TTL of the lease in milliseconds
+-- ARGV[5]  how many consecutive tokens are asked for; 1 if it is missing
+-- ARGV[6]  for how long a place in the queue is kept, in milliseconds; 0, or missing,
+--          for none
 --
--- A member of the queue is ARGV[2] .. ":" .. owner.
---
--- Returns  {1, token}         the lease is the owner's, under this token and the
---                             next ARGV[5] - 1
---          {0, milliseconds, owner, end}
---                             not yet; there may be room after so long. The owner
---                             is that of an exclusive lease, or empty. The asker's
---                             place ends at end, in ms of the server's clock; 0 if
---                             it has none
---          {-1, 0}            the owner has released already
+-- Returns  token      the lease is the owner's, under this token and the next
+--                     ARGV[5] - 1
+--          {milliseconds, owner, end}
+--                     not yet; there may be room after so long. The owner is that of
+--                     an exclusive lease, or empty. The asker's place ends at end, in
+--                     ms of the server's clock; 0 if it has none
+--          -1         the owner has released already
 --
 -- Atomic because the token must be given out in the order of the leases. With
 -- the token in a command of its own:
@@ -44,47 +37,33 @@
 --      nobody has seen the first one
 --   A: acquire (stuck), release, acquire arrives -> must not take the lease,
 --      which nobody would release
-local lease, fence, shared, queue, places, ended = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local owner, exclusive = ARGV[1], string.sub(ARGV[2], 1, 1) == 'x'
-local limit = tonumber(string.sub(ARGV[2], 2))
+local family, char, kind = ARGV[1], ARGV[2], ARGV[3]
+local owner, exclusive = join(family, char), string.sub(kind, 1, 1) == 'x'
+local limit = tonumber(string.sub(kind, 2))
+local me = kind .. ':' .. owner
 
 local micros, now = clock()
 
--- MGET takes a key of another type for none. GET says what it is.
-local found = redis.call('MGET', fence, lease, ended)
-local last = tonumber(found[1] or redis.call('GET', fence) or 0)
-if not last then
-  return redis.error_reply('ERR the key of the fence has something else in it: somebody else writes under this prefix')
-end
-local holder = found[2]
-if not exclusive and not holder then
-  holder = redis.call('GET', lease) -- an exclusive lease hears of it from SET
-end
-
-if found[3] then -- a late command
-  return {-1, 0}
+local ended = releasedOf(family)
+if outcome(ended, char) then -- a late command
+  return -1
 end
 
 -- Both are rare: others who share, which count as one, and others who wait, as two.
-local others = redis.call('EXISTS', shared, queue, queue)
+local others = state.company and redis.call('EXISTS', shared, queue, queue) or 0
 local shares, waiting = others % 2 == 1, others >= 2
 
 -- A repeat: the lease is the owner's already.
-local mine = holder == owner
-if shares and not exclusive and not holder then
+local holds = holder()
+local mine = holds == owner
+if shares and not exclusive and not holds then
   mine = tonumber(redis.call('ZSCORE', shared, owner) or 0) > now
 end
 
-local me = waiting and ARGV[2] .. ':' .. owner
-
 -- For how long there is no room, at most, and how many shared leases there are.
 local full, sharing = 0, 0
-if holder and not mine then
-  full = redis.call('PTTL', lease)
-  if full < 0 then
-    return redis.error_reply('ERR the key of the lease has no TTL, so no lease is in it: somebody else writes under this prefix')
-  end
-  full = math.max(full, 1) -- in its last millisecond a key has 0 left
+if holds and not mine then
+  full = math.max(state.ends - now, 1)
 elseif shares and not mine then
   redis.call('ZREMRANGEBYSCORE', shared, '-inf', now)
   sharing = redis.call('ZCARD', shared)
@@ -126,39 +105,44 @@ if waiting and not mine and not next then
 end
 
 if full > 0 or ahead > 0 then
-  local place, kept = tonumber(ARGV[6]), 0
+  local place, kept = tonumber(ARGV[6] or 0), 0
   if place > 0 then
-    kept = enter(queue, places, ARGV[2] .. ':' .. owner, place)
+    if not state.company or state.kept == 0 then
+      state.company = true
+      write(now)
+    end
+    kept = enter(me, place)
   end
-  return {0, math.max(full, ahead), holder or '', kept}
+  return {math.max(full, ahead), holds or '', kept}
 end
 
 if waiting then
   redis.call('ZREM', queue, me)
   redis.call('ZREM', places, me)
 end
--- The clock makes tokens grow across the loss of the fence: its expiry, FLUSHALL,
+-- The clock makes tokens grow across the loss of the lease's key: its expiry, FLUSHALL,
 -- a restart without persistence. The last token makes them grow when the clock is
 -- set back. Microseconds fit a double until 2255.
-local token = math.max(last + 1, micros)
-if exclusive and not mine and not redis.call('SET', lease, owner, 'PX', ARGV[3], 'NX') then
-  redis.call('GET', lease) -- ends the script with an error
-end
-redis.call('SET', fence, string.format('%.0f', token + ARGV[5] - 1), 'PX', ARGV[4])
-if exclusive and mine then
-  redis.call('SET', lease, owner, 'PX', ARGV[3])
-elseif not exclusive then
-  redis.call('ZADD', shared, now + ARGV[3], owner)
+local token = math.max(state.token + 1, micros)
+state.token = token + (ARGV[5] or 1) - 1
+if exclusive then
+  hand(family, char, ended, now + ARGV[4])
+  state.company = others > 0 and redis.call('EXISTS', shared, queue) > 0
+  write(state.ends)
+else
+  state.company = true
+  write(now + ARGV[4])
+  redis.call('ZADD', shared, now + ARGV[4], owner)
   local latest = redis.call('ZRANGE', shared, -1, -1, 'WITHSCORES')
   redis.call('PEXPIRE', shared, latest[2] - now)
   if waiting then
     -- Several leases can end together, and a release wakes so many only.
-    wake(lease, queue, places, count(shared), 1)
+    wake(count(), 1)
     local next = redis.call('ZRANGE', queue, 127, 127)
     if next[1] and string.sub(next[1], 1, 3) == 's0:' then
       local reader = string.sub(next[1], 4)
-      redis.call('PUBLISH', channel(lease, reader), reader)
+      redis.call('PUBLISH', channel(reader), reader)
     end
   end
 end
-return {1, token}
+return token

@@ -138,7 +138,7 @@ func (s *step) send(ctx context.Context, script *redis.Script, args []any) (any,
 	if s.unwanted.Load() {
 		return nil, errors.New("the others have refused already")
 	}
-	value, err := script.Run(ctx, s.server.client, s.keys.all(s.req.Owner), args...).Result()
+	value, err := script.Run(ctx, s.server.client, []string{string(s.keys)}, args...).Result()
 	if ctx.Err() == nil {
 		s.server.hangs(false) // it has said something, if only that it is not there
 	}
@@ -173,7 +173,7 @@ func (s *step) takeBack(ctx context.Context) {
 }
 
 func (s *step) release(ctx context.Context) (any, error) {
-	return s.run(ctx, releaseScript, releaseArgs(s.req, s.wake))
+	return s.run(ctx, releaseScript, releaseArgs(nil, s.req, s.wake))
 }
 
 // Get implements redsync's Pool.
@@ -189,7 +189,7 @@ type conn struct {
 // SetNX is redsync's command to acquire.
 func (c conn) SetNX(string, string, time.Duration) (bool, error) {
 	var a acquired
-	reply, err := c.run(c.ctx, acquireScript, acquireArgs(c.req))
+	reply, err := c.run(c.ctx, acquireScript, acquireArgs(nil, c.req))
 	if err == nil {
 		a, err = parse(reply)
 	}
@@ -210,7 +210,7 @@ func (c conn) Eval(_ *redsyncredis.Script, keyAndArgs ...any) (any, error) {
 	case c.kind == releases && len(keyAndArgs) == 2:
 		reply, err = c.release(c.ctx)
 	case c.kind == extends && len(keyAndArgs) == 3:
-		reply, err = c.run(c.ctx, extendScript, extendArgs(c.req, c.raise))
+		reply, err = c.run(c.ctx, extendScript, extendArgs(nil, c.req, c.raise))
 	default:
 		err = fmt.Errorf("redsync ran a script with %d arguments", len(keyAndArgs)-1)
 	}

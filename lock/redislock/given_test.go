@@ -70,8 +70,8 @@ func TestTheFirstInTheQueueIsGivenTheLease(t *testing.T) {
 		holder.Tokens, holder.Unused = 3, 61
 		releaseHeld(t, store, holder)
 		<-turn
-		assert.Equal(t, first.Owner, rdb.Get(t.Context(), prefix+"{n}").Val())
-		left := rdb.PTTL(t.Context(), prefix+"{n}").Val()
+		owner, left := holderAt(t, rdb, prefix+"{n}")
+		assert.Equal(t, first.Owner, owner)
 		assert.LessOrEqual(t, left, first.Place-time.Since(after)+10*time.Millisecond)
 		assert.Greater(t, left, time.Duration(0))
 
@@ -132,7 +132,7 @@ func TestAMessageOfALeaseThatIsOver(t *testing.T) {
 	end := rdb.ZScore(t.Context(), prefix+"{n}:places", "x64:"+waiter.Owner).Val()
 	releaseHeld(t, store, holder) // nobody listens yet
 	turn := watchFor(t, store, waiter)
-	eventually(t, patience, "the lease is over", func() bool { return rdb.Exists(t.Context(), prefix+"{n}").Val() == 0 })
+	eventually(t, patience, "the lease is over", func() bool { return !isHeld(t, rdb, prefix+"{n}") })
 	acquireNow(t, store, other)
 	waiter.Place = time.Minute
 	ask(t, store, waiter)
@@ -199,7 +199,8 @@ func TestGivingALeaseTwice(t *testing.T) {
 				releaseHeld(t, store, next)
 			}
 			requireFree(t, store)
-			assert.Zero(t, rdb.Exists(t.Context(), prefix+"{n}", prefix+"{n}:queue", prefix+"{n}:places").Val())
+			assert.False(t, isHeld(t, rdb, prefix+"{n}"))
+			assert.Zero(t, rdb.Exists(t.Context(), prefix+"{n}:queue", prefix+"{n}:places").Val())
 		}
 	})
 }
@@ -224,7 +225,7 @@ func TestADeadWaiterThatIsGivenTheLease(t *testing.T) {
 	worst := stalls(t)
 	dead.signal(t, syscall.SIGKILL)
 	released := holder.release(t, "n")
-	eventually(t, patience, "the dead has the lease", func() bool { return rdb.Exists(t.Context(), prefix+"{n}").Val() == 1 })
+	eventually(t, patience, "the dead has the lease", func() bool { return isHeld(t, rdb, prefix+"{n}") })
 	lease := leaseOfAny(t, []<-chan acquired{waiting})
 	took := time.Since(released)
 	t.Logf("a dead waiter was in the way for %v, target: %v; this machine stalls for up to %v", took, target, worst())
@@ -314,13 +315,14 @@ func TestAGivenLeaseThatIsReleasedAsItIsRenewed(t *testing.T) {
 		lease = leaseOfAny(t, []<-chan acquired{waiting})
 		require.Greater(t, lease.Token(), token)
 		time.Sleep(49*time.Millisecond + rand.N(3*time.Millisecond))
-		if rdb.PTTL(t.Context(), prefix+"{n}").Val() > 2*time.Second {
+		if _, left := holderAt(t, rdb, prefix+"{n}"); left > 2*time.Second {
 			renewed++
 		}
 	}
 	t.Logf("%d of 50 were renewed when they were released", renewed)
 	require.NoError(t, lease.Release(t.Context()))
-	assert.Zero(t, rdb.Exists(t.Context(), prefix+"{n}", prefix+"{n}:queue", prefix+"{n}:places").Val())
+	assert.False(t, isHeld(t, rdb, prefix+"{n}"))
+	assert.Zero(t, rdb.Exists(t.Context(), prefix+"{n}:queue", prefix+"{n}:places").Val())
 
 	// One that lasts is renewed for all of its TTL.
 	lease, err = lockers[0].Acquire(within(t), "n", time.Minute)
@@ -330,7 +332,10 @@ func TestAGivenLeaseThatIsReleasedAsItIsRenewed(t *testing.T) {
 	eventually(t, patience, "it watches", watches)
 	require.NoError(t, lease.Release(t.Context()))
 	lease = leaseOfAny(t, []<-chan acquired{waiting})
-	eventually(t, time.Second, "it is renewed", func() bool { return rdb.PTTL(t.Context(), prefix+"{n}").Val() > 50*time.Second })
+	eventually(t, time.Second, "it is renewed", func() bool {
+		_, left := holderAt(t, rdb, prefix+"{n}")
+		return left > 50*time.Second
+	})
 	require.NoError(t, lease.Release(t.Context()))
 }
 

@@ -20,30 +20,6 @@ type keys string
 
 func keysOf(prefix, name string) keys { return keys(prefix + "{" + tag(name) + "}") }
 
-// suffixes are of the keys in the order in which the scripts take them.
-var suffixes = [...]string{"", ":fence", ":shared", ":queue", ":places", ":ended:"}
-
-// all returns the keys that the scripts take for owner, whose own is the last one.
-// They share one allocation.
-func (k keys) all(owner string) []string {
-	var b strings.Builder
-	b.Grow(len(suffixes)*(len(k)+len(":places")) + len(owner))
-	all := make([]string, len(suffixes))
-	for i, suffix := range suffixes {
-		start := b.Len()
-		b.WriteString(string(k))
-		b.WriteString(suffix)
-		if i == len(suffixes)-1 {
-			b.WriteString(owner)
-		}
-		all[i] = b.String()[start:]
-	}
-	return all
-}
-
-// ended returns the key of owner's own.
-func (k keys) ended(owner string) string { return string(k) + suffixes[len(suffixes)-1] + owner }
-
 // channel returns the Pub/Sub channel on which owner is woken. wake.lua has the same.
 func (k keys) channel(owner string) string {
 	if process, _, ok := strings.Cut(owner, "."); ok {

@@ -58,6 +58,32 @@ func TestAnAcquireThatArrivesAfterTheTurnsOfOthers(t *testing.T) {
 	})
 }
 
+// Those who have released are remembered for 30 s, whether others of their family come
+// after them, or of another one.
+func TestWhoHasReleasedIsRememberedWhateverComes(t *testing.T) {
+	rdb, prefix := redistest.Standalone(t).Client(t), redistest.Prefix(t)
+	store := storeOn(rdb, prefix)
+	_, err := store.Release(t.Context(), request("x.1")) // its acquire is late
+	require.NoError(t, err)
+	turns := []string{"x.2", "x.3", "y.1", "x.4", "y.2", "z.1", "y.3", "x.5"}
+	for _, owner := range turns {
+		turn(t, store, owner)
+	}
+	_, err = store.Release(t.Context(), request("x.6"))
+	require.NoError(t, err)
+	for _, owner := range append(turns, "x.1", "x.6") {
+		_, err := store.TryAcquire(t.Context(), request(owner))
+		require.ErrorContains(t, err, "released", owner)
+		held, err := store.Release(t.Context(), request(owner))
+		require.NoError(t, err)
+		assert.Equal(t, owner != "x.1" && owner != "x.6", held, owner)
+	}
+	for _, family := range []string{"y.", "z."} {
+		left := rdb.PTTL(t.Context(), prefix+"{n}:ended:"+family).Val()
+		assert.InDelta(t, 30*time.Second, left, float64(slack), family)
+	}
+}
+
 func TestAReleaseThatArrivesTwiceAfterTheTurnsOfOthers(t *testing.T) {
 	store := storeOn(redistest.Standalone(t).Client(t), redistest.Prefix(t))
 	turn(t, store, "first")
@@ -67,6 +93,42 @@ func TestAReleaseThatArrivesTwiceAfterTheTurnsOfOthers(t *testing.T) {
 	held, err := store.Release(t.Context(), request("first"))
 	require.NoError(t, err)
 	assert.True(t, held, "the second must say what the first did")
+}
+
+// Redis remembers owners by their families and last characters. None is taken for
+// another one, whether it asks for the lease or is given it.
+func TestOwnersThatLookAlike(t *testing.T) {
+	owners := []string{"a", "b", "ab", "a*", "a**", "*", "+", "-", "a+", "a-", "+a", "-a", "aa", "a:a", "ü", "aü", "a.", "a.a", "a.+a", "a b", "a\x00", "A", "0", "a0"}
+	for _, given := range []bool{false, true} {
+		store := storeOn(redistest.Standalone(t).Client(t), redistest.Prefix(t))
+		of := func(owner string) lock.Request {
+			req := request(owner)
+			if given {
+				req.Tokens, req.Place, req.Give = 64, time.Minute, true
+			}
+			return req
+		}
+		for i, owner := range owners {
+			grant, err := store.TryAcquire(t.Context(), of(owner))
+			require.NoError(t, err, "%q", owner)
+			require.True(t, grant.Acquired, "%q", owner)
+			if given && i+1 < len(owners) {
+				ask(t, store, of(owners[i+1]))
+			}
+			for range 2 {
+				held, err := store.Release(t.Context(), of(owner))
+				require.NoError(t, err)
+				require.True(t, held, "%q", owner)
+			}
+		}
+		for _, owner := range owners {
+			_, err := store.TryAcquire(t.Context(), of(owner))
+			require.ErrorContains(t, err, "released", "%q", owner)
+			held, err := store.Release(t.Context(), of(owner))
+			require.NoError(t, err)
+			require.True(t, held, "%q", owner)
+		}
+	}
 }
 
 // A relay is a release and an acquire, of two owners, and either can be late:
@@ -107,7 +169,8 @@ func TestARelayThatArrivesAfterTheTurnsOfOthers(t *testing.T) {
 				_, err = store.Release(t.Context(), waiter)
 				require.NoError(t, err)
 			}
-			assert.Zero(t, rdb.Exists(t.Context(), prefix+"{n}", prefix+"{n}:queue", prefix+"{n}:places").Val(), "nobody has it, and nobody stands there")
+			assert.False(t, isHeld(t, rdb, prefix+"{n}"), "nobody has it")
+			assert.Zero(t, rdb.Exists(t.Context(), prefix+"{n}:queue", prefix+"{n}:places").Val(), "nobody stands there")
 			turn(t, store, fmt.Sprint("somebody", others))
 		}
 	})
@@ -235,11 +298,7 @@ func TestAQuorumLeavesNothing(t *testing.T) {
 	for i, server := range servers {
 		rdb := server.Client(t)
 		eventually(t, patience, fmt.Sprintf("server %d has no lease", i), func() bool {
-			left := int64(0)
-			for n := range names {
-				left += rdb.Exists(t.Context(), fmt.Sprintf("herdless:lock:{%d}", n)).Val()
-			}
-			return left == 0
+			return heldOf(t, rdb, names) == 0
 		})
 	}
 }

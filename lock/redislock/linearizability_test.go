@@ -589,7 +589,7 @@ func TestTokensGrowHoweverOftenALeaseIsHandedOn(t *testing.T) {
 	rdb := redistest.Standalone(t).Client(t)
 	prefix := redistest.Prefix(t)
 	ahead := time.Now().Add(time.Hour).UnixMicro()
-	require.NoError(t, rdb.Set(t.Context(), prefix+"{n}:fence", ahead, time.Hour).Err())
+	setToken(t, rdb, prefix+"{n}", ahead)
 	lockers := []*lock.Locker{lockerOn(t, rdb, prefix), lockerOn(t, rdb, prefix)}
 	ctx, last := within(t), uint64(ahead) // guarded by the lease
 	var wg sync.WaitGroup

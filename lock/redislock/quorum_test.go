@@ -206,8 +206,8 @@ func TestTokensOfAQuorumGrowWhicheverMajorityGivesThemOut(t *testing.T) {
 		require.NoError(t, lease.Release(within(t)))
 	}
 	take(0, 1, 2, 3, 4)
-	// The clock of one of them is ahead by an hour, as far as its fence can tell.
-	require.NoError(t, clients[0].Set(t.Context(), "herdless:lock:{n}:fence", time.Now().Add(time.Hour).UnixMicro(), time.Hour).Err())
+	// The clock of one of them is ahead by an hour, as far as its last token can tell.
+	setToken(t, clients[0], "herdless:lock:{n}", time.Now().Add(time.Hour).UnixMicro())
 	take(0, 1, 2) // the hour ahead is passed on to 1 and 2
 	take(2, 3, 4) // and from 2 to 3 and 4
 	take(1, 3, 4)
@@ -230,7 +230,7 @@ func TestASplitIsTriedAgainSoon(t *testing.T) {
 	assert.False(t, grant.Acquired)
 	assert.LessOrEqual(t, grant.HeldFor, 30*time.Millisecond, "nobody holds it")
 	assert.Eventually(t, func() bool {
-		return servers[4].Client(t).Exists(t.Context(), prefix+"{n}").Val() == 0
+		return !isHeld(t, servers[4].Client(t), prefix+"{n}")
 	}, 5*time.Second, 5*time.Millisecond, "what c was granted is given back")
 
 	// With a real holder it says for how long that has it.
@@ -278,11 +278,7 @@ func TestALeaseOfAQuorumIsOnAllServers(t *testing.T) {
 	for i, server := range servers {
 		rdb := server.Client(t)
 		eventually(t, patience, fmt.Sprintf("server %d has all leases", i), func() bool {
-			has := int64(0)
-			for n := range leases {
-				has += rdb.Exists(t.Context(), fmt.Sprintf("herdless:lock:{%d}", n)).Val()
-			}
-			return has == leases
+			return heldOf(t, rdb, leases) == leases
 		})
 	}
 }
@@ -385,12 +381,7 @@ func TestAServerOfAQuorumThatWasHungHearsOfReleases(t *testing.T) {
 	locker, err := lock.New(q, nil)
 	require.NoError(t, err)
 	const names = 50
-	left := func() (n int64) {
-		for i := range names {
-			n += rdb.Exists(t.Context(), fmt.Sprintf("herdless:lock:{%d}", i)).Val()
-		}
-		return n
-	}
+	left := func() int { return heldOf(t, rdb, names) }
 	leases := make([]*lock.Lease, names)
 	for i := range leases {
 		leases[i], err = locker.TryAcquire(within(t), fmt.Sprint(i), time.Hour)

@@ -123,17 +123,17 @@ func TestTokensGrowWhateverHappens(t *testing.T) {
 	grows("then")
 	require.NoError(t, rdb.FlushAll(t.Context()).Err())
 	grows("after FLUSHALL")
-	require.NoError(t, rdb.Del(t.Context(), prefix+"{n}:fence").Err())
-	grows("after the end of the fence")
+	require.NoError(t, rdb.Del(t.Context(), prefix+"{n}").Err())
+	grows("after the end of the key")
 	require.NoError(t, rdb.ScriptFlush(t.Context()).Err())
 	grows("after SCRIPT FLUSH")
 	server.Kill(t)
 	server.Restart(t)
 	grows("after a restart without persistence")
 
-	// The server's clock is set back by an hour, as far as the fence can tell.
+	// The server's clock is set back by an hour, as far as the last token can tell.
 	ahead := time.Now().Add(time.Hour).UnixMicro()
-	require.NoError(t, rdb.Set(t.Context(), prefix+"{n}:fence", ahead, time.Hour).Err())
+	setToken(t, rdb, prefix+"{n}", ahead)
 	last = uint64(ahead)
 	grows("after the clock was set back")
 	grows("and from there")
@@ -148,29 +148,41 @@ func TestTokensThatAreNotUsedAreGivenBack(t *testing.T) {
 	prefix := redistest.Prefix(t)
 	locker := lockerOn(t, rdb, prefix)
 	ahead := time.Now().Add(time.Hour).UnixMicro()
-	require.NoError(t, rdb.Set(t.Context(), prefix+"{n}:fence", ahead, time.Hour).Err())
+	setToken(t, rdb, prefix+"{n}", ahead)
 	for i := range 10 {
 		lease, err := locker.Acquire(within(t), "n", time.Minute)
 		require.NoError(t, err)
 		assert.EqualValues(t, ahead+1+int64(i), lease.Token())
 		require.NoError(t, lease.Release(within(t)))
 	}
-	assert.EqualValues(t, ahead+10, must(rdb.Get(t.Context(), prefix+"{n}:fence").Int64()))
-	assert.Greater(t, rdb.PTTL(t.Context(), prefix+"{n}:fence").Val(), time.Hour)
+	assert.EqualValues(t, ahead+10, stateAt(t, rdb, prefix+"{n}").token)
+	assert.Greater(t, rdb.PTTL(t.Context(), prefix+"{n}").Val(), time.Hour)
 
 	// What is lost before the release is not made up, and leaves no key for ever.
 	lease, err := locker.Acquire(within(t), "n", time.Minute)
 	require.NoError(t, err)
-	require.NoError(t, rdb.Del(t.Context(), prefix+"{n}:fence").Err())
-	require.NoError(t, lease.Release(within(t)))
-	assert.Zero(t, rdb.Exists(t.Context(), prefix+"{n}:fence").Val())
+	require.NoError(t, rdb.Del(t.Context(), prefix+"{n}").Err())
+	require.ErrorIs(t, lease.Release(within(t)), lock.ErrLost)
+	assert.Zero(t, rdb.Exists(t.Context(), prefix+"{n}").Val())
 }
 
-func must[T any](v T, err error) T {
-	if err != nil {
-		panic(err)
+// Redis counts in milliseconds, and the one in which a lease begins is cut off. That must
+// not make the lease shorter.
+func TestALeaseLastsForItsWholeTTL(t *testing.T) {
+	store := storeOn(redistest.Standalone(t).Client(t), redistest.Prefix(t))
+	const ttl = 5 * time.Millisecond
+	for i := range 100 {
+		name := fmt.Sprint(i)
+		asked := time.Now()
+		grant, err := store.TryAcquire(t.Context(), lock.Request{Name: name, Owner: "a", TTL: ttl})
+		require.NoError(t, err)
+		require.True(t, grant.Acquired)
+		eventually(t, patience, "it is over", func() bool {
+			grant, err := store.TryAcquire(t.Context(), lock.Request{Name: name, Owner: "b", TTL: time.Minute})
+			return err == nil && grant.Acquired
+		})
+		assert.GreaterOrEqual(t, time.Since(asked), ttl)
 	}
-	return v
 }
 
 func TestEveryKeyHasATTL(t *testing.T) {
@@ -191,34 +203,34 @@ func TestEveryKeyHasATTL(t *testing.T) {
 	}
 	_, err := store.Release(t.Context(), lock.Request{Name: "never held", Owner: "a"})
 	require.NoError(t, err)
-	all(map[string]time.Duration{"p:{never held}:ended:a": 30 * time.Second})
+	all(map[string]time.Duration{"p:{never held}:ended:": 30 * time.Second})
 	require.NoError(t, rdb.FlushAll(t.Context()).Err())
 
 	_, err = store.TryAcquire(t.Context(), lock.Request{Name: "n", Owner: "a", TTL: time.Minute})
 	require.NoError(t, err)
-	all(map[string]time.Duration{"p:{n}": time.Minute, "p:{n}:fence": 24*time.Hour + time.Minute})
+	all(map[string]time.Duration{"p:{n}": 25*time.Hour + time.Minute})
 	_, err = store.Extend(t.Context(), lock.Request{Name: "n", Owner: "a", TTL: time.Hour})
 	require.NoError(t, err)
-	all(map[string]time.Duration{"p:{n}": time.Hour, "p:{n}:fence": 25 * time.Hour})
+	all(map[string]time.Duration{"p:{n}": 25*time.Hour + time.Minute})
 	_, err = store.Release(t.Context(), lock.Request{Name: "n", Owner: "a"})
 	require.NoError(t, err)
-	all(map[string]time.Duration{"p:{n}:fence": 25 * time.Hour, "p:{n}:ended:a": 30 * time.Second})
+	all(map[string]time.Duration{"p:{n}": 25*time.Hour + time.Minute})
 	require.NoError(t, rdb.FlushAll(t.Context()).Err())
 
 	for i, ttl := range []time.Duration{time.Minute, time.Hour, time.Minute} {
 		_, err = store.TryAcquire(t.Context(), lock.Request{Name: "n", Owner: fmt.Sprint(i), TTL: ttl, Shared: true})
 		require.NoError(t, err)
 	}
-	all(map[string]time.Duration{"p:{n}:shared": time.Hour, "p:{n}:fence": 24*time.Hour + time.Minute})
+	all(map[string]time.Duration{"p:{n}:shared": time.Hour, "p:{n}": 25*time.Hour + time.Minute})
 	_, err = store.Extend(t.Context(), lock.Request{Name: "n", Owner: "2", TTL: 2 * time.Hour, Shared: true})
 	require.NoError(t, err)
-	all(map[string]time.Duration{"p:{n}:shared": 2 * time.Hour, "p:{n}:fence": 26 * time.Hour})
+	all(map[string]time.Duration{"p:{n}:shared": 2 * time.Hour, "p:{n}": 27 * time.Hour})
 	for i, place := range []time.Duration{2 * time.Second, 5 * time.Second, 2 * time.Second} {
 		grant, err := store.TryAcquire(t.Context(), lock.Request{Name: "n", Owner: fmt.Sprint("w", i), TTL: time.Minute, Place: place})
 		require.NoError(t, err)
 		require.False(t, grant.Acquired)
 	}
-	all(map[string]time.Duration{"p:{n}:shared": 2 * time.Hour, "p:{n}:fence": 26 * time.Hour, "p:{n}:queue": 5 * time.Second, "p:{n}:places": 5 * time.Second})
+	all(map[string]time.Duration{"p:{n}:shared": 2 * time.Hour, "p:{n}": 27 * time.Hour, "p:{n}:queue": 5 * time.Second, "p:{n}:places": 5 * time.Second})
 	for i := range 3 {
 		for _, shared := range []bool{true, false} {
 			owner := fmt.Sprint(i)
@@ -229,9 +241,9 @@ func TestEveryKeyHasATTL(t *testing.T) {
 			require.NoError(t, err)
 		}
 	}
-	ended := map[string]time.Duration{"p:{n}:fence": 26 * time.Hour}
-	for _, owner := range []string{"0", "1", "2", "w0", "w1", "w2"} {
-		ended["p:{n}:ended:"+owner] = 30 * time.Second
+	ended := map[string]time.Duration{"p:{n}": 27 * time.Hour}
+	for _, family := range []string{"", "w"} {
+		ended["p:{n}:ended:"+family] = 30 * time.Second
 	}
 	all(ended)
 }
@@ -245,9 +257,8 @@ func TestKeysOfOthers(t *testing.T) {
 		make               func(key string) error
 	}{
 		{"a list at the lease", "", "WRONGTYPE", func(key string) error { return rdb.LPush(t.Context(), key, "x").Err() }},
-		{"a string without a TTL at the lease", "", "no TTL", func(key string) error { return rdb.Set(t.Context(), key, "x", 0).Err() }},
-		{"a list at the fence", ":fence", "WRONGTYPE", func(key string) error { return rdb.LPush(t.Context(), key, "x").Err() }},
-		{"a string that is no fence", ":fence", "something else", func(key string) error { return rdb.Set(t.Context(), key, "x", 0).Err() }},
+		{"a short string at the lease", "", "something else", func(key string) error { return rdb.Set(t.Context(), key, "x", 0).Err() }},
+		{"a long string at the lease", "", "something else", func(key string) error { return rdb.Set(t.Context(), key, strings.Repeat("x", 100), 0).Err() }},
 		{"a string at the shared leases", ":shared", "WRONGTYPE", func(key string) error { return rdb.Set(t.Context(), key, "x", 0).Err() }},
 		{"a string at the queue", ":queue", "WRONGTYPE", func(key string) error { return rdb.Set(t.Context(), key, "x", 0).Err() }},
 	}

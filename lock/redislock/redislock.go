@@ -89,8 +89,12 @@ func (s *Store) TryAcquire(ctx context.Context, req lock.Request) (lock.Grant, e
 		return grant, nil
 	}
 	var a acquired
-	asked := time.Now()
-	reply, err := s.scripts.Run(ctx, acquireScript, s.keys(req.Name).all(req.Owner), acquireArgs(req)...)
+	var room [maxArgs]any
+	var asked time.Time
+	if req.Give {
+		asked = time.Now()
+	}
+	reply, err := s.scripts.Run(ctx, acquireScript, []string{string(s.keys(req.Name))}, acquireArgs(room[:0], req)...)
 	if err == nil {
 		a, err = parse(reply)
 	}
@@ -103,7 +107,8 @@ func (s *Store) TryAcquire(ctx context.Context, req lock.Request) (lock.Grant, e
 
 // Extend implements [lock.Store].
 func (s *Store) Extend(ctx context.Context, req lock.Request) (bool, error) {
-	reply, err := s.scripts.Run(ctx, extendScript, s.keys(req.Name).all(req.Owner), extendArgs(req, 0)...)
+	var room [maxArgs]any
+	reply, err := s.scripts.Run(ctx, extendScript, []string{string(s.keys(req.Name))}, extendArgs(room[:0], req, 0)...)
 	if err != nil {
 		return false, fmt.Errorf("redislock: extend: %w", err)
 	}
@@ -112,7 +117,8 @@ func (s *Store) Extend(ctx context.Context, req lock.Request) (bool, error) {
 
 // Release implements [lock.Store].
 func (s *Store) Release(ctx context.Context, req lock.Request) (bool, error) {
-	reply, err := s.scripts.Run(ctx, releaseScript, s.keys(req.Name).all(req.Owner), releaseArgs(req, wakeTurn)...)
+	var room [maxArgs]any
+	reply, err := s.scripts.Run(ctx, releaseScript, []string{string(s.keys(req.Name))}, releaseArgs(room[:0], req, wakeTurn)...)
 	if err != nil {
 		return false, fmt.Errorf("redislock: release: %w", err)
 	}
@@ -121,18 +127,18 @@ func (s *Store) Release(ctx context.Context, req lock.Request) (bool, error) {
 
 // Relay implements [lock.Relay].
 func (s *Store) Relay(ctx context.Context, from, to lock.Request) (held bool, grant lock.Grant, err error) {
-	keys := s.keys(from.Name)
+	var room [maxArgs]any
 	asked := time.Now()
-	reply, err := s.scripts.Run(ctx, relayScript, append(keys.all(from.Owner), keys.ended(to.Owner)), relayArgs(from, to)...)
+	reply, err := s.scripts.Run(ctx, relayScript, []string{string(s.keys(from.Name))}, relayArgs(room[:0], from, to)...)
 	var a acquired
 	values, _ := reply.([]any)
 	switch {
 	case err != nil:
 		err = marked(err)
-	case len(values) == 0:
+	case len(values) != 2:
 		err = fmt.Errorf("the script answered %v", reply)
 	default:
-		a, err = parse(values[1:])
+		a, err = parse(values[1])
 	}
 	if err != nil {
 		return false, lock.Grant{}, fmt.Errorf("redislock: release and acquire: %w", err)

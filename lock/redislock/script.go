@@ -14,43 +14,55 @@ import (
 var (
 	//go:embed acquire.lua
 	acquireSource string
+	//go:embed drop.lua
+	dropSource string
 	//go:embed extend.lua
 	extendSource string
 	//go:embed give.lua
 	giveSource string
+	//go:embed head.lua
+	headSource string
 	//go:embed relay.lua
 	relaySource string
 	//go:embed release.lua
 	releaseSource string
+	//go:embed state.lua
+	stateSource string
+	//go:embed take.lua
+	takeSource string
 	//go:embed wake.lua
 	wakeSource string
 
-	acquireScript = redis.NewScript(wakeSource + acquireSource)
-	extendScript  = redis.NewScript(extendSource)
-	relayScript   = redis.NewScript(wakeSource + giveSource + function("release", releaseSource) + function("acquire", acquireSource) + relaySource)
-	releaseScript = redis.NewScript(wakeSource + giveSource + releaseSource)
+	head          = fmt.Sprintf("local lateness, fencing, spare = %d, %d, %d\n", lateness.Milliseconds(), fenceTTL.Milliseconds(), fenceSpare.Milliseconds()) + headSource
+	acquireScript = redis.NewScript(head + takeSource + stateSource + wakeSource + acquireSource)
+	extendScript  = redis.NewScript(head + stateSource + extendSource)
+	relayScript   = redis.NewScript(head + stateSource + wakeSource + giveSource + function("release", releaseSource) + function("acquire", acquireSource) + relaySource)
+	releaseScript = redis.NewScript(head + dropSource + stateSource + wakeSource + giveSource + releaseSource)
 )
 
 // function makes a script a function in another one.
 func function(name, source string) string {
-	return "local function " + name + "(KEYS, ARGV)\n" + source + "\nend\n"
+	return "local function " + name + "(ARGV)\n" + source + "\nend\n"
 }
 
-// fenceTTL is for how long the last token is remembered after the lease's TTL.
+// fenceTTL is for how long the last token is remembered after the lease, at least.
 // After that the server's clock alone makes tokens grow, and it must not have
 // been set back by more than this.
 const fenceTTL = 24 * time.Hour
+
+// fenceSpare is how much longer it is remembered, so that that need not be set anew each
+// time.
+const fenceSpare = time.Hour
 
 // lateness is for how long after a release a command of the same owner may still
 // arrive, and be known: one that a client sends again, or that was held up on its
 // way. It is longer than go-redis tries by default.
 const lateness = 30 * time.Second
 
-// The same as arguments. What is made once costs no step an allocation.
+// What is an argument often is made once, and costs no step an allocation.
 var (
-	fenceArg    any = fenceTTL.Milliseconds()
-	latenessArg any = lateness.Milliseconds()
-	kinds           = exclusiveKinds()
+	kinds = exclusiveKinds()
+	chars = lastChars()
 )
 
 // Whom release.lua wakes.
@@ -60,26 +72,63 @@ const (
 	wakeNone = "none"
 )
 
-func acquireArgs(req lock.Request) []any {
-	ttl := milliseconds(req.TTL)
-	return []any{req.Owner, kind(req), ttl, ttl + fenceTTL.Milliseconds(), max(req.Tokens, 1), milliseconds(req.Place)}
-}
+// maxArgs is how many arguments a script takes at most. Those of a step are appended to
+// room, which its caller has: so that room needs no memory.
+const maxArgs = 10
 
-func extendArgs(req lock.Request, raise uint64) []any {
-	ttl := milliseconds(req.TTL)
-	return []any{req.Owner, kind(req), ttl, ttl + fenceTTL.Milliseconds(), raise}
-}
-
-func releaseArgs(req lock.Request, wake string) []any {
-	unused := req.Unused
-	if wake != wakeTurn {
-		unused = 0 // the fences of a quorum were raised to the whole block
+func acquireArgs(room []any, req lock.Request) []any {
+	family, char := split(req.Owner)
+	args := append(room, family, char, kind(req), milliseconds(req.TTL))
+	if req.Tokens > 1 || req.Place > 0 {
+		args = append(args, max(req.Tokens, 1), milliseconds(req.Place))
 	}
-	return []any{req.Owner, kind(req), latenessArg, unused, wake, fenceArg}
+	return args
 }
 
-func relayArgs(from, to lock.Request) []any {
-	return append(releaseArgs(from, wakeTurn), acquireArgs(to)...)
+func extendArgs(room []any, req lock.Request, raise uint64) []any {
+	family, char := split(req.Owner)
+	return append(room, family, char, kind(req), milliseconds(req.TTL), raise)
+}
+
+func releaseArgs(room []any, req lock.Request, wake string) []any {
+	family, char := split(req.Owner)
+	args := append(room, family, char, kind(req))
+	switch {
+	case wake != wakeTurn:
+		args = append(args, 0, wake) // the fences of a quorum were raised to the whole block
+	case req.Unused > 0:
+		args = append(args, req.Unused)
+	}
+	return args
+}
+
+func relayArgs(room []any, from, to lock.Request) []any {
+	family, char := split(from.Owner)
+	next, last := split(to.Owner)
+	return append(room,
+		family, char, kind(from), from.Unused,
+		next, last, kind(to), milliseconds(to.TTL), max(to.Tokens, 1), milliseconds(to.Place),
+	)
+}
+
+// split takes an owner apart as head.lua says: its family, and what it is in that.
+// state.lua does the same.
+func split(owner string) (family string, char any) {
+	last := len(owner) - 1
+	if last < 0 || chars[owner[last]] == nil {
+		return owner, "*"
+	}
+	return owner[:last], chars[owner[last]]
+}
+
+// lastChars are the letters and digits.
+func lastChars() (chars [256]any) {
+	for c := range len(chars) {
+		if '0' <= c && c <= '9' || 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z' {
+			chars[c] = string(rune(c))
+		}
+	}
+	return chars
 }
 
 // acquired is an answer of acquire.lua.
@@ -96,31 +145,23 @@ var errReleased = errors.New("the owner has released the lease already: an owner
 
 // parse takes a reply of acquire.lua apart.
 func parse(reply any) (acquired, error) {
-	values, _ := reply.([]any)
-	var status, value int64
-	ok := len(values) >= 2
-	if ok {
-		status, ok = values[0].(int64)
+	switch r := reply.(type) {
+	case int64:
+		if r < 0 {
+			return acquired{}, errReleased
+		}
+		return acquired{granted: true, token: uint64(r)}, nil
+	case []any:
+		if len(r) == 3 {
+			wait, ok1 := r[0].(int64)
+			holder, ok2 := r[1].(string)
+			kept, ok3 := r[2].(int64)
+			if ok1 && ok2 && ok3 {
+				return acquired{heldFor: time.Duration(wait) * time.Millisecond, holder: holder, kept: kept}, nil
+			}
+		}
 	}
-	if ok {
-		value, ok = values[1].(int64)
-	}
-	switch {
-	case !ok:
-		return acquired{}, fmt.Errorf("the script answered %v", reply)
-	case status < 0:
-		return acquired{}, errReleased
-	case status == 1:
-		return acquired{granted: true, token: uint64(value)}, nil
-	}
-	a := acquired{heldFor: time.Duration(value) * time.Millisecond}
-	if len(values) > 2 {
-		a.holder, _ = values[2].(string)
-	}
-	if len(values) > 3 {
-		a.kept, _ = values[3].(int64)
-	}
-	return a, nil
+	return acquired{}, fmt.Errorf("the script answered %v", reply)
 }
 
 func (a acquired) grant(req lock.Request) lock.Grant {

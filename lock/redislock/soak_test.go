@@ -184,7 +184,7 @@ func TestReleaseRacingRenewal(t *testing.T) {
 		assert.NotZero(t, n.Load(), "every order must have happened")
 	}
 	for i := range leases {
-		assert.Zero(t, rdb.Exists(ctx, fmt.Sprintf("%s{%d}", prefix, i)).Val(), "a key is left")
+		assert.False(t, isHeld(t, rdb, fmt.Sprintf("%s{%d}", prefix, i)), "a lease is left")
 	}
 	require.NoError(t, rdb.Close())
 	goleak.VerifyNone(t, before)

@@ -1,29 +1,18 @@
--- Stands before acquire.lua, give.lua, release.lua and relay.lua.
+-- Stands behind state.lua, before acquire.lua, give.lua, release.lua and relay.lua.
 
 -- The channel on which a waiter is woken: that of its process, which its owner
 -- begins with, up to a dot. With one channel for all, each message would wake
 -- every process that waits. Owners without a dot have the channel of all.
-local function channel(lease, owner)
+local function channel(owner)
   local dot = string.find(owner, '.', 1, true)
   return lease .. ':turn' .. (dot and ':' .. string.sub(owner, 1, dot - 1) or '')
-end
-
--- The server's clock in microseconds, and in milliseconds. A script has one now.
-local micros, millis
-local function clock()
-  if not micros then
-    local time = redis.call('TIME')
-    micros = time[1] * 1000000 + time[2]
-    millis = math.floor(micros / 1000)
-  end
-  return micros, millis
 end
 
 -- Wakes those in the queue for whom there is room beside so many shared leases, from
 -- the front, each with a message that is its owner. most bounds how many are looked
 -- at; who comes after them asks by itself before long. Returns the first of them, and
 -- for how long its place is kept.
-local function wake(lease, queue, places, sharing, most)
+local function wake(sharing, most)
   local _, now = clock()
   local first, kept
   for _, member in ipairs(redis.call('ZRANGE', queue, 0, most - 1)) do
@@ -35,7 +24,7 @@ local function wake(lease, queue, places, sharing, most)
     elseif kind == 'x' and sharing > 0 or kind == 's' and tonumber(limit) > 0 and sharing >= tonumber(limit) then
       break
     else
-      redis.call('PUBLISH', channel(lease, owner), owner)
+      redis.call('PUBLISH', channel(owner), owner)
       sharing = sharing + 1
       if not first then
         first, kept = member, place - now
@@ -49,14 +38,14 @@ local function wake(lease, queue, places, sharing, most)
 end
 
 -- How many shared leases there are.
-local function count(shared)
+local function count()
   local _, now = clock()
   return redis.call('ZCOUNT', shared, '(' .. now, '+inf')
 end
 
 -- Gives a member a place at the end of the queue, or keeps the one that it has, for
 -- so many milliseconds from now. Returns when that ends, in ms of the server's clock.
-local function enter(queue, places, member, place)
+local function enter(member, place)
   local came, now = clock()
   -- In the order of coming, also if the clock is set back, and if two come within a
   -- microsecond.
