@@ -83,6 +83,9 @@ func (h *hold) nextRequest(next *watch) Request {
 // dropNext says that the next in line does not enter the queue with the release. It is
 // called with mu held.
 func (h *hold) dropNext() {
+	if h.next == nil {
+		return
+	}
 	h.drop(h.lease.values(), h.next)
 	h.next = nil
 }

@@ -28,6 +28,7 @@ type hold struct {
 	mu       sync.Mutex
 	state    state
 	lease    *Lease             // whose it is
+	first    Lease              // the one that acquired it, in one piece of memory with the hold
 	handedOn uint64             // how many times
 	inLine   bool               // it may be handed on to those who wait in the line
 	baton    bool               // it has the baton of the line
@@ -58,7 +59,7 @@ const (
 func (h *hold) begin(parent context.Context, token uint64) *Lease {
 	h.mu.Lock() // a timer that fires at once must find it
 	defer h.mu.Unlock()
-	h.lease = newLease(h, parent, token)
+	h.lease = h.first.init(h, parent, token, h.granted)
 	h.renewal = time.AfterFunc(min(h.untilRenewal(), time.Until(h.deadline)), h.renew)
 	return h.lease
 }
@@ -202,7 +203,7 @@ func (h *hold) handOn() bool {
 	}
 	handedOn := h.locker.lines.handOn(h.line, func(parent context.Context) *Lease {
 		h.handedOn++
-		h.lease = newLease(h, parent, h.lease.token+1)
+		h.lease = new(Lease).init(h, parent, h.lease.token+1, h.granted.Add(held))
 		return h.lease
 	})
 	if handedOn {

@@ -24,13 +24,10 @@ type Lease struct {
 	result    error         // which is this
 }
 
-func newLease(h *hold, parent context.Context, token uint64) *Lease {
-	l := &Lease{
-		hold:      h,
-		token:     token,
-		since:     time.Now(),
-		releasing: make(chan struct{}, 1),
-	}
+// init makes l the Lease that has h since then, and returns it.
+func (l *Lease) init(h *hold, parent context.Context, token uint64, since time.Time) *Lease {
+	l.hold, l.token, l.since = h, token, since
+	l.releasing = make(chan struct{}, 1)
 	l.ctx, l.end = context.WithCancelCause(parent)
 	return l
 }

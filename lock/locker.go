@@ -224,25 +224,28 @@ func check(name string, ttl time.Duration) error {
 type ask struct {
 	parent context.Context // of the lease's
 	req    Request
-	began  time.Time
-	line   lineKey // where it stands in line,
-	inLine bool    // if it does
-	placed bool    // it may have a place in the store's queue
-	watch  *watch  // of its turn; nil until it stands
-	next   *watch  // for the one who asks after it
+	began  time.Time // zero if nobody observes
+	line   lineKey   // where it stands in line,
+	inLine bool      // if it does
+	placed bool      // it may have a place in the store's queue
+	watch  *watch    // of its turn; nil until it stands
+	next   *watch    // for the one who asks after it
 	// refusal is what the store has answered already, or nil.
 	refusal error
 }
 
-func (l *Locker) ask(parent context.Context, name string, ttl time.Duration) (*ask, error) {
+func (l *Locker) ask(parent context.Context, name string, ttl time.Duration) (ask, error) {
 	if err := check(name, ttl); err != nil {
-		return nil, err
+		return ask{}, err
 	}
-	return &ask{
+	a := ask{
 		parent: parent,
 		req:    Request{Name: name, Owner: l.owners.next(name), TTL: ttl, Shared: l.shared, Limit: l.limit, Fair: l.fair},
-		began:  time.Now(),
-	}, nil
+	}
+	if l.observe != nil {
+		a.began = time.Now()
+	}
+	return a, nil
 }
 
 func (l *Locker) tryAcquire(ctx, parent context.Context, name string, ttl time.Duration) (*Lease, error) {
@@ -250,9 +253,9 @@ func (l *Locker) tryAcquire(ctx, parent context.Context, name string, ttl time.D
 	if err != nil {
 		return nil, err
 	}
-	lease, err := l.try(ctx, a)
+	lease, err := l.try(ctx, &a)
 	if err == nil {
-		l.acquired(a, lease)
+		l.acquired(&a, lease)
 	}
 	return lease, err
 }

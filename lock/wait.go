@@ -27,10 +27,11 @@ const (
 // exclude one another, so a line would only hold them up, and a fair queue needs
 // to know of everybody.
 func (l *Locker) acquire(ctx, parent context.Context, name string, ttl time.Duration) (*Lease, error) {
-	a, err := l.ask(parent, name, ttl)
+	asked, err := l.ask(parent, name, ttl)
 	if err != nil {
 		return nil, err
 	}
+	a := &asked
 	a.req.Give = !l.shared && ttl >= placeTTL // or it could outlast the TTL
 	if l.fair || l.shared && l.limit == 0 {
 		return l.await(ctx, a, false)
