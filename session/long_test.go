@@ -152,3 +152,35 @@ func TestALongValueThatIsNotThereAnyMore(t *testing.T) {
 		})
 	}
 }
+
+// What was left out is not read for who does not get it: he has deleted it, or logs in as
+// another one.
+func TestWhatNobodyGetsIsNotRead(t *testing.T) {
+	s, b, proxy := longShop(t, nil)
+	gone := func(r *http.Request, sess *session.Session) {
+		var v string
+		found, err := sess.Get(r.Context(), "long1", &v)
+		assert.NoError(t, err)
+		assert.False(t, found)
+	}
+	s.handle("/deleted", func(_ http.ResponseWriter, r *http.Request, sess *session.Session) error {
+		require.NoError(t, sess.Delete(r.Context(), "long1"))
+		gone(r, sess)
+		return nil
+	})
+	s.handle("/other", func(_ http.ResponseWriter, r *http.Request, sess *session.Session) error {
+		require.NoError(t, sess.Login(r.Context(), "bob"))
+		b.at(s).ok("/logout") // the password counts all the same
+		gone(r, sess)
+		return sess.Set(r.Context(), "long1", "bob's")
+	})
+	b.ok("/login?user=alice")
+	proxy.Reset()
+	b.ok("/deleted")
+	assert.LessOrEqual(t, proxy.Stats().BytesDown, int64(5_000))
+	b.ok("/set?name=long1&value=%s", long(1))
+	b.ok("/set?name=step&value=pay") // of another length, and the last
+	b.ok("/other")
+	assert.Equal(t, "bob", b.ok("/user"))
+	assert.Equal(t, "bob's", b.ok("/get?name=long1"))
+}

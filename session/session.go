@@ -121,8 +121,10 @@ func (s *Session) get(ctx context.Context, name string, v any, codec Codec) (boo
 }
 
 func (s *Session) decode(ctx context.Context, name string, v any, codec Codec) (found bool, err error) {
-	if err := s.fetch(ctx, name); err != nil {
-		return false, err
+	if _, changed := s.changes[name]; !changed {
+		if err := s.fetch(ctx, name); err != nil {
+			return false, err
+		}
 	}
 	codec = s.codec(codec)
 	if c, ok := codec.(jsonCodec); ok && c.plainText(s.asStored(name), v) {
@@ -142,7 +144,7 @@ func (s *Session) decode(ctx context.Context, name string, v any, codec Codec) (
 // fetch asks the store for what it has left out, if the value called name is among that.
 // s.mu is locked.
 func (s *Session) fetch(ctx context.Context, name string) error {
-	if e, _ := s.rec.Values.entry(name); e.LeftOut == 0 {
+	if e, _ := s.rec.Values.entry(name); e.LeftOut == 0 || s.dropped() {
 		return nil
 	}
 	rec, err := s.m.store.LoadAll(ctx, s.token.id, s.token.digest)
