@@ -162,7 +162,7 @@ func (s *Store) find(ctx context.Context, key string) (finding, error) {
 	if err := s.pipe.Process(ctx, q.commands(ctx, s.argument(key), s.clock)...); pipelining.Left(err) {
 		return finding{}, err
 	}
-	err := q.take(now)
+	err := q.take(now.Add(time.Since(sent))) // the answer may have taken long
 	return q.finding, err
 }
 
@@ -204,7 +204,10 @@ func (s *Store) read(ctx context.Context, asked []question) error {
 			return err
 		}
 	}
-	if server != nil {
+	switch {
+	case known:
+		now = now.Add(time.Since(sent)) // the answer may have taken long
+	case server != nil:
 		var err error
 		if now, err = server.Result(); err != nil {
 			return err

@@ -294,3 +294,19 @@ func TestNewRefusesWhatCannotWork(t *testing.T) {
 		assert.Panics(t, func() { rediscache.New(rdb, &o) }, name)
 	}
 }
+
+// An entry is as old as it was when Redis answered, and not as when it was asked.
+func TestTheAgeOfWhatCameLate(t *testing.T) {
+	rdb := redistest.NewStandalone(t).Client(t)
+	s := rediscache.New(rdb, &rediscache.Options{Prefix: redistest.Prefix(t), TierBytes: -1})
+	require.True(t, fillWith(t, s, "key", 1, cache.Entry{Kind: cache.Value, Data: []byte("old"), TTL: time.Minute}))
+	_, ok, err := s.Get(t.Context(), "key") // it knows the time from here on
+	require.NoError(t, err)
+	require.True(t, ok)
+	const pause = 300 * time.Millisecond
+	require.NoError(t, rdb.ClientPause(t.Context(), pause).Err())
+	e, ok, err := s.Get(t.Context(), "key")
+	require.NoError(t, err)
+	require.True(t, ok)
+	assert.GreaterOrEqual(t, e.Age, pause-10*time.Millisecond)
+}

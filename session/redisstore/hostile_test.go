@@ -315,3 +315,18 @@ func TestAHeadOfManyNames(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, session.Record{}, rec)
 }
+
+// A session is as it was when Redis answered, and not as when it was asked.
+func TestTheTimeOfWhatCameLate(t *testing.T) {
+	rdb := redistest.NewStandalone(t).Client(t)
+	store := redisstore.New(rdb, nil)
+	commit(t, store, session.Committed, session.Delta{ID: "late-1", Digest: first, Create: true, IdleTimeout: time.Minute, AbsoluteTimeout: time.Hour})
+	before, err := store.Load(t.Context(), "late-1", first) // it knows the time from here on
+	require.NoError(t, err)
+	const pause = 300 * time.Millisecond
+	require.NoError(t, rdb.ClientPause(t.Context(), pause).Err())
+	rec, err := store.Load(t.Context(), "late-1", first)
+	require.NoError(t, err)
+	assert.GreaterOrEqual(t, rec.ReadAt.Sub(before.ReadAt), pause-10*time.Millisecond)
+	assert.LessOrEqual(t, rec.ExpiresIn, time.Minute-pause+10*time.Millisecond)
+}

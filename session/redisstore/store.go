@@ -237,6 +237,8 @@ func (s *Store) load(ctx context.Context, id string, digest session.Digest, all 
 		return session.Record{}, nil
 	}
 	switch {
+	case known:
+		now = now.Add(time.Since(sent)) // the answer may have taken long
 	case server != nil:
 		now = server.Val()
 		s.clock.Set(now, sent)
