@@ -1,6 +1,7 @@
 package session_test
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"slices"
@@ -183,4 +184,59 @@ func TestWhatNobodyGetsIsNotRead(t *testing.T) {
 	b.ok("/other")
 	assert.Equal(t, "bob", b.ok("/user"))
 	assert.Equal(t, "bob's", b.ok("/get?name=long1"))
+}
+
+// leavingOut leaves out what is long.
+type leavingOut struct{ session.Store }
+
+func (l leavingOut) Load(ctx context.Context, id string, d session.Digest) (session.Record, error) {
+	rec, err := l.Store.Load(ctx, id, d)
+	values := slices.Clone(rec.Values)
+	for i, e := range values {
+		if len(e.Data) > 100 {
+			values[i] = session.Entry{Name: e.Name, LeftOut: len(e.Data)}
+		}
+	}
+	rec.Values = values
+	return rec, err
+}
+
+// A value that could not be decoded is another one when what was left out is there. It is
+// replaced as any other, and not kept.
+func TestAnotherValueComesWithWhatWasLeftOut(t *testing.T) {
+	for _, replaced := range []bool{false, true} {
+		tap := &tap{Store: session.NewMemoryStore()}
+		m := newManager(t, leavingOut{tap}, nil)
+		cookie := logIn(t, m, "alice")
+		set := func(s *session.Session, name string, v any) {
+			require.NoError(t, s.Set(t.Context(), name, v))
+			commit(t, m, s)
+		}
+		set(m.Load(request(cookie)), "long", long(1))
+		set(m.Load(request(cookie)), "count", "a text")
+		s := m.Load(request(cookie))
+		var count int
+		found, err := s.Get(t.Context(), "count", &count)
+		require.NoError(t, err)
+		require.False(t, found)
+		if replaced {
+			set(m.Load(request(cookie)), "count", 5)
+		}
+		var v string
+		_, err = s.Get(t.Context(), "long", &v)
+		require.NoError(t, err)
+		require.Equal(t, long(1), v)
+		set(s, "count", 6)
+		_, err = m.Load(request(cookie)).User(t.Context())
+		require.NoError(t, err)
+		var want []string
+		if !replaced {
+			want = append(want, "\x00aside\x00count")
+		}
+		var names []string
+		for _, e := range tap.rec.Values {
+			names = append(names, e.Name)
+		}
+		assert.Equal(t, append(want, "count", "long"), names)
+	}
 }

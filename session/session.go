@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -156,6 +157,11 @@ func (s *Session) fetch(ctx context.Context, name string) error {
 	}
 	// Others may have changed it since. What this request has seen of it is of one time, and
 	// what it sees from here on of another.
+	maps.DeleteFunc(s.bad, func(name string, _ bool) bool {
+		was, _ := s.rec.Values.Get(name)
+		is, _ := rec.Values.Get(name)
+		return was != is
+	})
 	s.rec.Values, s.rec.Version, s.rec.Basis = rec.Values, rec.Version, rec.Basis
 	return nil
 }
