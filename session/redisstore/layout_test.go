@@ -104,6 +104,11 @@ func TestAPart(t *testing.T) {
 			require.False(t, ok, "nor is it what was asked for")
 		}
 	}
+	long := []byte(written(of(partLen), "", 0))
+	at := partLen + len(magic) + digestLen + headAt*8
+	binary.LittleEndian.PutUint64(long[at:], math.Float64bits(math.MaxInt32+1))
+	_, ok := parse(nil, string(long[len(long)-partLen:]), false)
+	require.False(t, ok, "longer than it can be")
 }
 
 // FuzzParse: whatever stands in Redis is read without a panic, and what is read is what

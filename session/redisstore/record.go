@@ -74,8 +74,8 @@ func parse(few session.Values, raw string, all bool) (s stored, ok bool) {
 			return s, false
 		}
 		s.values[i] = session.Entry{Name: name, LeftOut: length}
-		if at -= int(before); at >= 0 || length == 0 {
-			s.values[i] = session.Entry{Name: name, Data: raw[max(0, at) : max(0, at)+length]}
+		if at -= int(before); at >= 0 {
+			s.values[i] = session.Entry{Name: name, Data: raw[at : at+length]}
 		}
 	}
 	s.values.Sort()
