@@ -85,7 +85,8 @@ type Options struct {
 	// are for what was written before: values are encrypted anew when they are
 	// set, and who is logged in with them. A session with a value under a key
 	// that is not here any more is as good as none, so keep a key for
-	// AbsoluteTimeout after another has taken its place.
+	// AbsoluteTimeout after another has taken its place. Where all keys were
+	// taken away, it may be that only the value is, if it is long.
 	Encryption []EncryptionKey
 	// AcceptUnencrypted reads what is not encrypted in spite of Encryption, for
 	// the time after encryption was introduced. As long as it is set, who can
