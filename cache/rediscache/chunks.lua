@@ -21,7 +21,7 @@ end
 local function store(key, bytes, now, ms)
   local ends = now + ms
   redis.call('SET', key, bytes, 'PXAT', string.format('%.0f', ends))
-  redis.call('SETRANGE', key, 9, struct.pack('>I8I8', ends, ends))
+  redis.call('SETRANGE', key, 9, struct.pack('>dd', ends, ends))
 end
 
 -- Lets the chunks of the entry that bytes are live for so long from now, except

@@ -24,7 +24,7 @@ import (
 //	0       4      magic "hlc3"; another format gets another magic
 //	4       1      state: see below. Scripts change it, so it is not checked
 //	5       4      CRC-32C of all that follows the next 16 bytes
-//	9       8      when it ends, in milliseconds of the server's clock. A script puts it in
+//	9       8      when it ends, in milliseconds of the server's clock, as a double. A script puts it in
 //	17      8      the same once more, because it is not checked otherwise
 //	25      1      kind
 //	26      1      flags: 1 if the data is compressed with zstd
@@ -89,7 +89,7 @@ func newID() id {
 type stored struct {
 	cache.Entry
 	total   time.Duration // for how long it is kept
-	ends    int64         // of an entry that was read: in milliseconds of the server's clock
+	ends    float64       // of an entry that was read: in milliseconds of the server's clock
 	epoch   uint64
 	token   uint64
 	tags    []uint64 // of an entry that was read: see hashes
@@ -171,8 +171,7 @@ func decode(key string, b []byte) (stored, bool) {
 	if len(b) < headerSize || string(b[:4]) != magic || !isState(b[4]) {
 		return stored{}, false
 	}
-	ends := binary.BigEndian.Uint64(b[9:])
-	if ends != binary.BigEndian.Uint64(b[17:]) || binary.BigEndian.Uint32(b[5:]) != crc32.Checksum(b[checkedAt:], castagnoli) {
+	if string(b[9:17]) != string(b[17:25]) || binary.BigEndian.Uint32(b[5:]) != crc32.Checksum(b[checkedAt:], castagnoli) {
 		return stored{}, false
 	}
 	e := stored{
@@ -183,7 +182,7 @@ func decode(key string, b []byte) (stored, bool) {
 		dataID:  id(b[71:87]),
 		chunks:  binary.BigEndian.Uint32(b[87:]),
 		rawSize: binary.BigEndian.Uint64(b[125:]),
-		ends:    int64(min(ends, math.MaxInt64)), //nolint:gosec // it is bounded
+		ends:    math.Float64frombits(binary.BigEndian.Uint64(b[9:])),
 		size:    binary.BigEndian.Uint64(b[133:]),
 	}
 	e.Kind = cache.Kind(b[25])

@@ -135,6 +135,14 @@ func (q *question) take(now time.Time) error {
 	return err
 }
 
+// untilEnd returns how long after now, by the same clock, an entry ends: 0 if it is over.
+func untilEnd(ends float64, now int64) time.Duration {
+	if left := ends - float64(now); left > 0 && left < 1<<53 { // no script writes another one, nor NaN
+		return milliseconds(uint64(left))
+	}
+	return 0
+}
+
 // noEnd is the time left of a key without a TTL.
 const noEnd = -1
 
@@ -230,7 +238,7 @@ func (s *Store) judge(ctx context.Context, f finding) (cache.Entry, bool, error)
 	}
 	e, ok := decode(f.key, f.bytes)
 	if f.now > 0 {
-		f.left = milliseconds(uint64(max(0, e.ends-f.now))) //nolint:gosec // it is not negative
+		f.left = untilEnd(e.ends, f.now)
 	}
 	switch {
 	case !ok, f.left == noEnd: // then it is not ours
