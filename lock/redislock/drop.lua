@@ -1,6 +1,6 @@
 -- Stands before release.lua, for an exclusive lease that its owner has, while nobody
 -- else is near: three commands, as in take.lua. All else is left to what follows.
-if found and #found >= 31 and string.byte(found) == 1 and string.byte(ARGV[3]) == 120 and not ARGV[5] then
+if found and string.byte(found) == 1 and string.byte(ARGV[3]) == 120 and not ARGV[5] then
   local _, last, ends, kept, char, ended, family = struct.unpack(pack, found)
   if char == ARGV[2] and family == ARGV[1] then
     local time = redis.call('TIME')

@@ -29,3 +29,9 @@
 -- held a lease, "-" if not, and its last one. A key for each would cost more than all
 -- else that a release does.
 local found, pack = redis.call('GET', KEYS[1]), '<BdddcBc0I4c0'
+if found then
+  local kind, ended = string.byte(found), string.byte(found, 27) or 0
+  if kind ~= 1 and kind ~= 2 or #found < 31 + ended or struct.unpack('<I4', found, 28 + ended) ~= #found - 31 - ended then
+    return redis.error_reply('ERR the key of the lease has something else in it: somebody else writes under this prefix')
+  end
+end

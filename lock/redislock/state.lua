@@ -6,11 +6,7 @@ local shared, queue, places = lease .. ':shared', lease .. ':queue', lease .. ':
 -- What is in the lease. Changes are kept by write.
 local state = {company = true, token = 0, ends = 0, kept = 0, char = '*', ended = '', family = ''}
 if found then
-  local kind = string.byte(found)
-  if #found < 31 or kind ~= 1 and kind ~= 2 then
-    return redis.error_reply('ERR the key of the lease has something else in it: somebody else writes under this prefix')
-  end
-  local _, token, ends, kept, char, ended, family = struct.unpack(pack, found)
+  local kind, token, ends, kept, char, ended, family = struct.unpack(pack, found)
   state = {company = kind == 2, token = token, ends = ends, kept = kept, char = char, ended = ended, family = family}
 end
 

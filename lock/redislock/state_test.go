@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/herdless/herdless/internal/redistest"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 )
@@ -75,4 +76,34 @@ func setToken(t testing.TB, rdb redis.Cmdable, key string, token int64) {
 	packed = binary.LittleEndian.AppendUint64(packed, math.Float64bits(float64(time.Now().Add(time.Hour).UnixMilli())))
 	packed = append(packed, '*', 0, 0, 0, 0, 0)
 	require.NoError(t, rdb.Set(context.Background(), key, packed, time.Hour).Err())
+}
+
+// What others have written under the prefix is left as it is.
+func TestSomethingElseAtTheKeyOfALease(t *testing.T) {
+	rdb, prefix := redistest.Standalone(t).Client(t), redistest.Prefix(t)
+	store := storeOn(rdb, prefix)
+	key := prefix + "{n}"
+	steps := map[string]func() error{
+		"acquire": func() error { _, err := store.TryAcquire(t.Context(), request("a.1")); return err },
+		"extend":  func() error { _, err := store.Extend(t.Context(), request("a.1")); return err },
+		"release": func() error { _, err := store.Release(t.Context(), request("a.1")); return err },
+		"relay":   func() error { _, _, err := store.Relay(t.Context(), request("a.1"), request("a.2")); return err },
+	}
+	for _, first := range []string{"\x00", "\x01", "\x02", "\x03", "x"} {
+		for _, rest := range []string{"", "\x00", "\xff", "1", "\x01"} {
+			for _, n := range []int{0, 1, 25, 26, 29, 31, 32, 100, 1000} {
+				foreign := first + strings.Repeat(rest, n)
+				for what, step := range steps {
+					require.NoError(t, rdb.Set(t.Context(), key, foreign, time.Hour).Err())
+					require.ErrorContains(t, step(), "somebody else writes", "%s with %q", what, foreign)
+					require.Equal(t, foreign, rdb.Get(t.Context(), key).Val(), "%s", what)
+				}
+			}
+		}
+	}
+	require.NoError(t, rdb.Del(t.Context(), key).Err())
+	require.NoError(t, rdb.RPush(t.Context(), key, "x").Err())
+	for what, step := range steps {
+		require.ErrorContains(t, step(), "WRONGTYPE", what)
+	}
 }

@@ -1,7 +1,7 @@
 -- Stands before acquire.lua, for an exclusive lease that is free, of which nobody else
 -- is near, and was last had by an owner of the same family. That is how it nearly
 -- always is, and costs three commands. All else is left to what follows.
-if found and #found >= 31 and string.byte(found) == 1 and string.byte(ARGV[3]) == 120 then -- "x"
+if found and string.byte(found) == 1 and string.byte(ARGV[3]) == 120 then -- "x"
   local _, last, ends, kept, _, ended, family = struct.unpack(pack, found)
   if family == ARGV[1] and not string.find(ended, ARGV[2], 1, true) then
     local time = redis.call('TIME')
