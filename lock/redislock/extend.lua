@@ -21,7 +21,7 @@ if exclusive and holder() ~= owner or not exclusive and tonumber(redis.call('ZSC
 end
 -- PEXPIRE first: a Redis that is full refuses a script whose first write needs
 -- memory, and no lease should be lost for that.
-local ends = now + ARGV[4]
+local ends, before = now + ARGV[4], state.kept
 state.kept = keep(ends) -- the token outlives a lease of days
 redis.call('PEXPIRE', lease, state.kept - now)
 if exclusive then
@@ -31,5 +31,8 @@ else
   local latest = redis.call('ZRANGE', shared, -1, -1, 'WITHSCORES')
   redis.call('PEXPIRE', shared, math.max(latest[2] - now, tonumber(ARGV[4])))
   redis.call('ZADD', shared, ends, owner)
+  if found and state.kept ~= before then
+    write()
+  end
 end
 return 1

@@ -10,7 +10,9 @@ import (
 	"time"
 
 	"github.com/herdless/herdless/internal/redistest"
+	"github.com/herdless/herdless/lock"
 	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -18,6 +20,7 @@ import (
 type state struct {
 	token uint64
 	ends  float64 // in ms of the server's clock
+	kept  float64 // the end of the key, in ms of that clock
 	owner string  // who had the lease last
 }
 
@@ -30,7 +33,7 @@ func stateAt(t testing.TB, rdb redis.Cmdable, key string) (s state) {
 	}
 	require.NoError(t, err)
 	float := func(at int) float64 { return math.Float64frombits(binary.LittleEndian.Uint64(packed[at:])) }
-	s.token, s.ends = uint64(float(1)), float(9)
+	s.token, s.ends, s.kept = uint64(float(1)), float(9), float(17)
 	family := packed[27+int(packed[26])+4:]
 	s.owner = strings.TrimSuffix(string(family)+string(packed[25:26]), "*")
 	return s
@@ -105,5 +108,53 @@ func TestSomethingElseAtTheKeyOfALease(t *testing.T) {
 	require.NoError(t, rdb.RPush(t.Context(), key, "x").Err())
 	for what, step := range steps {
 		require.ErrorContains(t, step(), "WRONGTYPE", what)
+	}
+}
+
+// A lease can be extended for longer than the key was to be kept.
+func TestTheKeyKnowsHowLongItIsKept(t *testing.T) {
+	for _, shared := range []bool{false, true} {
+		rdb, prefix := redistest.Standalone(t).Client(t), redistest.Prefix(t)
+		store := storeOn(rdb, prefix)
+		key := prefix + "{n}"
+		req := lock.Request{Name: "n", Owner: "a.1", TTL: 48 * time.Hour, Shared: shared}
+		acquireNow(t, store, req)
+
+		// As if that had been two days ago.
+		packed, err := rdb.Get(t.Context(), key).Bytes()
+		require.NoError(t, err)
+		binary.LittleEndian.PutUint64(packed[17:], math.Float64bits(float64(time.Now().Add(25*time.Hour).UnixMilli())))
+		require.NoError(t, rdb.Set(t.Context(), key, packed, 25*time.Hour).Err())
+
+		held, err := store.Extend(t.Context(), req)
+		require.NoError(t, err)
+		require.True(t, held)
+		kept := func() time.Duration {
+			left := rdb.PTTL(t.Context(), key).Val()
+			assert.InDelta(t, stateAt(t, rdb, key).kept, float64(time.Now().Add(left).UnixMilli()), float64(slack.Milliseconds()), "it says how long it is kept")
+			return left
+		}
+		require.Greater(t, kept(), 72*time.Hour)
+		if shared { // one that ends sooner
+			acquireNow(t, store, lock.Request{Name: "n", Owner: "b.1", TTL: 2 * time.Hour, Shared: true})
+		} else {
+			releaseHeld(t, store, req)
+		}
+		assert.Greater(t, kept(), 72*time.Hour, "that is not put forward")
+	}
+}
+
+// A lease that is gone is not there again because it was extended, nor is its key.
+func TestExtendingMakesNoKey(t *testing.T) {
+	for _, shared := range []bool{false, true} {
+		rdb, prefix := redistest.Standalone(t).Client(t), redistest.Prefix(t)
+		store := storeOn(rdb, prefix)
+		req := lock.Request{Name: "n", Owner: "a.1", TTL: time.Minute, Shared: shared}
+		acquireNow(t, store, req)
+		require.NoError(t, rdb.Del(t.Context(), prefix+"{n}").Err())
+		held, err := store.Extend(t.Context(), req)
+		require.NoError(t, err)
+		assert.Equal(t, shared, held, "shared leases are at a key of their own")
+		assert.Zero(t, rdb.Exists(t.Context(), prefix+"{n}").Val())
 	}
 }
