@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"strings"
+
+	"github.com/herdless/herdless/lock"
 )
 
 const (
@@ -19,6 +21,17 @@ const (
 type keys string
 
 func keysOf(prefix, name string) keys { return keys(prefix + "{" + tag(name) + "}") }
+
+// of returns the keys of a step of req that stand in KEYS. While a Cluster moves a slot,
+// the keys of a lease can be on two servers. Then it refuses a step that names a key on
+// the other one, but a script that reads such a key finds nothing there: a shared lease
+// would seem to be lost.
+func (k keys) of(req lock.Request) []string {
+	if req.Shared {
+		return []string{string(k), string(k) + ":shared"}
+	}
+	return []string{string(k)}
+}
 
 // channel returns the Pub/Sub channel on which owner is woken. wake.lua has the same.
 func (k keys) channel(owner string) string {

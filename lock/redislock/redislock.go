@@ -94,7 +94,7 @@ func (s *Store) TryAcquire(ctx context.Context, req lock.Request) (lock.Grant, e
 	if req.Give {
 		asked = time.Now()
 	}
-	reply, err := s.scripts.Run(ctx, acquireScript, []string{string(s.keys(req.Name))}, acquireArgs(room[:0], req)...)
+	reply, err := s.scripts.Run(ctx, acquireScript, s.keys(req.Name).of(req), acquireArgs(room[:0], req)...)
 	if err == nil {
 		a, err = parse(reply)
 	}
@@ -108,7 +108,7 @@ func (s *Store) TryAcquire(ctx context.Context, req lock.Request) (lock.Grant, e
 // Extend implements [lock.Store].
 func (s *Store) Extend(ctx context.Context, req lock.Request) (bool, error) {
 	var room [maxArgs]any
-	reply, err := s.scripts.Run(ctx, extendScript, []string{string(s.keys(req.Name))}, extendArgs(room[:0], req, 0)...)
+	reply, err := s.scripts.Run(ctx, extendScript, s.keys(req.Name).of(req), extendArgs(room[:0], req, 0)...)
 	if err != nil {
 		return false, fmt.Errorf("redislock: extend: %w", err)
 	}
@@ -118,7 +118,7 @@ func (s *Store) Extend(ctx context.Context, req lock.Request) (bool, error) {
 // Release implements [lock.Store].
 func (s *Store) Release(ctx context.Context, req lock.Request) (bool, error) {
 	var room [maxArgs]any
-	reply, err := s.scripts.Run(ctx, releaseScript, []string{string(s.keys(req.Name))}, releaseArgs(room[:0], req, wakeTurn)...)
+	reply, err := s.scripts.Run(ctx, releaseScript, s.keys(req.Name).of(req), releaseArgs(room[:0], req, wakeTurn)...)
 	if err != nil {
 		return false, fmt.Errorf("redislock: release: %w", err)
 	}
@@ -129,7 +129,7 @@ func (s *Store) Release(ctx context.Context, req lock.Request) (bool, error) {
 func (s *Store) Relay(ctx context.Context, from, to lock.Request) (held bool, grant lock.Grant, err error) {
 	var room [maxArgs]any
 	asked := time.Now()
-	reply, err := s.scripts.Run(ctx, relayScript, []string{string(s.keys(from.Name))}, relayArgs(room[:0], from, to)...)
+	reply, err := s.scripts.Run(ctx, relayScript, s.keys(from.Name).of(from), relayArgs(room[:0], from, to)...)
 	var a acquired
 	values, _ := reply.([]any)
 	switch {
