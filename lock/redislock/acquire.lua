@@ -131,6 +131,9 @@ if exclusive then
   write(state.ends)
 else
   state.company = true
+  if state.ends > 0 then
+    state.ends = -now -- that lease is over, also if the clock is set back
+  end
   write(now + ARGV[4])
   redis.call('ZADD', shared, now + ARGV[4], owner)
   local latest = redis.call('ZRANGE', shared, -1, -1, 'WITHSCORES')

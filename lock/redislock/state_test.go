@@ -158,3 +158,36 @@ func TestExtendingMakesNoKey(t *testing.T) {
 		assert.Zero(t, rdb.Exists(t.Context(), prefix+"{n}").Val())
 	}
 }
+
+// A lease ends early when the server's clock is set forward. Whoever came after it has
+// it to itself all the same when the clock is set back.
+func TestALeaseThatIsOverDoesNotComeBackWithTheClock(t *testing.T) {
+	for _, next := range []lock.Request{
+		{Owner: "b.1"},
+		{Owner: "a.2"},
+		{Owner: "b.1", Shared: true},
+		{Owner: "a.2", Shared: true, Limit: 2},
+	} {
+		rdb, prefix := redistest.Standalone(t).Client(t), redistest.Prefix(t)
+		store := storeOn(rdb, prefix)
+		key := prefix + "{n}"
+		first := lock.Request{Name: "n", Owner: "a.1", TTL: time.Millisecond}
+		next.Name, next.TTL = "n", time.Minute
+		acquireNow(t, store, first)
+		eventually(t, patience, "the lease is over", func() bool { return !isHeld(t, rdb, key) })
+		acquireNow(t, store, next)
+
+		packed, err := rdb.Get(t.Context(), key).Bytes()
+		require.NoError(t, err)
+		if ends := stateAt(t, rdb, key).ends; ends > 0 { // the clock is set back by a minute
+			binary.LittleEndian.PutUint64(packed[9:], math.Float64bits(ends+60_000))
+		}
+		require.NoError(t, rdb.Set(t.Context(), key, packed, time.Hour).Err())
+		held, err := store.Extend(t.Context(), first)
+		require.NoError(t, err)
+		assert.False(t, held, "%+v", next)
+		held, err = store.Extend(t.Context(), next)
+		require.NoError(t, err)
+		assert.True(t, held, "%+v", next)
+	}
+}
