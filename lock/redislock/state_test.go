@@ -191,3 +191,32 @@ func TestALeaseThatIsOverDoesNotComeBackWithTheClock(t *testing.T) {
 		assert.True(t, held, "%+v", next)
 	}
 }
+
+// The last token is remembered for a day after the lease, whoever had the one before.
+func TestTheKeyOutlivesEachLeaseByADay(t *testing.T) {
+	rdb, prefix := redistest.Standalone(t).Client(t), redistest.Prefix(t)
+	store := storeOn(rdb, prefix)
+	req := request("a.1")
+	for i, ttl := range []time.Duration{time.Minute, 2 * time.Minute, 2 * time.Hour, 48 * time.Hour, time.Minute} {
+		req.Owner, req.TTL = fmt.Sprint("a.", i), ttl
+		acquireNow(t, store, req)
+		left := rdb.PTTL(t.Context(), prefix+"{n}").Val()
+		assert.Greater(t, left, ttl+24*time.Hour-slack, "%v", ttl)
+		assert.InDelta(t, stateAt(t, rdb, prefix+"{n}").kept, float64(time.Now().Add(left).UnixMilli()), float64(slack.Milliseconds()))
+		releaseHeld(t, store, req)
+	}
+}
+
+// A holder hears that its lease was over, also if nobody else has come since.
+func TestReleasingALeaseThatIsOver(t *testing.T) {
+	rdb, prefix := redistest.Standalone(t).Client(t), redistest.Prefix(t)
+	store := storeOn(rdb, prefix)
+	req := lock.Request{Name: "n", Owner: "a.1", TTL: time.Millisecond}
+	acquireNow(t, store, req)
+	eventually(t, patience, "the lease is over", func() bool { return !isHeld(t, rdb, prefix+"{n}") })
+	for range 2 {
+		held, err := store.Release(t.Context(), req)
+		require.NoError(t, err)
+		assert.False(t, held)
+	}
+}
