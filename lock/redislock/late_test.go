@@ -131,6 +131,30 @@ func TestOwnersThatLookAlike(t *testing.T) {
 	}
 }
 
+// Whose last character is that of the holder, or whose family, is not the holder: also
+// if its commands are late.
+func TestOwnersThatAreAlmostTheHolder(t *testing.T) {
+	rdb, prefix := redistest.Standalone(t).Client(t), redistest.Prefix(t)
+	store := storeOn(rdb, prefix)
+	acquireNow(t, store, request("a.1"))
+	for _, owner := range []string{"b.1", "a.2", "1", "a.", "a.11"} {
+		held, err := store.Extend(t.Context(), request(owner))
+		require.NoError(t, err)
+		require.False(t, held, owner)
+		grant, err := store.TryAcquire(t.Context(), request(owner))
+		require.NoError(t, err)
+		require.False(t, grant.Acquired, owner)
+		for range 2 {
+			held, err = store.Release(t.Context(), request(owner))
+			require.NoError(t, err)
+			require.False(t, held, owner)
+		}
+		holder, _ := holderAt(t, rdb, prefix+"{n}")
+		require.Equal(t, "a.1", holder)
+	}
+	releaseHeld(t, store, request("a.1"))
+}
+
 // A relay is a release and an acquire, of two owners, and either can be late:
 //
 //	A: relays to B (the answer is lost)    B: gives up, releases
