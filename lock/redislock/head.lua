@@ -19,8 +19,8 @@
 --                      member is the kind of lease that it waits for, ":" and the owner
 --   ":places"          the same members -> until when the place is kept, in ms
 --   ":ended:" family   who has released, of a family that is not in KEYS[1]
--- They do not stand in KEYS, as hardly any call comes to them. Their slot is that of
--- KEYS[1].
+-- They do not stand in KEYS, as hardly any call comes to them, but for ":shared" in the
+-- steps of shared leases: see keys.of. Their slot is that of KEYS[1].
 --
 -- Owners that differ in their last character only are a family. An owner whose last
 -- character is neither a letter nor a digit is a family by itself, in which it is "*".
