@@ -220,3 +220,23 @@ func TestReleasingALeaseThatIsOver(t *testing.T) {
 		assert.False(t, held)
 	}
 }
+
+// A release that finds nothing is remembered for 30 s too, where the last lease of its
+// family was released long before.
+func TestALateReleaseIsRememberedBesideOldOnes(t *testing.T) {
+	rdb, prefix := redistest.Standalone(t).Client(t), redistest.Prefix(t)
+	store := storeOn(rdb, prefix)
+	key := prefix + "{n}"
+	turn(t, store, "a.1")
+	packed, err := rdb.Get(t.Context(), key).Bytes()
+	require.NoError(t, err)
+	minuteAgo := float64(time.Now().Add(-time.Minute).UnixMilli())
+	binary.LittleEndian.PutUint64(packed[9:], math.Float64bits(-minuteAgo))
+	require.NoError(t, rdb.Set(t.Context(), key, packed, redis.KeepTTL).Err())
+
+	_, err = store.Release(t.Context(), request("a.2")) // its acquire is late
+	require.NoError(t, err)
+	turn(t, store, "b.1")
+	_, err = store.TryAcquire(t.Context(), request("a.2"))
+	require.ErrorContains(t, err, "released")
+}
