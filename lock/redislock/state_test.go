@@ -240,3 +240,16 @@ func TestALateReleaseIsRememberedBesideOldOnes(t *testing.T) {
 	_, err = store.TryAcquire(t.Context(), request("a.2"))
 	require.ErrorContains(t, err, "released")
 }
+
+// With maxmemory, Redis may evict the key of a lease, and leave that of shared ones.
+func TestSharedLeasesOutliveTheKeyOfTheLease(t *testing.T) {
+	rdb, prefix := redistest.Standalone(t).Client(t), redistest.Prefix(t)
+	store := storeOn(rdb, prefix)
+	reader := lock.Request{Name: "n", Owner: "a.1", TTL: time.Minute, Shared: true}
+	acquireNow(t, store, reader)
+	require.NoError(t, rdb.Del(t.Context(), prefix+"{n}").Err())
+	grant, err := store.TryAcquire(t.Context(), request("a.2"))
+	require.NoError(t, err)
+	require.False(t, grant.Acquired)
+	releaseHeld(t, store, reader)
+}
