@@ -135,10 +135,15 @@ func (q *question) take(now time.Time) error {
 	return err
 }
 
-// untilEnd returns how long after now, by the same clock, an entry ends: 0 if it is over.
+// untilEnd returns how long after now, by the server's clock, an entry ends that Redis has:
+// 0 if it is over, and only its TTL was taken away. That clock may be ahead.
 func untilEnd(ends float64, now int64) time.Duration {
-	if left := ends - float64(now); left > 0 && left < 1<<53 { // no script writes another one, nor NaN
+	left := ends - float64(now)
+	switch {
+	case left > 0 && left < 1<<53: // no script writes another one, nor NaN
 		return milliseconds(uint64(left))
+	case left <= 0 && left >= -float64(redisclock.Ahead.Milliseconds()):
+		return time.Millisecond
 	}
 	return 0
 }

@@ -159,6 +159,27 @@ func TestAnEntryWithoutATTL(t *testing.T) {
 	assert.Equal(t, "new", string(e.Data))
 }
 
+// The server's clock, as it is told from here, may be ahead. What Redis has is not over.
+func TestAnEntryDoesNotEndBeforeItsTime(t *testing.T) {
+	rdb := redistest.Standalone(t).Client(t) // whose clock is this process's
+	s := rediscache.New(rdb, &rediscache.Options{Prefix: redistest.Prefix(t), TierBytes: -1})
+	for range 5 {
+		began := time.Now()
+		require.True(t, fillWith(t, s, "key", uint64(began.UnixMicro()), cache.Entry{Kind: cache.Value, Data: []byte("x"), TTL: 100 * time.Millisecond}))
+		s.PutClockAhead(10 * time.Millisecond)
+		for {
+			asked := time.Now()
+			_, ok, err := s.Get(t.Context(), "key")
+			require.NoError(t, err)
+			if !ok {
+				require.GreaterOrEqual(t, time.Since(began), 100*time.Millisecond)
+				break
+			}
+			require.Less(t, asked.Sub(began), 20*time.Second)
+		}
+	}
+}
+
 // Two keys whose digests collide must not be mixed up. No such pair is known,
 // so the entry of one is put where the other's belongs.
 func TestAnEntryOfAnotherKeyIsAMiss(t *testing.T) {

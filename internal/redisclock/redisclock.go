@@ -24,8 +24,9 @@ const (
 	// valid is how long a reading is good for. So long a server whose clock was set, or
 	// another one that has taken over, is taken for the one before.
 	valid = time.Second
-	// tooLong is what an answer may take. What a Clock says may be so far ahead.
-	tooLong = 50 * time.Millisecond
+	// Ahead is how far what a Clock says may be ahead: as long as an answer took. If one
+	// takes longer, the server is asked each time.
+	Ahead = 10 * time.Millisecond
 )
 
 // Of returns a Clock for the server behind client, or nil if there may be several.
@@ -36,8 +37,8 @@ func Of(client any) *Clock {
 	return nil
 }
 
-// At returns the server's time at the time now of this process. It may be ahead by
-// as long as an answer takes, but not behind. It reports false if the server is to be
+// At returns the server's time at the time now of this process. It may be ahead, but not
+// behind. It reports false if the server is to be
 // asked.
 func (c *Clock) At(now time.Time) (time.Time, bool) {
 	if c == nil {
@@ -53,7 +54,7 @@ func (c *Clock) At(now time.Time) (time.Time, bool) {
 
 // Set notes what the server has said just now, to who asked at the time sent of this process.
 func (c *Clock) Set(server, sent time.Time) {
-	if time.Since(sent) <= tooLong {
+	if time.Since(sent) <= Ahead {
 		c.last.Store(&reading{server, sent})
 	}
 }

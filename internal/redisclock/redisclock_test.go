@@ -18,13 +18,13 @@ func TestGoesOn(t *testing.T) {
 		assert.False(t, known, "nobody has asked")
 
 		sent := time.Now()
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(10 * time.Millisecond)
 		c.Set(server, sent)
 		now, known := c.At(time.Now())
 		assert.True(t, known)
-		assert.Equal(t, server.Add(20*time.Millisecond), now, "never behind: it may be that the answer took long")
+		assert.Equal(t, server.Add(10*time.Millisecond), now, "never behind: it may be that the answer took long")
 
-		time.Sleep(979 * time.Millisecond)
+		time.Sleep(989 * time.Millisecond)
 		now, known = c.At(time.Now())
 		assert.True(t, known)
 		assert.Equal(t, server.Add(999*time.Millisecond), now)
@@ -39,7 +39,7 @@ func TestASlowAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c redisclock.Clock
 		sent := time.Now()
-		time.Sleep(51 * time.Millisecond)
+		time.Sleep(11 * time.Millisecond)
 		c.Set(time.Now(), sent)
 		_, known := c.At(time.Now())
 		assert.False(t, known)
