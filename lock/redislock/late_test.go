@@ -363,3 +363,27 @@ func TestTheErrorOfAQuorumWithoutAMajority(t *testing.T) {
 	require.ErrorContains(t, err, "no answer within")
 	require.NotErrorIs(t, err, context.DeadlineExceeded)
 }
+
+// In a relay whose turn is another one's, somebody who has released already does not take a
+// place that nobody would leave.
+func TestARelayForOneWhoHasReleased(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+		prefix := redistest.Prefix(t)
+		store := storeOn(rdb, prefix)
+		_, err := store.TryAcquire(t.Context(), request("holder"))
+		require.NoError(t, err)
+		waiter, late := request("waiter"), request("late")
+		waiter.Place, late.Place = time.Minute, time.Minute
+		grant, err := store.TryAcquire(t.Context(), waiter)
+		require.NoError(t, err)
+		require.True(t, grant.Queued)
+		_, err = store.Release(t.Context(), late)
+		require.NoError(t, err)
+
+		_, _, err = store.Relay(t.Context(), request("holder"), late)
+		require.ErrorContains(t, err, "released")
+		members, err := rdb.ZRange(t.Context(), prefix+"{n}:queue", 0, -1).Result()
+		require.NoError(t, err)
+		assert.Len(t, members, 1, "of the one who waits: %v", members)
+	})
+}
