@@ -159,8 +159,11 @@ func newCommit(key string, d *session.Delta) *command {
 	for name, value := range d.If {
 		args = append(args, "F", name, value != nil, value)
 	}
-	// What is long comes first, and so lies in front, where Load leaves it out.
-	for _, name := range slices.SortedFunc(maps.Keys(d.Set), func(a, b string) int { return cmp.Compare(len(d.Set[b]), len(d.Set[a])) }) {
+	// What is long comes first, and so lies in front, where Load leaves it out; what is as
+	// long in the order in which it is read.
+	for _, name := range slices.SortedFunc(maps.Keys(d.Set), func(a, b string) int {
+		return cmp.Or(cmp.Compare(len(d.Set[b]), len(d.Set[a])), cmp.Compare(a, b))
+	}) {
 		args = append(args, "S", name, d.Set[name])
 	}
 	for _, name := range d.Delete {

@@ -73,9 +73,12 @@ func parse(few session.Values, raw string, all bool) (s stored, ok bool) {
 		if d.bad || at > int(end) || length > int(end)-at {
 			return s, false
 		}
-		s.values[i] = session.Entry{Name: name, LeftOut: length}
+		e := &s.values[i]
+		e.Name = name
 		if at -= int(before); at >= 0 {
-			s.values[i] = session.Entry{Name: name, Data: raw[at : at+length]}
+			e.Data = raw[at : at+length]
+		} else {
+			e.LeftOut = length
 		}
 	}
 	s.values.Sort()
