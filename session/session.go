@@ -38,9 +38,9 @@ var (
 )
 
 // A Session is the session of one request. The first use asks the store for it, and
-// again if a value is wanted which the store has left out because it is long; all that is
-// read from then on is as of that second time. Changes are kept until they are committed together, before the response's
-// header goes out. It is safe for concurrent use within its request.
+// again if a value is wanted which the store has left out because it is long; all values
+// are as of that second time from then on. Changes are kept until they are committed
+// together, before the response's header goes out. It is safe for concurrent use within its request.
 //
 // When the store cannot be asked, what happens is up to the route; see IfDown.
 // In no case is anything saved: a value that could not be read is never

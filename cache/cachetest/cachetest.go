@@ -618,7 +618,11 @@ func testHandle(s *suite) {
 	e.TTL = 50 * time.Millisecond
 	s.put("short", e)
 	if e, ok := s.store.Peek("short"); ok && e.Handle != nil {
-		time.Sleep(e.TTL + 10*time.Millisecond)
+		for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+			if _, _, _, ok := e.Handle.Peek(); !ok {
+				break
+			}
+		}
 		gone(e.Handle, "its time")
 	}
 }

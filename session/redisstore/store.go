@@ -182,6 +182,9 @@ type question struct {
 // longer one the values that were written last.
 const partLen = 4096
 
+// partFrom is where that begins, as an argument.
+var partFrom any = strconv.Itoa(-partLen)
+
 // Load implements session.Store. It leaves out what lies before the last 4 KiB of a
 // session. Whatever stands at the key and is not a session, is none.
 func (s *Store) Load(ctx context.Context, id string, digest session.Digest) (session.Record, error) {
@@ -198,7 +201,7 @@ func (s *Store) load(ctx context.Context, id string, digest session.Digest, all 
 	if s.byScript {
 		return s.loadByScript(ctx, loadScript, key, string(digest[:]))
 	}
-	q := &question{id: id, args: [...]any{"getrange", key, "-4096", "-1"}}
+	q := &question{id: id, args: [...]any{"getrange", key, partFrom, "-1"}}
 	args := q.args[:]
 	if all {
 		q.args[0], args = "get", args[:2]
