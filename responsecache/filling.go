@@ -441,10 +441,8 @@ func (f *filling) freshen(rec *recorder) cache.Entry {
 // updated returns the old response with the header fields that rec has got, and
 // decides anew what may be done with it.
 func (f *filling) updated(rec *recorder) *stored {
-	if rec.header.Get("Date") == "" {
-		rec.header.Set("Date", rec.came.UTC().Format(http.TimeFormat))
-		rec.own["Date"] = rec.header["Date"]
-	}
+	setDate(rec.header, rec.came)
+	rec.own["Date"] = rec.header["Date"]
 	old := f.old.headers()
 	resp := &response{
 		status: f.old.status, header: merge(old, rec.header), own: merge(old, rec.own),

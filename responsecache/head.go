@@ -32,7 +32,9 @@ func (x *exchange) forwardHead(ctx context.Context, key string, index varyIndex,
 			rec := &recorder{x: x, f: f, outer: x.w.Header().Clone(), asked: time.Now()}
 			w := respwriter.New(x.w, func(code int) bool {
 				h := x.w.Header()
-				rec.status, rec.came, rec.header = code, time.Now(), canonical(h)
+				rec.status, rec.came = code, time.Now()
+				setDate(h, rec.came)
+				rec.header = canonical(h)
 				rec.own = difference(rec.header, rec.outer)
 				x.cache.takeOff(h)
 				x.addStatus(status{fwd: reason})

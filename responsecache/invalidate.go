@@ -30,7 +30,7 @@ func (x *exchange) invalidate(ctx context.Context) {
 			if err := x.removeChanged(ctx, canonical(h)); err != nil {
 				x.cache.logger.ErrorContext(ctx, "responsecache: a page that was changed could not be removed", "path", x.r.URL.Path, "error", err)
 			}
-			rec.begin(code, canonical(h))
+			rec.begin(code, h)
 		}
 		x.cache.takeOff(h)
 		x.addStatus(status{fwd: "method"})
@@ -100,8 +100,9 @@ type representation struct {
 	body    bytes.Buffer
 }
 
-func (rec *representation) begin(code int, h http.Header) {
-	x := rec.x
+// begin decides whether the response is recorded. Its header is about to be sent.
+func (rec *representation) begin(code int, sent http.Header) {
+	x, h := rec.x, canonical(sent)
 	name, ok := x.sameOrigin(h.Get("Content-Location"))
 	if x.route.policy.Compress && h.Get("Content-Encoding") != "" {
 		return // in a coding that this client accepts, and others may not
@@ -109,7 +110,10 @@ func (rec *representation) begin(code int, h http.Header) {
 	if !ok || x.r.Method != http.MethodPost || name.key() != x.name.key() || parseWants(x.r.Header).noStore {
 		return
 	}
-	rec.came, rec.header, rec.length = time.Now(), h, h.Get("Content-Length")
+	rec.came = time.Now()
+	setDate(sent, rec.came)
+	setDate(h, rec.came)
+	rec.header, rec.length = h, h.Get("Content-Length")
 	resp := &response{status: code, header: h, own: difference(h, rec.outer), took: rec.came.Sub(rec.asked), came: rec.came}
 	cc, targeted := x.directives(h)
 	_, explicit := explicitLifetime(resp, cc, targeted)
@@ -163,9 +167,6 @@ func (rec *representation) store(ctx context.Context) {
 		return
 	}
 	s := rec.verdict.response
-	if s.header.Get("Date") == "" {
-		s.header.Set("Date", rec.came.UTC().Format(http.TimeFormat))
-	}
 	took := time.Since(rec.came)
 	s.age += took
 	s.body = rec.body.Bytes()

@@ -120,9 +120,7 @@ func (rec *recorder) restore() {
 func (rec *recorder) pass(h http.Header) {
 	x := rec.x
 	addVary(h, x.route.policy.Vary)
-	if h.Get("Date") == "" {
-		h.Set("Date", rec.came.UTC().Format(http.TimeFormat))
-	}
+	setDate(h, rec.came)
 	rec.header = canonical(h)
 	rec.own = difference(rec.header, rec.outer)
 	rec.length = rec.header.Get("Content-Length")
@@ -213,6 +211,15 @@ func canonical(h http.Header) http.Header {
 		c[name] = slices.Clip(append(c[name], values...)) // requests share it, and some add to it
 	}
 	return c
+}
+
+// setDate says when a response came, unless the handler has said when it was made
+// (RFC 9110 §6.6.1). It goes out with that Date: net/http's own could be of the next
+// second, and the client is to see that of the stored response.
+func setDate(h http.Header, came time.Time) {
+	if h.Get("Date") == "" {
+		h.Set("Date", came.UTC().Format(http.TimeFormat))
+	}
 }
 
 // addVary adds those names to the response's Vary that it does not have yet.

@@ -55,6 +55,31 @@ func TestARepresentationWhoseClientLeavesIsNotStored(t *testing.T) {
 	assert.Equal(t, "half whole", w.Body.String())
 }
 
+// Who has sent the POST sees the Date of what is stored, and so does who updates it by a
+// HEAD: if that were left to net/http, it could be of the next second.
+func TestARepresentationHasOneDate(t *testing.T) {
+	c := newCache(t, memoryStores(t), responsecache.Options{})
+	h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=60")
+		w.Header().Set("Content-Location", "/page")
+		fmt.Fprint(w, "page")
+	}))
+	date := func(method string, header ...string) string {
+		w, r := httptest.NewRecorder(), httptest.NewRequest(method, "http://example.com/page", nil)
+		if len(header) > 0 {
+			r.Header.Set(header[0], header[1])
+		}
+		h.ServeHTTP(w, r)
+		return w.Result().Header.Get("Date")
+	}
+	posted := date("POST")
+	assert.NotEmpty(t, posted)
+	assert.Equal(t, posted, date("GET"))
+	updated := date("HEAD", "Cache-Control", "no-cache")
+	assert.NotEmpty(t, updated)
+	assert.Equal(t, updated, date("GET"))
+}
+
 // On a route with Compress what is stored is in no coding.
 func TestARepresentationInACodingIsNotStored(t *testing.T) {
 	s := serve(t, memoryStores(t), responsecache.Policy{Compress: true}, func(w http.ResponseWriter, r *http.Request) {
