@@ -40,6 +40,9 @@ type Hub struct {
 // waits for a contended key comes back for it soon, and finds it confirmed.
 const defaultLinger = 5 * time.Second
 
+// retryAfter is how long to wait after a connection that could not be made.
+const retryAfter = 100 * time.Millisecond
+
 // errClosed is what watchers get once the client is closed.
 var errClosed = errors.New("the Redis client is closed")
 
@@ -181,32 +184,55 @@ func wakeUp(c chan struct{}) {
 
 // listen hands messages and confirmations out until the connection is closed
 // for good.
+//
+// go-redis would do the reading with PubSub.Channel, in a goroutine of its own, and
+// wake one more for its health check at each message. Somebody waits for that.
 func (c *conn) listen() {
-	for event := range c.pubsub.ChannelWithSubscriptions() {
-		c.hub.mu.Lock()
-		switch e := event.(type) {
-		case *redis.Message:
-			switch t := c.topics[e.Channel]; {
-			case t == nil:
-			case e.Payload == "":
-				t.wakeAll()
-			default:
-				t.wake(c.hub.nameIn(e.Payload, t))
-			}
-		case *redis.Subscription:
-			t := c.topics[e.Channel]
-			if t == nil || e.Kind != "subscribe" {
-				break
-			}
-			if t.isConfirmed() {
-				t.wakeAll() // a reconnection: what came in between is lost
-			} else {
-				close(t.confirmed)
-			}
+	failed := false
+	for {
+		event, err := c.pubsub.Receive(context.Background())
+		switch {
+		case err == nil:
+			c.handOut(event)
+		case errors.Is(err, redis.ErrClosed):
+			c.end()
+			return
+		case failed:
+			time.Sleep(retryAfter) // the next one connects anew
 		}
-		c.hub.mu.Unlock()
+		failed = err != nil
 	}
-	_ = c.pubsub.Close() // where the client was closed: ends the health check
+}
+
+// handOut hands a message or a confirmation out.
+func (c *conn) handOut(event any) {
+	c.hub.mu.Lock()
+	defer c.hub.mu.Unlock()
+	switch e := event.(type) {
+	case *redis.Message:
+		switch t := c.topics[e.Channel]; {
+		case t == nil:
+		case e.Payload == "":
+			t.wakeAll()
+		default:
+			t.wake(c.hub.nameIn(e.Payload, t))
+		}
+	case *redis.Subscription:
+		t := c.topics[e.Channel]
+		if t == nil || e.Kind != "subscribe" {
+			break
+		}
+		if t.isConfirmed() {
+			t.wakeAll() // a reconnection: what came in between is lost
+		} else {
+			close(t.confirmed)
+		}
+	}
+}
+
+// end wakes everybody, as there will be no more messages.
+func (c *conn) end() {
+	_ = c.pubsub.Close() // where the client was closed
 	c.hub.mu.Lock()
 	defer c.hub.mu.Unlock()
 	if c.hub.conn == c {
@@ -233,11 +259,13 @@ func (c *conn) reconcile() {
 	tick := time.NewTicker(c.hub.linger)
 	defer tick.Stop()
 	for {
+		check := false
 		select {
 		case <-c.closed:
 			return
 		case <-c.kick:
 		case <-tick.C:
+			check = true
 		}
 		add, drop, idle := c.plan(time.Now())
 		if idle {
@@ -256,6 +284,9 @@ func (c *conn) reconcile() {
 		}
 		if len(drop) > 0 {
 			_ = c.pubsub.Unsubscribe(ctx, drop...)
+		}
+		if check {
+			_ = c.pubsub.Ping(ctx) // one that breaks is noticed, and connected anew
 		}
 		cancel()
 	}
