@@ -34,6 +34,7 @@ func (h *hold) enterAhead(held time.Duration) {
 func (h *hold) enter(ctx context.Context, next *watch) {
 	defer close(h.entering)
 	to := h.nextRequest(next)
+	asked := time.Now()
 	limited, cancel := context.WithTimeout(ctx, cleanUp)
 	grant, err := h.locker.store.TryAcquire(limited, to)
 	cancel()
@@ -42,7 +43,7 @@ func (h *hold) enter(ctx context.Context, next *watch) {
 	defer h.mu.Unlock()
 	switch wanted := h.next == next; {
 	case err == nil && grant.Queued && wanted:
-		next.entered = true
+		next.entered = asked
 		return
 	case err != nil:
 		h.locker.takeBack(ctx, to, err)
@@ -94,7 +95,7 @@ func (h *hold) dropNext() {
 // longer, or mu is held.
 func (h *hold) drop(ctx context.Context, next *watch) {
 	next.stop()
-	if next != nil && next.entered {
+	if next.hasPlace() {
 		h.locker.abandon(ctx, h.nextRequest(next))
 	}
 }

@@ -213,17 +213,17 @@ func (h *hold) handOn() bool {
 }
 
 // release releases the hold in the store. If others of the process wait, the first
-// of them enters the queue in the same step: at its end, as if it had asked after
-// the release.
+// of them has entered the queue before, or does so in the same step: at its end, as if
+// it had asked after the release.
 //
 // The step is taken in the name of the line and not of a waiter, who might leave
 // meanwhile, and must not have to wait for the answer then.
 func (h *hold) release(ctx context.Context, req Request) (held bool, err error) {
 	l := h.locker
 	next := h.takeNext(ctx)
-	if next == nil || !l.lines.waits(h.line) {
+	if next == nil || next.keepsPlace() || !l.lines.waits(h.line) {
 		held, err = l.store.Release(ctx, req)
-		h.drop(ctx, next)
+		h.passPlace(ctx, next)
 		return held, err
 	}
 	to := h.nextRequest(next)
@@ -256,11 +256,28 @@ func (h *hold) release(ctx context.Context, req Request) (held bool, err error) 
 	} else {
 		t.place, t.heldFor = next, grant.HeldFor
 	}
+	h.giveTurn(w, t)
+	return held, nil
+}
+
+// passPlace gives the place in the queue, if next has one that will do, to the next in
+// line. Otherwise it is given up.
+func (h *hold) passPlace(ctx context.Context, next *watch) {
+	if next.keepsPlace() {
+		if w := h.locker.lines.take(h.line); w != nil {
+			h.giveTurn(w, turn{place: next, heldFor: longestWait})
+			return
+		}
+	}
+	h.drop(ctx, next)
+}
+
+// giveTurn gives w its turn, which was this hold's to give.
+func (h *hold) giveTurn(w *waiter, t turn) {
 	h.mu.Lock()
 	h.baton = false
 	h.mu.Unlock()
 	w.turn <- t
-	return held, nil
 }
 
 // takeNext returns the watch for the next in line, if there is one and it is still up

@@ -213,7 +213,7 @@ type watch struct {
 	owner   string
 	turn    <-chan struct{}
 	end     func()
-	entered bool // owner has a place in the queue; guarded by the hold's mu
+	entered time.Time // when owner asked for the place that it has; guarded by the hold's mu
 }
 
 // watchSoon is watchFor for somebody who has no time to wait: others in the process
@@ -231,6 +231,14 @@ func (l *Locker) watchFor(ctx context.Context, name, owner string) *watch {
 		return nil
 	}
 	return &watch{owner: owner, turn: turn, end: end}
+}
+
+// hasPlace reports whether the owner has entered the queue.
+func (w *watch) hasPlace() bool { return w != nil && !w.entered.IsZero() }
+
+// keepsPlace reports whether it has, and need not ask again before a waiter would.
+func (w *watch) keepsPlace() bool {
+	return w.hasPlace() && time.Since(w.entered) < (placeTTL-longestWait)/2
 }
 
 func (w *watch) channel() <-chan struct{} {

@@ -93,6 +93,79 @@ func TestTheFirstInTheQueueIsGivenTheLease(t *testing.T) {
 	})
 }
 
+// Whose place is over is not given the lease.
+func TestTheFirstInTheQueueThatIsAliveIsGivenTheLease(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+		prefix := redistest.Prefix(t)
+		store := storeOn(rdb, prefix)
+		holder, dead, alive := givable("h.1"), givable("p.1"), givable("p.2")
+		dead.Place = 50 * time.Millisecond
+		acquireNow(t, store, holder)
+		ask(t, store, dead)
+		ask(t, store, alive)
+		end := int64(rdb.ZScore(t.Context(), prefix+"{n}:places", "x64:"+dead.Owner).Val())
+		eventually(t, patience, "the place is over", func() bool { return rdb.Time(t.Context()).Val().UnixMilli() > end })
+		releaseHeld(t, store, holder)
+		owner, _ := holderAt(t, rdb, prefix+"{n}")
+		assert.Equal(t, alive.Owner, owner)
+		assert.Zero(t, rdb.Exists(t.Context(), prefix+"{n}:queue", prefix+"{n}:places").Val())
+	})
+}
+
+// The token is kept for a day beyond a lease that was given, too.
+func TestTheTokenOutlivesALeaseThatIsGiven(t *testing.T) {
+	rdb, prefix := redistest.Standalone(t).Client(t), redistest.Prefix(t)
+	store, holder, waiter := storeOn(rdb, prefix), givable("h.1"), givable("p.1")
+	waiter.Place = 48 * time.Hour
+	acquireNow(t, store, holder)
+	ask(t, store, waiter)
+	releaseHeld(t, store, holder)
+	assert.Greater(t, rdb.PTTL(t.Context(), prefix+"{n}").Val(), waiter.Place+24*time.Hour-time.Minute)
+}
+
+// Tokens that were not used are given out again, and those that were are not, also while
+// they are ahead of the clock.
+func TestTokensThatWereNotUsed(t *testing.T) {
+	given, woken := givable("w.1"), givable("w.1")
+	woken.Give = false
+	for _, tt := range []struct {
+		name         string
+		waiter       lock.Request
+		waits, relay bool
+	}{
+		{"nobody waits", given, false, false},
+		{"the next one is given the lease", given, true, false},
+		{"the next one is woken", woken, true, false},
+		{"the next one asks with it", given, false, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			store := storeOn(redistest.Standalone(t).Client(t), redistest.Prefix(t))
+			ahead := givable("a.1")
+			ahead.Tokens = 1 << 40 // microseconds
+			acquireNow(t, store, ahead)
+			releaseHeld(t, store, ahead)
+			holder := givable("h.1")
+			first := acquireNow(t, store, holder).Token
+			if tt.waits {
+				ask(t, store, tt.waiter)
+			}
+			holder.Tokens, holder.Unused = 3, 61
+			if tt.relay {
+				held, grant, err := store.Relay(t.Context(), holder, tt.waiter)
+				require.NoError(t, err)
+				require.True(t, held && grant.Acquired)
+			} else {
+				releaseHeld(t, store, holder)
+			}
+			// If it has the lease it asks as one whose answer was lost, and gets a new token.
+			second := acquireNow(t, store, tt.waiter).Token
+			assert.Contains(t, []uint64{first + 3, first + 3 + 64}, second)
+			releaseHeld(t, store, tt.waiter)
+			assert.Equal(t, second+64, acquireNow(t, store, givable("z.1")).Token)
+		})
+	}
+}
+
 // Without the message, whoever asks has the lease: the message is lost where nobody
 // listens, as in a reconnection.
 func TestAGivenLeaseWhoseMessageIsLost(t *testing.T) {

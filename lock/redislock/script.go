@@ -22,6 +22,8 @@ var (
 	giveSource string
 	//go:embed head.lua
 	headSource string
+	//go:embed pass.lua
+	passSource string
 	//go:embed relay.lua
 	relaySource string
 	//go:embed release.lua
@@ -37,7 +39,7 @@ var (
 	acquireScript = redis.NewScript(head + takeSource + stateSource + wakeSource + acquireSource)
 	extendScript  = redis.NewScript(head + stateSource + extendSource)
 	relayScript   = redis.NewScript(head + stateSource + wakeSource + giveSource + function("release", releaseSource) + function("acquire", acquireSource) + relaySource)
-	releaseScript = redis.NewScript(head + dropSource + stateSource + wakeSource + giveSource + releaseSource)
+	releaseScript = redis.NewScript(head + dropSource + passSource + stateSource + wakeSource + giveSource + releaseSource)
 )
 
 // function makes a script a function in another one.
