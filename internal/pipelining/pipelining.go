@@ -36,6 +36,10 @@ type pipeliner interface {
 // Nobody waits beyond the deadline of its context, in a pipeline or not, whether
 // the go-redis client obeys deadlines or not.
 //
+// What goes alone is waited for until the deadline, also if its context is cancelled
+// before, as go-redis does while it waits for the answer: here also while it waits for a
+// connection.
+//
 // A Client is safe for concurrent use.
 type Client struct {
 	base redis.Scripter
@@ -50,6 +54,7 @@ type Client struct {
 	// retries says that base tries again what failed.
 	retries bool
 
+	alarms  deadline.Alarms
 	empty   sync.Pool // pipelines, which are empty when they have been executed
 	spare   sync.Pool // errands that nobody waits for and nobody sends
 	batches sync.Pool // that nobody sends
@@ -123,6 +128,8 @@ func (c *Client) run(ctx context.Context, now time.Time, script *redis.Script, k
 func (c *Client) runSingly(ctx context.Context, w way, q *queue, cmd *redis.Cmd, script *redis.Script, keys []string, args []any) (any, error) {
 	if w == alone {
 		defer q.comeBack() // even if a hook of go-redis panics
+		ctx, call := c.alarms.Lone(ctx)
+		defer call.End()
 		return c.runOne(ctx, q, cmd, script, keys, args)
 	}
 	k, a := kept(keys), kept(args)
@@ -202,6 +209,8 @@ func (c *Client) process(ctx context.Context, now time.Time, cmds []redis.Cmder)
 	}
 	if w == alone {
 		defer q.comeBack()
+		ctx, call := c.alarms.Lone(ctx)
+		defer call.End()
 		return c.execFor(ctx, q, cmds)
 	}
 	_, err = orLeave(ctx, func(ctx context.Context) (any, error) { return nil, c.execFor(ctx, q, cmds) })
@@ -265,6 +274,8 @@ func (c *Client) plainly(ctx context.Context, q *queue, fn func(redis.Pipeliner)
 	}
 	if w, _ := c.enter(ctx, q, time.Now(), true); w == alone {
 		defer q.comeBack()
+		ctx, call := c.alarms.Lone(ctx)
+		defer call.End()
 		_, err := run(ctx)
 		return err
 	}
