@@ -81,15 +81,15 @@ func (s *shop) writeOne(t testing.TB) func() {
 // because a count does not depend on the machine.
 func TestAllocationsOfARequest(t *testing.T) {
 	s := newShop(t, onRedis(t))
-	// Each command that goes by itself takes three for its deadline, and four for go-redis to look at the connection.
+	// Each command that goes by itself takes two for its deadline, and three for go-redis to look at the connection.
 	for _, test := range []struct {
 		name    string
 		request func()
 		most    float64
 	}{
 		{"untouched", s.request(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }), 2},
-		{"read", s.readOne(t), 14},
-		{"one-field write", s.writeOne(t), 28},
+		{"read", s.readOne(t), 12},
+		{"one-field write", s.writeOne(t), 22},
 	} {
 		// What else goes on in the process only adds to them.
 		got := math.Inf(1)

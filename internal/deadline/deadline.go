@@ -23,6 +23,9 @@ type step struct {
 	mu    sync.Mutex      // held by who makes
 	full  context.Context //nolint:containedctx // what stands for the step if it is inFull
 	stop  context.CancelFunc
+
+	called atomic.Bool // call is taken
+	call   Call        // for the first one of Lone: most steps have one
 }
 
 // What a step is. It changes once at most.

@@ -13,8 +13,8 @@ type Alarms struct{ spare sync.Pool }
 
 // Lone returns a context for one call that is waited for, which is to be ended after it.
 // It ends like ctx, but its Done tells of the deadline only, and not of the end of what ctx
-// was made of: for a call that would not break off then, and would at most not begin. Two
-// allocations do for that, where Done of ctx takes five or more.
+// was made of: for a call that would not break off then, and would at most not begin. One
+// allocation does for that, where Done of ctx takes five or more.
 //
 // It is ctx itself, and nothing is to be ended, if that is not of this package, or has been
 // needed in full already.
@@ -23,7 +23,11 @@ func (a *Alarms) Lone(ctx context.Context) (context.Context, *Call) {
 	if !ok || s.until.IsZero() || s.state.Load() != light {
 		return ctx, nil
 	}
-	c := &Call{step: s, alarms: a}
+	c := &s.call
+	if !s.called.CompareAndSwap(false, true) {
+		c = new(Call) // somebody may have kept the first one
+	}
+	c.step, c.alarms = s, a
 	return c, c
 }
 

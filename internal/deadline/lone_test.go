@@ -2,6 +2,7 @@ package deadline_test
 
 import (
 	"context"
+	"math"
 	"math/rand/v2"
 	"sync"
 	"testing"
@@ -85,6 +86,21 @@ func TestALoneContextTellsThatItsParentHasEnded(t *testing.T) {
 	assert.Equal(t, errParent, context.Cause(l))
 }
 
+// Each call of a step has a context of its own.
+func TestLoneContextsOfSeveralCalls(t *testing.T) {
+	ctx, cancel := deadline.After(t.Context(), time.Minute, nil)
+	defer cancel()
+	var alarms deadline.Alarms
+	first, call := alarms.Lone(ctx)
+	call.End()
+	second, call := alarms.Lone(ctx)
+	assert.NoError(t, second.Err())
+	assert.False(t, isOver(second))
+	assert.True(t, isOver(first))
+	call.End()
+	assert.True(t, isOver(second))
+}
+
 func TestWhatIsNotMadeLone(t *testing.T) {
 	full, cancelFull := deadline.After(t.Context(), time.Minute, nil)
 	defer cancelFull()
@@ -131,16 +147,20 @@ func TestAlarmsRingForTheirOwn(t *testing.T) {
 	wg.Wait()
 }
 
-func TestALoneContextCostsTwoAllocations(t *testing.T) {
+func TestALoneContextCostsOneAllocation(t *testing.T) {
 	parent, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var alarms deadline.Alarms
-	assert.EqualValues(t, 1+2, testing.AllocsPerRun(100, func() { // and one for the deadline
-		ctx, cancel := deadline.After(parent, time.Minute, errBudget)
-		defer cancel()
-		l, call := alarms.Lone(ctx)
-		defer call.End()
-		l.Done()
-		l.Done()
-	}))
+	least := math.Inf(1)
+	for range 100 { // the race detector has pools forget some of what they have
+		least = min(least, testing.AllocsPerRun(2, func() {
+			ctx, cancel := deadline.After(parent, time.Minute, errBudget)
+			defer cancel()
+			l, call := alarms.Lone(ctx)
+			defer call.End()
+			l.Done()
+			l.Done()
+		}))
+	}
+	assert.EqualValues(t, 1+1, least) // and one for the deadline
 }

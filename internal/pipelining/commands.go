@@ -34,11 +34,14 @@ func keysOf(cmds []redis.Cmder, keys []string) []string {
 		if at >= len(args) {
 			return nil
 		}
-		key, ok := args[at].(string)
-		if !ok {
+		switch key := args[at].(type) {
+		case string:
+			keys = append(keys, key)
+		case *string:
+			keys = append(keys, *key)
+		default:
 			return nil
 		}
-		keys = append(keys, key)
 	}
 	return keys
 }
@@ -50,10 +53,24 @@ func bytesOf(args []any) (n int) {
 			n += len(a)
 		case []byte:
 			n += len(a)
+		case *string:
+			n += len(*a)
+		case *Blob:
+			n += len(*a)
 		}
 	}
 	return n
 }
+
+// A Blob is an argument of a command, by its address: that needs no memory of its own, as a
+// []byte in an any does.
+type Blob []byte
+
+// MarshalBinary implements encoding.BinaryMarshaler, for go-redis.
+func (b *Blob) MarshalBinary() ([]byte, error) { return *b, nil }
+
+// String shows what go-redis shows of a []byte.
+func (b *Blob) String() string { return string(*b) }
 
 func repliesOf(cmds []redis.Cmder) (n int) {
 	for _, cmd := range cmds {

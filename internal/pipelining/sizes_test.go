@@ -63,6 +63,39 @@ func TestTheSizeOfAnswers(t *testing.T) {
 	}
 }
 
+// What sends much goes by itself, however its arguments are spelled.
+func TestTheSizeOfRequests(t *testing.T) {
+	rdb := redis.NewClient(&redis.Options{Addr: redistest.Standalone(t).Addr(), ContextTimeoutEnabled: true})
+	defer rdb.Close()
+	sent, key, c := watch(rdb), redistest.Prefix(t), pipelining.New(rdb, false)
+	spelled := map[string]func(value string) any{
+		"string":  func(v string) any { return v },
+		"*string": func(v string) any { return &v },
+		"[]byte":  func(v string) any { return []byte(v) },
+		"*Blob": func(v string) any {
+			b := pipelining.Blob(v)
+			return &b
+		},
+	}
+	for name, as := range spelled {
+		set := func(length int) func(int) {
+			return func(i int) {
+				name, value := fmt.Sprint(key, i), strings.Repeat("x", length)
+				assert.NoError(t, c.Process(t.Context(), redis.NewStatusCmd(t.Context(), "set", &name, as(value), "px", 60000)))
+				assert.Equal(t, value, rdb.Get(t.Context(), name).Val())
+			}
+		}
+		sent.reset()
+		inParallel(32, set(40<<10))
+		assert.LessOrEqual(t, sent.longest.Load(), int64(1), name)
+		sent.reset()
+		for range 20 {
+			inParallel(32, set(10))
+		}
+		assert.Greater(t, sent.longest.Load(), int64(1), name)
+	}
+}
+
 func timeLeft(ctx context.Context, c *pipelining.Client, key string) error {
 	return c.Pipelined(ctx, func(p redis.Pipeliner) error {
 		p.PTTL(ctx, key)

@@ -35,9 +35,6 @@ func (s *Store) Commit(ctx context.Context, d session.Delta) (session.Result, er
 	return res, nil
 }
 
-// hintLen is how much write.lua wants to know.
-const hintLen = 3*4 + 8
-
 // otherwise is the reply of write.lua to what it leaves to commit.lua.
 const otherwise = "\x00"
 
@@ -47,6 +44,9 @@ type command struct {
 	cmd  redis.StringCmd
 	cmds [1]redis.Cmder
 	few  [12]any
+
+	first, value pipelining.Blob // of newWrite
+	room         [128]byte       // for first
 }
 
 // script is a script as arguments of a command, which would need memory in each of them
@@ -80,9 +80,9 @@ func (c *command) process(ctx context.Context, pipe *pipelining.Client) error {
 	return pipe.Process(ctx, c.cmds[:]...)
 }
 
-// head is what the first argument of both scripts begins with, with room for more.
-func head(d *session.Delta, more int) []byte {
-	first := append(make([]byte, 0, digestLen+4+more), d.Digest[:]...)
+// head is what the first argument of both scripts begins with. It is appended to room.
+func head(room []byte, d *session.Delta) []byte {
+	first := append(room, d.Digest[:]...)
 	return binary.LittleEndian.AppendUint32(first, maxBytes(d.MaxBytes))
 }
 
@@ -96,11 +96,12 @@ func newWrite(d *session.Delta) *command {
 	}
 	c := &command{}
 	for name, value := range d.Set {
-		first, ok := was.placeOf(head(d, hintLen+len(name)), name, len(value))
+		first, ok := was.placeOf(head(c.room[:0], d), name, len(value))
 		if !ok {
 			return nil
 		}
-		c.args = append(c.few[:2], 1, was.args[1], append(first, name...), value)
+		c.first, c.value = append(first, name...), value
+		c.args = append(c.few[:2], 1, &was.key, &c.first, &c.value)
 	}
 	return c
 }
@@ -146,7 +147,7 @@ func (q *question) placeOf(hint []byte, name string, length int) (_ []byte, ok b
 // newCommit spells d as commit.lua reads it.
 func newCommit(key string, d *session.Delta) *command {
 	c := &command{}
-	args := append(c.few[:2], 1, key, head(d, 0))
+	args := append(c.few[:2], 1, key, head(make([]byte, 0, digestLen+4), d))
 	if d.Create {
 		args = append(args, "C")
 		if d.Owner != "" {

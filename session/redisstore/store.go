@@ -172,7 +172,8 @@ func (s *Store) channel() string { return s.prefix + "ended" }
 // memory.
 type question struct {
 	id   string
-	args [4]any // the second is the key
+	key  string
+	args [4]any
 	get  redis.StringCmd
 	cmds [2]redis.Cmder
 	few  [10]session.Entry // for the values of most sessions
@@ -197,11 +198,11 @@ func (s *Store) LoadAll(ctx context.Context, id string, digest session.Digest) (
 }
 
 func (s *Store) load(ctx context.Context, id string, digest session.Digest, all bool) (session.Record, error) {
-	key := s.key(id)
 	if s.byScript {
-		return s.loadByScript(ctx, loadScript, key, string(digest[:]))
+		return s.loadByScript(ctx, loadScript, s.key(id), string(digest[:]))
 	}
-	q := &question{id: id, args: [...]any{"getrange", key, partFrom, "-1"}}
+	q := &question{id: id, key: s.key(id)}
+	q.args = [...]any{"getrange", &q.key, partFrom, "-1"}
 	args := q.args[:]
 	if all {
 		q.args[0], args = "get", args[:2]
@@ -215,7 +216,7 @@ func (s *Store) load(ctx context.Context, id string, digest session.Digest, all 
 	var left *redis.DurationCmd
 	switch {
 	case s.clock == nil:
-		left = redis.NewDurationCmd(ctx, time.Millisecond, "pttl", q.args[1])
+		left = redis.NewDurationCmd(ctx, time.Millisecond, "pttl", &q.key)
 		asked = append(asked, left)
 	case !known:
 		server = redis.NewTimeCmd(ctx, "time")
@@ -249,7 +250,7 @@ func (s *Store) load(ctx context.Context, id string, digest session.Digest, all 
 		// The key ends at expires by the server's clock, and has so much left.
 		now = time.UnixMilli(found.number[expires]).Add(-left.Val())
 	case left != nil: // it was not by us that it has so much, or no end
-		return s.loadByScript(ctx, loadScript, key, string(digest[:]))
+		return s.loadByScript(ctx, loadScript, q.key, string(digest[:]))
 	}
 	switch string(digest[:]) {
 	case found.digest:
@@ -266,7 +267,7 @@ func (s *Store) load(ctx context.Context, id string, digest session.Digest, all 
 			return session.Record{}, nil
 		}
 	}
-	return s.loadByScript(ctx, loadScript, key, string(digest[:]))
+	return s.loadByScript(ctx, loadScript, q.key, string(digest[:]))
 }
 
 // loadByScript runs load.lua or take.lua.
