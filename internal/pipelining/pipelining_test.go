@@ -251,7 +251,7 @@ func TestConnectionsThatHangDoNotAddUp(t *testing.T) {
 	for began := time.Now(); len(hangs) < 10 && time.Since(began) < 10*time.Second; { // more than may send at a time
 		require.ErrorIs(t, run("hang", 50*time.Millisecond), context.DeadlineExceeded)
 	}
-	assert.Len(t, hangs, 10, "what is sent while others hang")
+	assert.GreaterOrEqual(t, len(hangs), 10, "what is sent while others hang") // one can get there after its deadline
 	assert.NoError(t, run("next", 5*time.Second), "a script waits for connections that hang")
 
 	// They are bounded all the same.
