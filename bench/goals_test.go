@@ -30,14 +30,13 @@ const flat = 1.25
 var obstacles = map[string]string{
 	"page-memory": "a hit looks at the request's fields and asks the clock, which the plain handler does not; that and to find the page is a third of its time. It writes five fields, in memory " +
 		"of its own, as middleware may change them, and the plain handler two: that is two fifths, and the collector's work on top, which goes with the bytes.",
-	"page-redis": "of a hit's twelve allocations six are its deadline, in full for what goes by itself, and three go-redis's look at the connection. Two thirds of the bytes are the body, " +
+	"page-redis": "of a hit's eight allocations one at a time three are go-redis's look at the connection, and two the deadline. Two thirds of the bytes are the body, " +
 		"which go-redis makes anew for each answer, and a quarter of the time the collector's.",
 	"page-redis-512k": "Redis and the system copy the bytes three times, which is as much as half of what the best peer takes for all, and is the same for raw reads into memory that is used again; " +
 		"the checksum is a tenth of the process's time.",
 	"stampede": "1,500 clients are woken on two cores, which takes some 4 µs each with all that they do then; and two processes of three hear of the page by a message, " +
 		"and read it from Redis first.",
-	"session-read": "of what a read allocates one at a time six are its deadline, which is needed in full for what goes by itself, and three go-redis's look at the connection; 128 at a time allocate " +
-		"eleven, and 40 % of the bytes are what was read. Half of the process's time is go-redis's, the batch's and the collector's, a twentieth the token's HMAC.",
+	"session-read":  "40 % of the bytes that a read allocates are what was read. Half of the process's time is go-redis's, the batch's and the collector's, a twentieth the token's HMAC.",
 	"session-write": "as for reads twice; in Redis the script takes as long as four reads: of that a fifth is to begin a script, half its five commands, and the rest Lua, which takes the head of the session apart.",
 	"end-to-end":    "a connection of net/http costs more than all else, for every library.",
 	"lock":          "of Redis, six commands in two scripts take three times as long as redsync's three: tokens that outlast a failover, and what late commands must find.",
