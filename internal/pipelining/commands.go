@@ -37,8 +37,8 @@ func keysOf(cmds []redis.Cmder, keys []string) []string {
 		switch key := args[at].(type) {
 		case string:
 			keys = append(keys, key)
-		case *string:
-			keys = append(keys, *key)
+		case *Blob:
+			keys = append(keys, key.String())
 		default:
 			return nil
 		}
@@ -53,8 +53,6 @@ func bytesOf(args []any) (n int) {
 			n += len(a)
 		case []byte:
 			n += len(a)
-		case *string:
-			n += len(*a)
 		case *Blob:
 			n += len(*a)
 		}
@@ -63,13 +61,13 @@ func bytesOf(args []any) (n int) {
 }
 
 // A Blob is an argument of a command, by its address: that needs no memory of its own, as a
-// []byte in an any does.
+// []byte or a string in an any does. It can be a key.
 type Blob []byte
 
 // MarshalBinary implements encoding.BinaryMarshaler, for go-redis.
 func (b *Blob) MarshalBinary() ([]byte, error) { return *b, nil }
 
-// String shows what go-redis shows of a []byte.
+// String is what go-redis takes for a key, and shows in traces.
 func (b *Blob) String() string { return string(*b) }
 
 func repliesOf(cmds []redis.Cmder) (n int) {

@@ -69,9 +69,8 @@ func TestTheSizeOfRequests(t *testing.T) {
 	defer rdb.Close()
 	sent, key, c := watch(rdb), redistest.Prefix(t), pipelining.New(rdb, false)
 	spelled := map[string]func(value string) any{
-		"string":  func(v string) any { return v },
-		"*string": func(v string) any { return &v },
-		"[]byte":  func(v string) any { return []byte(v) },
+		"string": func(v string) any { return v },
+		"[]byte": func(v string) any { return []byte(v) },
 		"*Blob": func(v string) any {
 			b := pipelining.Blob(v)
 			return &b
@@ -81,7 +80,7 @@ func TestTheSizeOfRequests(t *testing.T) {
 		set := func(length int) func(int) {
 			return func(i int) {
 				name, value := fmt.Sprint(key, i), strings.Repeat("x", length)
-				assert.NoError(t, c.Process(t.Context(), redis.NewStatusCmd(t.Context(), "set", &name, as(value), "px", 60000)))
+				assert.NoError(t, c.Process(t.Context(), redis.NewStatusCmd(t.Context(), "set", name, as(value), "px", 60000)))
 				assert.Equal(t, value, rdb.Get(t.Context(), name).Val())
 			}
 		}
@@ -94,6 +93,19 @@ func TestTheSizeOfRequests(t *testing.T) {
 		}
 		assert.Greater(t, sent.longest.Load(), int64(1), name)
 	}
+}
+
+// A Blob can be the key of a command: go-redis routes it by what it shows in traces.
+func TestABlobAsAKey(t *testing.T) {
+	key := pipelining.Blob("{tag}k")
+	assert.Equal(t, "get {tag}k: ", redis.NewStringCmd(t.Context(), "get", &key).String())
+	redistest.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+		key := pipelining.Blob(redistest.Prefix(t) + "k")
+		require.NoError(t, rdb.Set(t.Context(), key.String(), "v", time.Minute).Err())
+		get := redis.NewStringCmd(t.Context(), "get", &key)
+		require.NoError(t, pipelining.New(rdb, false).Process(t.Context(), get))
+		assert.Equal(t, "v", get.Val())
+	})
 }
 
 func timeLeft(ctx context.Context, c *pipelining.Client, key string) error {

@@ -153,8 +153,15 @@ func New(client Client, o *Options) *Store {
 // key puts the place into a hash tag, so that all sessions of a user share a
 // slot, with the index of them.
 func (s *Store) key(id string) string {
+	var room [64]byte
+	return string(s.appendKey(room[:0], id))
+}
+
+func (s *Store) appendKey(b []byte, id string) []byte {
 	place := min(placeLen, len(id))
-	return s.prefix + "{" + id[:place] + "}" + id[place:]
+	b = append(append(b, s.prefix...), '{')
+	b = append(append(b, id[:place]...), '}')
+	return append(b, id[place:]...)
 }
 
 func (s *Store) indexKey(owner string) string {
@@ -172,7 +179,8 @@ func (s *Store) channel() string { return s.prefix + "ended" }
 // memory.
 type question struct {
 	id   string
-	key  string
+	key  pipelining.Blob
+	room [64]byte // for the key, unless the prefix is a long one
 	args [4]any
 	get  redis.StringCmd
 	cmds [2]redis.Cmder
@@ -201,7 +209,8 @@ func (s *Store) load(ctx context.Context, id string, digest session.Digest, all 
 	if s.byScript {
 		return s.loadByScript(ctx, loadScript, s.key(id), string(digest[:]))
 	}
-	q := &question{id: id, key: s.key(id)}
+	q := &question{id: id}
+	q.key = s.appendKey(q.room[:0], id)
 	q.args = [...]any{"getrange", &q.key, partFrom, "-1"}
 	args := q.args[:]
 	if all {
@@ -250,7 +259,7 @@ func (s *Store) load(ctx context.Context, id string, digest session.Digest, all 
 		// The key ends at expires by the server's clock, and has so much left.
 		now = time.UnixMilli(found.number[expires]).Add(-left.Val())
 	case left != nil: // it was not by us that it has so much, or no end
-		return s.loadByScript(ctx, loadScript, q.key, string(digest[:]))
+		return s.loadByScript(ctx, loadScript, string(q.key), string(digest[:]))
 	}
 	switch string(digest[:]) {
 	case found.digest:
@@ -267,7 +276,7 @@ func (s *Store) load(ctx context.Context, id string, digest session.Digest, all 
 			return session.Record{}, nil
 		}
 	}
-	return s.loadByScript(ctx, loadScript, q.key, string(digest[:]))
+	return s.loadByScript(ctx, loadScript, string(q.key), string(digest[:]))
 }
 
 // loadByScript runs load.lua or take.lua.
