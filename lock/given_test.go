@@ -407,20 +407,10 @@ func TestAPlaceAheadThatIsOver(t *testing.T) {
 			_, lockers, _ := newGiving(t, 2)
 			first, err := lockers[0].Acquire(t.Context(), "n", time.Minute)
 			require.NoError(t, err)
-			acquire := func(locker *lock.Locker) <-chan *lock.Lease {
-				got := make(chan *lock.Lease, 1)
-				go func() {
-					lease, err := locker.Acquire(t.Context(), "n", time.Minute)
-					assert.NoError(t, err)
-					got <- lease
-				}()
-				synctest.Wait()
-				return got
-			}
-			second, third, fourth := acquire(lockers[1]), acquire(lockers[1]), acquire(lockers[1])
+			second, third, fourth := acquiring(t, lockers[1]), acquiring(t, lockers[1]), acquiring(t, lockers[1])
 			require.NoError(t, first.Release(t.Context()))
 			lease := <-second
-			other := acquire(lockers[0])
+			other := acquiring(t, lockers[0])
 			time.Sleep(20 * time.Millisecond)
 			require.NoError(t, lease.Release(t.Context())) // handed on, most likely for the last time
 			lease = <-third

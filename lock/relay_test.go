@@ -221,24 +221,27 @@ func TestARelayThatIsAnsweredTooLate(t *testing.T) {
 // and where the lease will be of another one who waits.
 func secondInLine(t *testing.T, locker *lock.Locker) (second *lock.Lease, waiting <-chan *lock.Lease) {
 	t.Helper()
-	acquire := func() <-chan *lock.Lease {
-		got := make(chan *lock.Lease, 1)
-		go func() {
-			lease, err := locker.Acquire(t.Context(), "n", time.Minute)
-			assert.NoError(t, err)
-			got <- lease
-		}()
-		synctest.Wait()
-		return got
-	}
-	first := <-acquire()
-	next := acquire()
+	first := <-acquiring(t, locker)
+	next := acquiring(t, locker)
 	time.Sleep(time.Second) // it is not handed on
 	require.NoError(t, first.Release(t.Context()))
 	second = <-next
-	waiting = acquire()
+	waiting = acquiring(t, locker)
 	time.Sleep(time.Second)
 	return second, waiting
+}
+
+// acquiring returns where the lease will be of one who has begun to wait for it.
+func acquiring(t *testing.T, locker *lock.Locker) <-chan *lock.Lease {
+	t.Helper()
+	got := make(chan *lock.Lease, 1)
+	go func() {
+		lease, err := locker.Acquire(t.Context(), "n", time.Minute)
+		assert.NoError(t, err)
+		got <- lease
+	}()
+	synctest.Wait()
+	return got
 }
 
 // While the store hangs in a relay, those who wait leave at their deadlines. What it
