@@ -99,7 +99,7 @@ func TestTheFirstInTheQueueThatIsAliveIsGivenTheLease(t *testing.T) {
 		prefix := redistest.Prefix(t)
 		store := storeOn(rdb, prefix)
 		holder, dead, alive := givable("h.1"), givable("p.1"), givable("p.2")
-		dead.Place = 50 * time.Millisecond
+		dead.Place, alive.Place = 50*time.Millisecond, time.Minute
 		acquireNow(t, store, holder)
 		ask(t, store, dead)
 		ask(t, store, alive)
