@@ -29,11 +29,11 @@ func (s *panicking) Load(ctx context.Context, id string, d session.Digest) (sess
 	return s.Store.Load(ctx, id, d)
 }
 
-func (s *panicking) LoadAll(ctx context.Context, id string, d session.Digest) (session.Record, error) {
+func (s *panicking) LoadAll(ctx context.Context, id string, d session.Digest, again bool) (session.Record, error) {
 	if s.fails.Load() {
 		return session.Record{}, errStore
 	}
-	return s.Store.LoadAll(ctx, id, d)
+	return s.Store.LoadAll(ctx, id, d, again)
 }
 
 func (s *panicking) Alive(ctx context.Context, ids []string) ([]bool, error) {

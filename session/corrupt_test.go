@@ -35,8 +35,8 @@ func (p *tap) Load(ctx context.Context, id string, d session.Digest) (session.Re
 	return rec, err
 }
 
-func (p *tap) LoadAll(ctx context.Context, id string, d session.Digest) (session.Record, error) {
-	rec, err := p.Store.LoadAll(ctx, id, d)
+func (p *tap) LoadAll(ctx context.Context, id string, d session.Digest, again bool) (session.Record, error) {
+	rec, err := p.Store.LoadAll(ctx, id, d, again)
 	p.note(id, d, rec)
 	return rec, err
 }

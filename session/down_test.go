@@ -40,11 +40,11 @@ func (h *haltingStore) Load(ctx context.Context, id string, d session.Digest) (s
 	return h.Store.Load(ctx, id, d)
 }
 
-func (h *haltingStore) LoadAll(ctx context.Context, id string, d session.Digest) (session.Record, error) {
+func (h *haltingStore) LoadAll(ctx context.Context, id string, d session.Digest, again bool) (session.Record, error) {
 	if err := h.wait(ctx); err != nil {
 		return session.Record{}, err
 	}
-	return h.Store.LoadAll(ctx, id, d)
+	return h.Store.LoadAll(ctx, id, d, again)
 }
 
 func (h *haltingStore) Commit(ctx context.Context, d session.Delta) (session.Result, error) {

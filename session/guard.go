@@ -142,8 +142,8 @@ func (g *guarded) Load(ctx context.Context, id string, digest Digest) (Record, e
 	return step(ctx, g, id, func(ctx context.Context) (Record, error) { return g.store.Load(ctx, id, digest) })
 }
 
-func (g *guarded) LoadAll(ctx context.Context, id string, digest Digest) (Record, error) {
-	return step(ctx, g, id, func(ctx context.Context) (Record, error) { return g.store.LoadAll(ctx, id, digest) })
+func (g *guarded) LoadAll(ctx context.Context, id string, digest Digest, again bool) (Record, error) {
+	return step(ctx, g, id, func(ctx context.Context) (Record, error) { return g.store.LoadAll(ctx, id, digest, again) })
 }
 
 func (g *guarded) Commit(ctx context.Context, delta Delta) (Result, error) {

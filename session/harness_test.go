@@ -58,12 +58,12 @@ func (s *spy) Load(ctx context.Context, id string, d session.Digest) (session.Re
 	return s.Store.Load(ctx, id, d)
 }
 
-func (s *spy) LoadAll(ctx context.Context, id string, d session.Digest) (session.Record, error) {
+func (s *spy) LoadAll(ctx context.Context, id string, d session.Digest, again bool) (session.Record, error) {
 	s.loads.Add(1)
 	if s.failLoad.Load() {
 		return session.Record{}, errStore
 	}
-	return s.Store.LoadAll(ctx, id, d)
+	return s.Store.LoadAll(ctx, id, d, again)
 }
 
 func (s *spy) Commit(ctx context.Context, d session.Delta) (session.Result, error) {

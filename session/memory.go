@@ -81,6 +81,10 @@ func (m *MemoryStore) get(id string, now time.Time) (s *memorySession, left time
 
 // Load implements Store.
 func (m *MemoryStore) Load(ctx context.Context, id string, digest Digest) (Record, error) {
+	return m.load(ctx, id, digest, false)
+}
+
+func (m *MemoryStore) load(ctx context.Context, id string, digest Digest, again bool) (Record, error) {
 	now, err := m.begin(ctx)
 	if err != nil {
 		return Record{}, err
@@ -91,6 +95,9 @@ func (m *MemoryStore) Load(ctx context.Context, id string, digest Digest) (Recor
 		return Record{}, nil
 	}
 	state := s.state(digest, now)
+	if again && state != Current && state != Superseded {
+		return Record{}, nil
+	}
 	if i := slices.Index(s.earlier, digest); state == Missing && i >= 0 {
 		s.earlier = slices.Delete(s.earlier, i, i+1) // it is said once
 		return Record{State: Reused}, nil
@@ -141,8 +148,8 @@ func (m *MemoryStore) Take(ctx context.Context, id string, digest Digest, taker 
 }
 
 // LoadAll implements Store.
-func (m *MemoryStore) LoadAll(ctx context.Context, id string, digest Digest) (Record, error) {
-	return m.Load(ctx, id, digest) // which leaves out nothing
+func (m *MemoryStore) LoadAll(ctx context.Context, id string, digest Digest, again bool) (Record, error) {
+	return m.load(ctx, id, digest, again)
 }
 
 // Commit implements Store.

@@ -148,7 +148,7 @@ func (s *Session) fetch(ctx context.Context, name string) error {
 	if e, _ := s.rec.Values.entry(name); e.LeftOut == 0 || s.dropped() {
 		return nil
 	}
-	rec, err := s.m.store.LoadAll(ctx, s.token.id, s.token.digest)
+	rec, err := s.m.store.LoadAll(ctx, s.token.id, s.token.digest, true)
 	switch {
 	case err != nil:
 		return s.fail(fmt.Errorf("session: could not load the value %q: %w", name, err))
@@ -432,7 +432,7 @@ func (s *Session) load(ctx context.Context) {
 // when the store is away.
 func (m *Manager) read(ctx context.Context, t token) (Record, error) {
 	if len(m.vault.keys) > 0 || m.recent != nil {
-		return m.store.LoadAll(ctx, t.id, t.digest)
+		return m.store.LoadAll(ctx, t.id, t.digest, false)
 	}
 	return m.store.Load(ctx, t.id, t.digest)
 }

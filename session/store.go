@@ -41,8 +41,11 @@ type Store interface {
 	// Load may leave out values of a long session; see Entry.
 	Load(ctx context.Context, id string, digest Digest) (Record, error)
 
-	// LoadAll is Load, and leaves out no value.
-	LoadAll(ctx context.Context, id string, digest Digest) (Record, error)
+	// LoadAll is Load, and leaves out no value. again is for who has read the session
+	// before, when the digest was accepted: if it is not any more, that says nothing
+	// about who presents it. The state is Missing then where it would be Reused, and that
+	// is left to be said.
+	LoadAll(ctx context.Context, id string, digest Digest, again bool) (Record, error)
 
 	// Commit applies delta to the session, whole or not at all, and says in
 	// Result.Outcome what became of it.

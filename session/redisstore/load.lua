@@ -2,6 +2,8 @@
 --
 -- KEYS[1]  the session
 -- ARGV[1]  the digest that the client presented
+-- ARGV[2]  1 if it was accepted before: what would be reused is missing then, and left
+--          to be said; 0 if not
 -- Result   {state, the session, now}, with the state 0 missing, 1 current,
 --          2 superseded, 3 reused; for 0 and 3 the session is empty
 --
@@ -23,6 +25,7 @@ if left < 0 or now < x then return MISSING end
 -- forgotten stores what is left to be said of earlier digests. After PEXPIREAT, which
 -- changes nothing, it is not refused when Redis is out of memory.
 local function forgotten(p, q, h, g)
+  if ARGV[2] == '1' then return MISSING end
   redis.call('PEXPIREAT', KEYS[1], e)
   redis.call('SETRANGE', KEYS[1], v, ended(
     made(d, n, e, l, c, r, t, i, a, s, x, g, v, p, q, h, o, m, b, count, string.sub(piece, names, ends)), #piece - 7 - at))

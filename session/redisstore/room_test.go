@@ -36,7 +36,7 @@ func TestARestlessSession(t *testing.T) {
 					rec, err := store.Load(t.Context(), id, digest)
 					require.NoError(t, err)
 					basis = rec.Basis
-					rec, err = store.LoadAll(t.Context(), id, digest)
+					rec, err = store.LoadAll(t.Context(), id, digest, false)
 					require.NoError(t, err)
 					if r.IntN(2) == 0 {
 						basis = rec.Basis

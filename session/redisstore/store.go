@@ -197,17 +197,17 @@ var partFrom any = strconv.Itoa(-partLen)
 // Load implements session.Store. It leaves out what lies before the last 4 KiB of a
 // session. Whatever stands at the key and is not a session, is none.
 func (s *Store) Load(ctx context.Context, id string, digest session.Digest) (session.Record, error) {
-	return s.load(ctx, id, digest, false)
+	return s.load(ctx, id, digest, false, false)
 }
 
 // LoadAll implements session.Store.
-func (s *Store) LoadAll(ctx context.Context, id string, digest session.Digest) (session.Record, error) {
-	return s.load(ctx, id, digest, true)
+func (s *Store) LoadAll(ctx context.Context, id string, digest session.Digest, again bool) (session.Record, error) {
+	return s.load(ctx, id, digest, true, again)
 }
 
-func (s *Store) load(ctx context.Context, id string, digest session.Digest, all bool) (session.Record, error) {
+func (s *Store) load(ctx context.Context, id string, digest session.Digest, all, again bool) (session.Record, error) {
 	if s.byScript {
-		return s.loadByScript(ctx, loadScript, s.key(id), string(digest[:]))
+		return s.loadByScript(ctx, loadScript, s.key(id), string(digest[:]), again)
 	}
 	q := &question{id: id}
 	q.key = s.appendKey(q.room[:0], id)
@@ -245,7 +245,7 @@ func (s *Store) load(ctx context.Context, id string, digest session.Digest, all 
 	switch {
 	case ok:
 	case !all && len(q.get.Val()) == partLen: // there may be more of the head
-		return s.load(ctx, id, digest, true)
+		return s.load(ctx, id, digest, true, again)
 	default:
 		return session.Record{}, nil
 	}
@@ -259,7 +259,7 @@ func (s *Store) load(ctx context.Context, id string, digest session.Digest, all 
 		// The key ends at expires by the server's clock, and has so much left.
 		now = time.UnixMilli(found.number[expires]).Add(-left.Val())
 	case left != nil: // it was not by us that it has so much, or no end
-		return s.loadByScript(ctx, loadScript, string(q.key), string(digest[:]))
+		return s.loadByScript(ctx, loadScript, string(q.key), string(digest[:]), again)
 	}
 	switch string(digest[:]) {
 	case found.digest:
@@ -276,7 +276,7 @@ func (s *Store) load(ctx context.Context, id string, digest session.Digest, all 
 			return session.Record{}, nil
 		}
 	}
-	return s.loadByScript(ctx, loadScript, string(q.key), string(digest[:]))
+	return s.loadByScript(ctx, loadScript, string(q.key), string(digest[:]), again)
 }
 
 // loadByScript runs load.lua or take.lua.

@@ -166,7 +166,7 @@ func testModel(t *testing.T, store session.Store) {
 				}
 				require.Equal(r, m.version, rec.Version)
 				require.Equal(r, m.meta, string(rec.Meta))
-				all, err := store.LoadAll(ctx, id, d)
+				all, err := store.LoadAll(ctx, id, d, rapid.Bool().Draw(r, "again"))
 				require.NoError(r, err)
 				require.Equal(r, m.version, all.Version)
 				require.Equal(r, m.values, all.Values.Map())

@@ -108,6 +108,32 @@ var rotationRules = []rule{
 		},
 	},
 	{
+		"who reads a session again does not say that its digest is reused",
+		"LoadAll: again is for who has read the session before; what would be Reused is Missing, and left to be said.",
+		func(f *fixture) {
+			id, first := f.create("a", "1")
+			second := f.rotate(id, first, time.Millisecond)
+			time.Sleep(5 * time.Millisecond)
+			third := f.rotate(id, second, time.Millisecond)
+			time.Sleep(5 * time.Millisecond)
+			for _, old := range []session.Digest{first, second} {
+				for _, again := range []bool{true, true, false} {
+					rec, err := f.store.LoadAll(f.Context(), id, old, again)
+					require.NoError(f, err)
+					want := session.Record{State: session.Missing}
+					if !again {
+						want.State = session.Reused
+					}
+					require.Equal(f, want, rec, "again: %v", again)
+				}
+				f.load(session.Missing, id, old)
+			}
+			rec, err := f.store.LoadAll(f.Context(), id, third, true)
+			require.NoError(f, err)
+			require.Equal(f, set("a", "1"), rec.Values.Map())
+		},
+	},
+	{
 		"a handover goes to who has the superseded digest",
 		"Handover is given to those who present the digest replaced now, during its grace.",
 		func(f *fixture) {

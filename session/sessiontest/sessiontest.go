@@ -93,7 +93,7 @@ func (f *fixture) load(want session.State, id string, digest session.Digest) ses
 		require.Equal(f, session.Record{State: want}, rec, "for Missing and Reused nothing else is set")
 		return rec
 	}
-	all, err := f.store.LoadAll(f.Context(), id, digest)
+	all, err := f.store.LoadAll(f.Context(), id, digest, false)
 	require.NoError(f, err)
 	require.Equal(f, want, all.State, "state on LoadAll")
 	leavesOut(f, rec.Values, all.Values)
