@@ -115,6 +115,7 @@ func (rec *representation) begin(code int, sent http.Header) {
 	setDate(h, rec.came)
 	rec.header, rec.length = h, h.Get("Content-Length")
 	resp := &response{status: code, header: h, own: difference(h, rec.outer), took: rec.came.Sub(rec.asked), came: rec.came}
+	resp.own["Date"] = h["Date"] // also if it is of middleware outside of the cache
 	cc, targeted := x.directives(h)
 	_, explicit := explicitLifetime(resp, cc, targeted)
 	rec.verdict = x.judge(resp)

@@ -217,9 +217,12 @@ func canonical(h http.Header) http.Header {
 // (RFC 9110 §6.6.1). It goes out with that Date: net/http's own could be of the next
 // second, and the client is to see that of the stored response.
 func setDate(h http.Header, came time.Time) {
-	if h.Get("Date") == "" {
-		h.Set("Date", came.UTC().Format(http.TimeFormat))
+	for name, values := range h {
+		if http.CanonicalHeaderKey(name) == "Date" && len(values) > 0 {
+			return
+		}
 	}
+	h.Set("Date", came.UTC().Format(http.TimeFormat))
 }
 
 // addVary adds those names to the response's Vary that it does not have yet.

@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/herdless/herdless/internal/respwriter"
 	"github.com/herdless/herdless/responsecache"
@@ -78,6 +79,50 @@ func TestARepresentationHasOneDate(t *testing.T) {
 	updated := date("HEAD", "Cache-Control", "no-cache")
 	assert.NotEmpty(t, updated)
 	assert.Equal(t, updated, date("GET"))
+}
+
+// A Date that the handler, or middleware around the cache, has set is the only one, however
+// its name is spelled, and stays the same.
+func TestTheDateOfARepresentationThatHasOne(t *testing.T) {
+	ago := func(seconds int) []string {
+		return []string{time.Now().Add(-time.Duration(seconds) * time.Second).UTC().Format(http.TimeFormat)}
+	}
+	for _, method := range []string{"POST", "HEAD"} {
+		for name, outside := range map[string]bool{"date": false, "Date": true} {
+			c := newCache(t, memoryStores(t), responsecache.Options{})
+			h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Cache-Control", "max-age=60")
+				w.Header().Set("Content-Location", "/page")
+				if !outside && r.Method == method {
+					w.Header()[name] = ago(20)
+				}
+				fmt.Fprint(w, "page")
+			}))
+			dates := func(method string) []string {
+				w, r := httptest.NewRecorder(), httptest.NewRequest(method, "http://example.com/page", nil)
+				if method == "HEAD" {
+					r.Header.Set("Cache-Control", "no-cache")
+				}
+				if outside && method != "GET" {
+					w.Header()["Date"] = ago(20)
+				}
+				h.ServeHTTP(w, r)
+				var all []string
+				for name, values := range w.Header() {
+					if http.CanonicalHeaderKey(name) == "Date" {
+						all = append(all, values...)
+					}
+				}
+				return all
+			}
+			if method == "HEAD" {
+				_ = dates("GET")
+			}
+			sent := dates(method)
+			assert.Len(t, sent, 1, "%s, %s", method, name)
+			assert.Equal(t, sent, dates("GET"), "%s, %s", method, name)
+		}
+	}
 }
 
 // On a route with Compress what is stored is in no coding.

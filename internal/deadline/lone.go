@@ -12,9 +12,10 @@ import (
 type Alarms struct{ spare sync.Pool }
 
 // Lone returns a context for one call that is waited for, which is to be ended after it.
-// It ends like ctx, but its Done tells of the deadline only, and not of the end of what ctx
-// was made of: for a call that would not break off then, and would at most not begin. One
-// allocation does for that, where Done of ctx takes five or more.
+// It ends like ctx, but who waits for its Done hears of the deadline only. Of the end of
+// what ctx was made of it tells those who ask anew: for a call that looks whether to begin,
+// and does not break off. One allocation does for that, where Done of ctx takes five or
+// more.
 //
 // It is ctx itself, and nothing is to be ended, if that is not of this package, or has been
 // needed in full already.
@@ -49,11 +50,12 @@ func (c *Call) Done() <-chan struct{} {
 	defer c.mu.Unlock()
 	if c.done == nil {
 		c.done = make(chan struct{})
-		if c.over.Load() {
-			c.close()
-		} else {
+		if c.Err() == nil {
 			c.alarm = c.alarms.set(c)
 		}
+	}
+	if !c.closed && c.Err() != nil {
+		c.close()
 	}
 	return c.done
 }
@@ -82,13 +84,15 @@ func (c *Call) End() {
 		return
 	}
 	c.close()
-	c.alarms.stop(c.alarm)
 }
 
-// close is called with mu held.
+// close is called with mu held, once.
 func (c *Call) close() {
 	c.closed = true
 	close(c.done)
+	if c.alarm != nil {
+		c.alarms.stop(c.alarm)
+	}
 }
 
 func (c *Call) ring() {

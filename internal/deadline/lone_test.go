@@ -80,10 +80,11 @@ func TestALoneContextTellsThatItsParentHasEnded(t *testing.T) {
 	var alarms deadline.Alarms
 	l, call := alarms.Lone(ctx)
 	defer call.End()
-	l.Done()
+	assert.False(t, isOver(l))
 	endParent(errParent)
 	assert.Equal(t, context.Canceled, l.Err())
 	assert.Equal(t, errParent, context.Cause(l))
+	assert.True(t, isOver(l), "to those who ask anew")
 }
 
 // Each call of a step has a context of its own.

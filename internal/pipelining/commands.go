@@ -1,7 +1,9 @@
 package pipelining
 
 import (
+	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
 	"io"
 	"net"
@@ -37,7 +39,7 @@ func keysOf(cmds []redis.Cmder, keys []string) []string {
 		switch key := args[at].(type) {
 		case string:
 			keys = append(keys, key)
-		case *Blob:
+		case *Key:
 			keys = append(keys, key.String())
 		default:
 			return nil
@@ -55,20 +57,36 @@ func bytesOf(args []any) (n int) {
 			n += len(a)
 		case *Blob:
 			n += len(*a)
+		case *Key:
+			n += len(*a)
 		}
 	}
 	return n
 }
 
 // A Blob is an argument of a command, by its address: that needs no memory of its own, as a
-// []byte or a string in an any does. It can be a key.
+// []byte in an any does.
 type Blob []byte
 
 // MarshalBinary implements encoding.BinaryMarshaler, for go-redis.
 func (b *Blob) MarshalBinary() ([]byte, error) { return *b, nil }
 
-// String is what go-redis takes for a key, and shows in traces.
-func (b *Blob) String() string { return string(*b) }
+// String is for traces, which are text.
+func (b *Blob) String() string {
+	if bytes.ContainsFunc(*b, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return hex.EncodeToString(*b)
+	}
+	return string(*b)
+}
+
+// A Key is a key of a command, by its address.
+type Key []byte
+
+// MarshalBinary implements encoding.BinaryMarshaler, for go-redis.
+func (k *Key) MarshalBinary() ([]byte, error) { return *k, nil }
+
+// String is the key: by that go-redis finds the server in a Cluster.
+func (k *Key) String() string { return string(*k) }
 
 func repliesOf(cmds []redis.Cmder) (n int) {
 	for _, cmd := range cmds {

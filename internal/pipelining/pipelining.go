@@ -38,7 +38,7 @@ type pipeliner interface {
 //
 // What goes alone is waited for until the deadline, also if its context is cancelled
 // before, as go-redis does while it waits for the answer: here also while it waits for a
-// connection.
+// connection. It is not sent again then.
 //
 // A Client is safe for concurrent use.
 type Client struct {

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/herdless/herdless/internal/deadline"
 	"github.com/herdless/herdless/internal/pipelining"
 	"github.com/herdless/herdless/internal/redistest"
 	"github.com/redis/go-redis/v9"
@@ -116,4 +117,38 @@ func TestNothingIsTriedAgainWithoutRetries(t *testing.T) {
 	_, err := c.Run(ctx, again, []string{key})
 	require.ErrorContains(t, err, "TRYAGAIN")
 	assert.Equal(t, "1", rdb.Get(ctx, key).Val())
+}
+
+// losingConn breaks when it is to carry "lost".
+type losingConn struct {
+	net.Conn
+	lost func()
+}
+
+func (c losingConn) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte("lost")) {
+		c.lost()
+		_ = c.Close()
+	}
+	return c.Conn.Write(p)
+}
+
+// A command that goes by itself is not sent again once its caller has been cancelled.
+func TestWhoIsCancelledIsNotTriedAgain(t *testing.T) {
+	parent, cancelParent := context.WithCancel(t.Context())
+	defer cancelParent()
+	var sent atomic.Int64
+	rdb := redis.NewClient(&redis.Options{
+		Addr: redistest.Standalone(t).Addr(), ContextTimeoutEnabled: true, MinRetryBackoff: 50 * time.Millisecond, MaxRetryBackoff: 50 * time.Millisecond,
+		Dialer: func(_ context.Context, network, addr string) (net.Conn, error) {
+			c, err := net.Dial(network, addr)
+			return losingConn{c, func() { sent.Add(1); time.AfterFunc(time.Millisecond, cancelParent) }}, err
+		},
+	})
+	defer rdb.Close()
+	ctx, cancel := deadline.After(parent, time.Minute, nil)
+	defer cancel()
+	err := pipelining.New(rdb, false).Process(ctx, redis.NewStatusCmd(ctx, "set", "lost", "v"))
+	require.ErrorIs(t, err, context.Canceled)
+	assert.EqualValues(t, 1, sent.Load())
 }

@@ -75,6 +75,10 @@ func TestTheSizeOfRequests(t *testing.T) {
 			b := pipelining.Blob(v)
 			return &b
 		},
+		"*Key": func(v string) any {
+			k := pipelining.Key(v)
+			return &k
+		},
 	}
 	for name, as := range spelled {
 		set := func(length int) func(int) {
@@ -95,17 +99,25 @@ func TestTheSizeOfRequests(t *testing.T) {
 	}
 }
 
-// A Blob can be the key of a command: go-redis routes it by what it shows in traces.
-func TestABlobAsAKey(t *testing.T) {
-	key := pipelining.Blob("{tag}k")
+// go-redis routes a Key by what it shows in traces.
+func TestAKey(t *testing.T) {
+	key := pipelining.Key("{tag}k")
 	assert.Equal(t, "get {tag}k: ", redis.NewStringCmd(t.Context(), "get", &key).String())
 	redistest.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
-		key := pipelining.Blob(redistest.Prefix(t) + "k")
+		key := pipelining.Key(redistest.Prefix(t) + "k")
 		require.NoError(t, rdb.Set(t.Context(), key.String(), "v", time.Minute).Err())
 		get := redis.NewStringCmd(t.Context(), "get", &key)
 		require.NoError(t, pipelining.New(rdb, false).Process(t.Context(), get))
 		assert.Equal(t, "v", get.Val())
 	})
+}
+
+// Traces of a Blob are text, which OpenTelemetry wants them to be.
+func TestABlobInATrace(t *testing.T) {
+	for value, shown := range map[string]string{"": "", `{"a": 1}`: `{"a": 1}`, "a\x00": "6100", "\xff~": "ff7e", "é": "c3a9"} {
+		b := pipelining.Blob(value)
+		assert.Equal(t, "set k "+shown+": ", redis.NewStatusCmd(t.Context(), "set", "k", &b).String())
+	}
 }
 
 func timeLeft(ctx context.Context, c *pipelining.Client, key string) error {

@@ -179,7 +179,7 @@ func (s *Store) channel() string { return s.prefix + "ended" }
 // memory.
 type question struct {
 	id   string
-	key  pipelining.Blob
+	key  pipelining.Key
 	room [64]byte // for the key, unless the prefix is a long one
 	args [4]any
 	get  redis.StringCmd
