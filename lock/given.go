@@ -2,6 +2,7 @@ package lock
 
 import (
 	"context"
+	"math/rand/v2"
 	"time"
 )
 
@@ -9,6 +10,11 @@ import (
 // It lasts for a second or two only, so it is soon; but most leases for which others
 // wait are released before, and cost the store nothing more than that.
 const extendAfter = 50 * time.Millisecond
+
+// oneRelayIn is of how many turns one does not enter the queue ahead. If nobody else waits
+// its release gets the lease back in the same step, and so do those that follow: a process
+// that is alone again would give the lease to itself for ever otherwise, by messages.
+const oneRelayIn = 16
 
 // expiring reports whether grant is of a lease that was given so long ago that it is
 // better to ask for another one: the message was held up, or this process was.
@@ -23,7 +29,7 @@ func (l *Locker) expiring(grant Grant) bool {
 // is two in any case. It is called with mu held.
 func (h *hold) enterAhead(held time.Duration) {
 	likely := h.handedOn >= maxHandedOn || held+held/time.Duration(h.handedOn) >= handOnFor
-	if !likely || !h.given || h.next == nil || h.entering != nil || !h.locker.lines.waits(h.line) {
+	if !likely || rand.IntN(oneRelayIn) == 0 || !h.given || h.next == nil || h.entering != nil || !h.locker.lines.waits(h.line) {
 		return
 	}
 	h.entering = make(chan struct{})

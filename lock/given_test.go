@@ -256,6 +256,69 @@ func TestATurnThatIsGivenIsTwoSteps(t *testing.T) {
 	})
 }
 
+// A process that is alone again soon needs one step a turn, which gets the lease back.
+func TestAProcessThatIsAloneAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, lockers, asked := newGiving(t, 2)
+		first, err := lockers[1].Acquire(t.Context(), "n", time.Minute)
+		require.NoError(t, err)
+		time.AfterFunc(50*time.Millisecond, func() { _ = first.Release(t.Context()) }) // and is gone
+		const times, turns = 10000, 10000 / 26
+		contend(t, lockers[:1], times)
+		assert.Less(t, asked.Load(), int64(turns+turns/2))
+	})
+}
+
+// Whoever gets the place of a release that failed hears of the fault at once.
+func TestAFaultAfterEnteringAheadIsHeardOfAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, lockers, _ := newGiving(t, 2)
+		var down atomic.Bool
+		try, release := store.try, store.release
+		store.try = func(ctx context.Context, req lock.Request) (lock.Grant, error) {
+			if down.Load() {
+				return lock.Grant{}, errDown
+			}
+			return try(ctx, req)
+		}
+		store.release = func(ctx context.Context, req lock.Request) (bool, error) {
+			if down.Load() {
+				return false, errDown
+			}
+			return release(ctx, req)
+		}
+		relay := store.relay
+		store.relay = func(ctx context.Context, from, to lock.Request) (bool, lock.Grant, error) {
+			if down.Load() {
+				return false, lock.Grant{}, errDown
+			}
+			return relay(ctx, from, to)
+		}
+		first, err := lockers[0].Acquire(t.Context(), "n", time.Minute)
+		require.NoError(t, err)
+		second, third := acquiring(t, lockers[1]), acquiring(t, lockers[1])
+		failed := make(chan error, 1)
+		go func() {
+			_, err := lockers[1].Acquire(t.Context(), "n", time.Minute)
+			failed <- err
+		}()
+		synctest.Wait()
+		require.NoError(t, first.Release(t.Context()))
+		lease := <-second
+		time.Sleep(20 * time.Millisecond)
+		require.NoError(t, lease.Release(t.Context()))
+		lease = <-third
+		time.Sleep(30 * time.Millisecond)
+		down.Store(true)
+		began := time.Now()
+		require.ErrorIs(t, lease.Release(t.Context()), errDown)
+		require.ErrorIs(t, <-failed, errDown)
+		assert.Zero(t, time.Since(began))
+		down.Store(false)
+		time.Sleep(2 * time.Minute) // what is left to the background
+	})
+}
+
 // Entering the queue ahead of a release can go wrong like any other step.
 func TestEnteringAheadThatGoesWrong(t *testing.T) {
 	tests := map[string]func(try func() (lock.Grant, error)) (lock.Grant, error){
@@ -315,8 +378,7 @@ func TestEnteringAheadThatGoesWrong(t *testing.T) {
 	}
 }
 
-// A release after that can go wrong, too. The place in the queue is given up then, and
-// keeps nobody out.
+// A release after that can go wrong, too, and leaves no place that keeps others out.
 func TestAReleaseThatGoesWrongAfterEnteringAhead(t *testing.T) {
 	tests := map[string]func(release func() (bool, error)) (bool, error){
 		"it fails, and has not happened": func(func() (bool, error)) (bool, error) { return false, errDown },

@@ -223,7 +223,7 @@ func (h *hold) release(ctx context.Context, req Request) (held bool, err error) 
 	next := h.takeNext(ctx)
 	if next == nil || next.keepsPlace() || !l.lines.waits(h.line) {
 		held, err = l.store.Release(ctx, req)
-		h.passPlace(ctx, next)
+		h.passPlace(ctx, next, held && err == nil)
 		return held, err
 	}
 	to := h.nextRequest(next)
@@ -261,11 +261,16 @@ func (h *hold) release(ctx context.Context, req Request) (held bool, err error) 
 }
 
 // passPlace gives the place in the queue, if next has one that will do, to the next in
-// line. Otherwise it is given up.
-func (h *hold) passPlace(ctx context.Context, next *watch) {
+// line. Otherwise it is given up. Who gets it waits for its turn if the release went
+// well, and asks at once if it did not: the place may be lost, or the store be at fault.
+func (h *hold) passPlace(ctx context.Context, next *watch, released bool) {
 	if next.keepsPlace() {
 		if w := h.locker.lines.take(h.line); w != nil {
-			h.giveTurn(w, turn{place: next, heldFor: longestWait})
+			t := turn{place: next}
+			if released {
+				t.heldFor = longestWait
+			}
+			h.giveTurn(w, t)
 			return
 		}
 	}

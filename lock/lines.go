@@ -39,7 +39,7 @@ type turn struct {
 	err   error  // the store is at fault; or neither: it is up to the waiter to ask,
 
 	place   *watch        // which was done for it, if it has a place in the store's queue,
-	heldFor time.Duration // and was told this
+	heldFor time.Duration // and was told this, if it is not 0
 }
 
 // enter returns nil if nobody has the baton: the caller has it now. Otherwise it

@@ -64,7 +64,10 @@ func (l *Locker) standInLine(ctx context.Context, a *ask, w *waiter) (*Lease, er
 	}
 	if t.place != nil {
 		a.req.Owner, a.req.Place, a.placed = t.place.owner, placeTTL, true
-		a.watch, a.refusal = t.place, &HeldError{Name: a.req.Name, HeldFor: t.heldFor}
+		a.watch = t.place
+		if t.heldFor > 0 {
+			a.refusal = &HeldError{Name: a.req.Name, HeldFor: t.heldFor}
+		}
 	}
 	late := ended(ctx) != nil
 	switch {

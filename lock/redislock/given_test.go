@@ -166,6 +166,37 @@ func TestTokensThatWereNotUsed(t *testing.T) {
 	}
 }
 
+// A place that was taken ahead of a release, and that Redis has lost, holds up nobody.
+func TestAPlaceAheadThatRedisHasLost(t *testing.T) {
+	server := redistest.NewStandalone(t)
+	a, b := newLocker(t, server.Addr(), "p:"), newLocker(t, server.Addr(), "p:")
+	acquire := func() <-chan *lock.Lease {
+		got := make(chan *lock.Lease, 1)
+		go func() {
+			lease, err := b.Acquire(t.Context(), "n", time.Minute)
+			assert.NoError(t, err)
+			got <- lease
+		}()
+		time.Sleep(50 * time.Millisecond) // it waits
+		return got
+	}
+	first, err := a.Acquire(t.Context(), "n", time.Minute)
+	require.NoError(t, err)
+	second, third, fourth := acquire(), acquire(), acquire()
+	require.NoError(t, first.Release(t.Context()))
+	lease := <-second
+	time.Sleep(20 * time.Millisecond)
+	require.NoError(t, lease.Release(t.Context())) // handed on, most likely for the last time
+	lease = <-third
+	time.Sleep(30 * time.Millisecond)
+	require.NoError(t, server.Client(t).FlushAll(t.Context()).Err())
+	released := time.Now()
+	require.ErrorIs(t, lease.Release(t.Context()), lock.ErrLost)
+	lease = <-fourth
+	assert.Less(t, time.Since(released), 600*time.Millisecond)
+	require.NoError(t, lease.Release(t.Context()))
+}
+
 // Without the message, whoever asks has the lease: the message is lost where nobody
 // listens, as in a reconnection.
 func TestAGivenLeaseWhoseMessageIsLost(t *testing.T) {
