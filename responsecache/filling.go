@@ -74,6 +74,8 @@ func (f *filling) run() cache.Entry {
 		switch {
 		case rec.outcome == failure:
 			return f.fallBack(rec)
+		case rec.outcome == givenUp:
+			return f.broken()
 		case rec.outcome == passed:
 			return f.outcome(rec)
 		case f.old.isMatchedBy(rec.header):
@@ -134,9 +136,29 @@ func (f *filling) handle() (rec *recorder) {
 		}
 		f.loading.Settle(f.broken())
 	}()
-	x.next.ServeHTTP(rec, f.request())
+	f.ask(rec)
 	returned = true
 	return rec
+}
+
+// ask runs the handler. If it gives up the connection on purpose when the client has
+// got a 304, it is the page that has broken: that response is whole, and the client
+// may have sent its next request already.
+func (f *filling) ask(rec *recorder) {
+	defer func() {
+		if !rec.has304 {
+			return
+		}
+		switch p := recover(); p {
+		case nil:
+		case http.ErrAbortHandler:
+			rec.outcome = givenUp
+			rec.end(errBroken)
+		default:
+			panic(p)
+		}
+	}()
+	f.x.next.ServeHTTP(rec, f.request())
 }
 
 // request returns the request that the handler gets: for the whole page, whatever

@@ -38,6 +38,7 @@ type recorder struct {
 	length  string      // the Content-Length that the handler declared
 	verdict verdict
 	out     io.Writer // where the body goes: the client, a coding, or nowhere
+	has304  bool      // the client has got a 304 in place of it
 	coding  *encoder  // or nil
 
 	keep    bool             // the response is being recorded
@@ -57,6 +58,7 @@ const (
 	passed      outcome = iota // to the client
 	notModified                // it is an answer to the cache's condition
 	failure                    // it is an error that a stale response hides
+	givenUp                    // it has broken, after a client that has the page got a 304
 )
 
 // errBroken is the end of a body for those who read along, if it has not come to a
@@ -176,7 +178,7 @@ func (rec *recorder) negotiate(h http.Header) int {
 	}
 	coding := x.coding(h, rec.status, length)
 	if rec.status == http.StatusOK && rec.verdict.store && fields.NotModified(x.r.Header, h, rec.came) {
-		rec.out = io.Discard
+		rec.out, rec.has304 = io.Discard, !x.background
 		stripFor304(h)
 		return http.StatusNotModified
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"os"
 	"runtime"
 	"strings"
@@ -276,6 +277,49 @@ func TestFollowersOfABrokenPage(t *testing.T) {
 			require.Eventually(t, func() bool { return s.get(t, "/page").body == "half whole" }, 10*time.Second, 10*time.Millisecond)
 		})
 	}
+}
+
+// Who has got a 304 has all of its response, whatever becomes of the page: it keeps
+// its connection, on which the next request may be one that is not sent twice.
+func TestWhoHasA304KeepsItsConnection(t *testing.T) {
+	proceed := make(chan struct{})
+	var runs atomic.Int32
+	s := serve(t, memoryStores(t), responsecache.Policy{TTL: time.Minute}, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("ETag", `"v"`)
+		fmt.Fprint(w, "half ")
+		if runs.Add(1) == 1 {
+			_ = http.NewResponseController(w).Flush()
+			<-proceed
+			panic(http.ErrAbortHandler)
+		}
+		fmt.Fprint(w, "whole")
+	})
+	client := &http.Client{Transport: &http.Transport{MaxConnsPerHost: 1}}
+	defer client.CloseIdleConnections()
+	do := func(method string) (status int, reused bool) {
+		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) { reused = c.Reused }})
+		req, err := http.NewRequestWithContext(ctx, method, s.URL+"/page", nil)
+		require.NoError(t, err)
+		req.Host = "example.com"
+		req.Header.Set("If-None-Match", `"v"`)
+		resp, err := client.Do(req)
+		require.NoError(t, err)
+		defer resp.Body.Close()
+		_, err = io.Copy(io.Discard, resp.Body)
+		require.NoError(t, err)
+		return resp.StatusCode, reused
+	}
+	status, _ := do(http.MethodGet)
+	require.Equal(t, http.StatusNotModified, status)
+	follower := s.open(t, "/page")
+	require.Equal(t, "half ", follower.read(t, 5))
+	close(proceed)
+	_, err := io.ReadAll(follower.body)
+	require.Error(t, err, "a part must not look like all")
+	status, reused := do(http.MethodPost)
+	assert.Equal(t, http.StatusOK, status)
+	assert.True(t, reused)
+	require.Eventually(t, func() bool { return s.get(t, "/page").body == "half whole" }, 10*time.Second, 10*time.Millisecond)
 }
 
 // An event stream begins at once, though its end is nowhere near, and a route that
