@@ -44,6 +44,7 @@ func parse(raw string) (*target, error) {
 		WriteTimeout:          defaultTimeout,
 		PoolTimeout:           defaultTimeout,
 		MaxRetries:            defaultRetries,
+		Protocol:              defaultProtocol,
 		ContextTimeoutEnabled: true,
 	}}
 	port := "6379"

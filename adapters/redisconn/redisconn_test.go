@@ -65,7 +65,7 @@ func TestOpenRealDeployments(t *testing.T) {
 
 func TestOptionsOfAURL(t *testing.T) {
 	o := open(t, "redis://user:pa%25ss@example.com/3?client_name=shop&dial_timeout=5s&read_timeout=2s&write_timeout=3s&"+
-		"pool_timeout=4s&pool_size=7&max_retries=0&protocol=2").(*redis.Client).Options()
+		"pool_timeout=4s&pool_size=7&max_retries=0&protocol=3").(*redis.Client).Options()
 	assert.Equal(t, "example.com:6379", o.Addr)
 	assert.Equal(t, "user", o.Username)
 	assert.Equal(t, "pa%ss", o.Password)
@@ -77,7 +77,7 @@ func TestOptionsOfAURL(t *testing.T) {
 	assert.Equal(t, 4*time.Second, o.PoolTimeout)
 	assert.Equal(t, 7, o.PoolSize)
 	assert.Equal(t, 0, o.MaxRetries)
-	assert.Equal(t, 2, o.Protocol)
+	assert.Equal(t, 3, o.Protocol)
 	assert.Nil(t, o.TLSConfig)
 }
 
@@ -91,9 +91,11 @@ func TestDefaults(t *testing.T) {
 		assert.Equal(t, time.Second, o.PoolTimeout, url)
 		assert.Equal(t, 1, o.MaxRetries, url)
 		assert.Zero(t, o.MinIdleConns, url)
+		assert.Equal(t, 2, o.Protocol, url)
 	}
 	o := open(t, "redis+cluster://h").(*redis.ClusterClient).Options()
 	assert.True(t, o.ContextTimeoutEnabled)
+	assert.Equal(t, 2, o.Protocol)
 	assert.Equal(t, time.Second, o.ReadTimeout)
 }
 

@@ -394,7 +394,10 @@ func Left(err error) bool { return errors.Is(err, errLeft) }
 // withEnd adds the error of ctx to err where go-redis has hidden it behind one of
 // the network.
 func withEnd(ctx context.Context, err error) error {
-	if end := Ended(ctx); err != nil && end != nil && !errors.Is(err, end) {
+	if err == nil {
+		return nil
+	}
+	if end := Ended(ctx); end != nil && !errors.Is(err, end) {
 		return errors.Join(end, err)
 	}
 	return err
