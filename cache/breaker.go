@@ -54,7 +54,7 @@ func (e *Engine) step(ctx context.Context, doing, key string, do func() error) e
 	_, err := e.breaker.Execute(func() (struct{}, error) {
 		waits := ctx.Err() == nil
 		err := do()
-		if gone := ctx.Err() != nil && !errors.Is(context.Cause(ctx), errBudget); err != nil && gone {
+		if err != nil && ctx.Err() != nil && !errors.Is(context.Cause(ctx), errBudget) {
 			if waits {
 				e.askInstead(ctx, key)
 			}

@@ -114,9 +114,9 @@ func step[T any](ctx context.Context, g *guarded, id string, do func(ctx context
 	g.try(ctx, id)
 	var result T
 	_, err := g.breaker.Execute(func() (struct{}, error) {
-		ctx, cancel := deadline.After(ctx, g.timeout, errBudget)
-		defer cancel()
 		began := time.Now()
+		ctx, cancel := deadline.At(ctx, began.Add(g.timeout), errBudget)
+		defer cancel()
 		var err error
 		result, err = do(ctx)
 		// A caller that went away says nothing about the store, unless that
