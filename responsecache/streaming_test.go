@@ -284,7 +284,7 @@ func TestFollowersOfABrokenPage(t *testing.T) {
 func TestWhoHasA304KeepsItsConnection(t *testing.T) {
 	proceed := make(chan struct{})
 	var runs atomic.Int32
-	s := serve(t, memoryStores(t), responsecache.Policy{TTL: time.Minute}, func(w http.ResponseWriter, r *http.Request) {
+	s := serve(t, memoryStores(t), responsecache.Policy{TTL: time.Minute}, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("ETag", `"v"`)
 		fmt.Fprint(w, "half ")
 		if runs.Add(1) == 1 {
@@ -320,6 +320,22 @@ func TestWhoHasA304KeepsItsConnection(t *testing.T) {
 	assert.Equal(t, http.StatusOK, status)
 	assert.True(t, reused)
 	require.Eventually(t, func() bool { return s.get(t, "/page").body == "half whole" }, 10*time.Second, 10*time.Millisecond)
+}
+
+// Only giving up the connection is for the page alone: a fault of the handler is heard
+// of by who recovers from it.
+func TestAPanicAfterA304(t *testing.T) {
+	c := newCache(t, memoryStores(t), responsecache.Options{})
+	h := c.With(responsecache.Policy{TTL: time.Minute}).Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("ETag", `"v"`)
+		fmt.Fprint(w, "half ")
+		panic("boom")
+	}))
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "http://example.com/page", nil)
+	r.Header.Set("If-None-Match", `"v"`)
+	w := httptest.NewRecorder()
+	assert.PanicsWithValue(t, "boom", func() { h.ServeHTTP(w, r) })
+	assert.Equal(t, http.StatusNotModified, w.Code)
 }
 
 // An event stream begins at once, though its end is nowhere near, and a route that
