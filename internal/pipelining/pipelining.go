@@ -283,15 +283,6 @@ func (c *Client) plainly(ctx context.Context, q *queue, fn func(redis.Pipeliner)
 	return err
 }
 
-// A way for commands to get to Redis.
-type way int
-
-const (
-	alone    way = iota // from the goroutine that wants them; its comeBack is due
-	leavable            // from a goroutine of their own
-	together
-)
-
 // enter says which way commands go. What is single cannot go together. If they go alone
 // comeBack is due, and if they go together the errand waits already.
 func (c *Client) enter(ctx context.Context, q *queue, now time.Time, single bool, cmds ...redis.Cmder) (way, *errand) {

@@ -13,34 +13,9 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-const (
-	// maxAlone is how many callers may be under way each by itself. What comes
-	// on top goes together. Fewer hold up two or four goroutines, more make
-	// eight as slow as if nothing went together.
-	maxAlone = 4
-	// crowd is how many callers at a time let nobody go alone, until there has been no
-	// crowd for as long as stalled: four that do cost as much as all the others. And
-	// it is how many must wait for another pipeline to go beside the first, and as many
-	// as are under way: of two that are half as long each costs as much. If fewer are
-	// enough, eight goroutines wait for one another.
-	crowd = 16
-	// maxTogether is how many callers' commands make up a batch at most.
-	maxTogether = 128
-	// maxSenders is how many batches may be under way at a time. One does, and
-	// fills best, as long as its connection is well and no crowd waits.
-	maxSenders = 4
-	// stalled is after how long a batch holds up others no longer.
-	stalled = 20 * time.Millisecond
-	// maxForsaken is how many batches may be under way besides, for which nobody
-	// waits any more: they hang, and end by the client's timeouts only.
-	maxForsaken = 64
-
-	// bigRequest and bigReply are the bytes from which on commands go by
-	// themselves. Of what is sent the size is known; of replies it is the
-	// average of late.
-	bigRequest = 16 << 10
-	bigReply   = 16 << 10
-)
+// maxForsaken is how many batches may be under way besides, for which nobody waits any
+// more: they hang, and end by the client's timeouts only.
+const maxForsaken = 64
 
 // queue is what goes to one server. The nil queue is that of commands for several
 // servers, which go by themselves.
@@ -48,15 +23,10 @@ type queue struct {
 	client *Client
 
 	mu       sync.Mutex
-	alone    int
-	senders  int // without those that are forsaken
-	forsaken int
-	last     time.Time // when the last batch was sent
-	flying   int       // how many callers' commands are in batches under way
-	crowded  time.Time // when those and all others here were a crowd last
+	seam     seam
 	waiting  []*errand
+	forsaken int
 	watched  bool // watch is to come
-	reply    int  // the average size of late
 }
 
 // errand is what a caller waits for.
@@ -86,28 +56,20 @@ type batch struct {
 func (q *queue) enter(ctx context.Context, now time.Time, single, stays bool, cmds []redis.Cmder) (way, *errand) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	single = single || q.reply >= bigReply
-	if q.alone+q.flying+len(q.waiting)+1 >= crowd {
-		q.crowded = now
-	}
-	busy := q.alone >= maxAlone || now.Sub(q.crowded) <= stalled
-	switch {
-	case stays && (single || !busy):
-		q.alone++
-		return alone, nil
-	case single:
-		return leavable, nil
+	if w := q.seam.choose(now, len(q.waiting), single, stays); w != together {
+		return w, nil
 	}
 	return together, q.add(ctx, now, cmds)
 }
 
+// comeBack is for a caller that went alone.
 func (q *queue) comeBack() {
 	if q == nil {
 		return
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.alone--
+	q.seam.alone--
 }
 
 // note notes the size of a caller's answers.
@@ -118,11 +80,8 @@ func (q *queue) note(cmds ...redis.Cmder) {
 	n := repliesOf(cmds)
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.noteSize(n)
+	q.seam.note(n)
 }
-
-// noteSize is called with mu held.
-func (q *queue) noteSize(n int) { q.reply += (n - q.reply) / 8 }
 
 // send has commands sent with those of others.
 func (q *queue) send(ctx context.Context, cmds ...redis.Cmder) error {
@@ -226,23 +185,20 @@ func (q *queue) forsake(b *batch) {
 	}
 	b.forsaken = true
 	q.forsaken++
-	q.senders--
-	q.flying -= len(b.errands)
+	q.seam.senders--
+	q.seam.flying -= len(b.errands)
 	if len(q.waiting) > 0 {
-		q.beginToSend(false)
+		q.beginToSend(1)
 	}
 }
 
-// help begins to send if nobody does, if those who do have stalled, or if a crowd waits
-// for them, and as many as they have under way: then Redis has the next batch while this
-// process takes in the one before. It is called with mu held.
+// help begins to send if that is called for. It is called with mu held.
 func (q *queue) help(now time.Time) bool {
-	stuck := now.Sub(q.last) > stalled
-	if q.senders > 0 && (q.senders >= maxSenders || len(q.waiting) < max(crowd, q.flying) && !stuck) {
-		return false
+	begins, least := q.seam.another(now, len(q.waiting))
+	if begins {
+		q.beginToSend(least)
 	}
-	q.beginToSend(q.senders > 0 && !stuck)
-	return true
+	return begins
 }
 
 // watch sees to it that what waits does not need anybody to come after it who
@@ -257,15 +213,11 @@ func (q *queue) watch() {
 	}
 }
 
-// beginToSend is called with mu held. A sender beside another one, which is well, has
-// begun because of a crowd.
-func (q *queue) beginToSend(beside bool) {
-	q.senders++
-	q.last = time.Now()
-	least := 1
-	if beside {
-		least = crowd
-	}
+// beginToSend has a sender begin that sends as long as so many wait. It is called with mu
+// held.
+func (q *queue) beginToSend(least int) {
+	q.seam.senders++
+	q.seam.last = time.Now()
 	go q.sendAll(least)
 }
 
@@ -283,18 +235,18 @@ func (q *queue) sendAll(least int) {
 	}
 }
 
-// take returns what waits, for one pipeline. If nothing does, or less than least and
+// take returns what waits, for one pipeline. If nothing does, or too little while
 // others send, the sender is none any more. What nobody waits for any more is not sent:
 // while Redis hung it came to be much.
 func (q *queue) take(least int) *batch {
 	now := time.Now()
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.senders > 1 && len(q.waiting) < least {
-		q.senders--
+	if !q.seam.goesOn(len(q.waiting), least) {
+		q.seam.senders--
 		return nil
 	}
-	q.last = now
+	q.seam.last = now
 	b, ok := q.client.batches.Get().(*batch)
 	if !ok {
 		b = &batch{}
@@ -311,12 +263,12 @@ func (q *queue) take(least int) *batch {
 	q.waiting = slices.Delete(q.waiting, 0, n)
 	if len(b.errands) == 0 {
 		q.client.batches.Put(b)
-		q.senders--
+		q.seam.senders--
 		return nil
 	}
 	b.awaited = len(b.errands)
 	b.ctx, b.cancel = latest(b.errands)
-	q.flying += b.awaited
+	q.seam.flying += b.awaited
 	return b
 }
 
@@ -329,19 +281,19 @@ func (q *queue) finish(b *batch, hook error) bool {
 		size += repliesOf(e.cmds)
 	}
 	q.mu.Lock()
-	q.noteSize(size / len(b.errands))
+	q.seam.note(size / len(b.errands))
 	for _, e := range b.errands {
 		e.answered = true
 	}
 	goOn := true
 	if b.forsaken {
 		q.forsaken--
-		goOn = len(q.waiting) > 0 && q.senders < maxSenders
+		goOn = len(q.waiting) > 0 && q.seam.senders < maxSenders
 		if goOn {
-			q.senders++
+			q.seam.senders++
 		}
 	} else {
-		q.flying -= len(b.errands)
+		q.seam.flying -= len(b.errands)
 	}
 	q.mu.Unlock()
 	for _, e := range b.errands {
