@@ -51,17 +51,19 @@ var errGone = errors.New("the caller went away")
 // is open, and logs what goes wrong. The key itself, which may hold what belongs
 // into no log, is named by its lease.
 func (e *Engine) step(ctx context.Context, doing, key string, do func() error) error {
+	left := false
 	_, err := e.breaker.Execute(func() (struct{}, error) {
 		waits := ctx.Err() == nil
 		err := do()
 		if err != nil && ctx.Err() != nil && !errors.Is(context.Cause(ctx), errBudget) {
-			if waits {
-				e.askInstead(ctx, key)
-			}
+			left = waits
 			err = fmt.Errorf("%w: %w", errGone, err)
 		}
 		return struct{}{}, err
 	})
+	if left { // now: a breaker that is half open lets one in at a time
+		e.askInstead(ctx, key)
+	}
 	switch {
 	case err == nil || errors.Is(err, errGone):
 		return err
