@@ -187,6 +187,35 @@ func TestCallersOfOneProcessShareItsReads(t *testing.T) {
 	})
 }
 
+// Those who have waited share what one of them decodes.
+func TestThoseWhoWaitShareAMemo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newEngines(t, 1, newMemoryStore(t), cache.Options{})[0]
+		memos := make(chan *cache.Memo, 10)
+		var wg sync.WaitGroup
+		for range 10 {
+			wg.Go(func() {
+				res, err := e.Do(t.Context(), "key", func(context.Context, *cache.Loading) (cache.Entry, error) {
+					time.Sleep(time.Second)
+					return value("data", time.Minute), nil
+				})
+				assert.NoError(t, err)
+				if res.Source == cache.Waited {
+					memos <- res.Entry.Memo
+				}
+			})
+		}
+		wg.Wait()
+		close(memos)
+		require.Len(t, memos, 9)
+		shared := <-memos
+		require.NotNil(t, shared)
+		for m := range memos {
+			assert.Same(t, shared, m)
+		}
+	})
+}
+
 // A store that is too busy to answer in time is when a herd must not be let
 // loose.
 func TestABusyStoreStillGivesOneComputation(t *testing.T) {

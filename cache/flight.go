@@ -216,6 +216,9 @@ func (fs *flights) end(f *flight, found finding) {
 		return
 	}
 	delete(fs.byKey, f.key)
+	if found.entry.Memo == nil && f.callers > 1 {
+		found.entry.Memo = new(Memo) // all share what one of them has decoded
+	}
 	f.found = found
 	f.shared = found.entry.TTL > 0 || found.hit || found.loaded || found.err != nil
 	f.done.give()

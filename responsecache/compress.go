@@ -118,6 +118,7 @@ func (e *encoder) abandon() {
 // this process: the body in other codings, and what its header tells at the moment.
 type forms struct {
 	moment atomic.Pointer[moment]
+	waited atomic.Pointer[moment] // for those who have waited for it
 
 	mu       sync.Mutex
 	byCoding map[string][]byte

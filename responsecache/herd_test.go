@@ -8,8 +8,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/herdless/herdless/cache"
 	"github.com/herdless/herdless/responsecache"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -63,6 +65,36 @@ func TestAColdPageIsComputedOnceInTheCluster(t *testing.T) {
 		assert.EqualValues(t, 1, computed.Load())
 		assert.EqualValues(t, 149, collapsed.Load()+hits.Load())
 		assert.Positive(t, collapsed.Load())
+	})
+}
+
+// Those who wait for a page get the same header, and each in memory of its own.
+func TestThoseWhoWaitMayChangeTheirHeaders(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, err := responsecache.New(cache.NewMemoryStore(nil), nil)
+		require.NoError(t, err)
+		h := c.With(responsecache.Policy{TTL: time.Minute}).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			time.Sleep(time.Second)
+			article(w, r)
+		}))
+		var collapsed atomic.Int32
+		var wg sync.WaitGroup
+		for range 20 {
+			wg.Go(func() {
+				w := &sink{header: http.Header{}}
+				w.serve(h, asks("/page"))
+				assert.Equal(t, fourKiB, w.body)
+				assert.Equal(t, []string{`"v1"`}, w.header["Etag"])
+				if strings.Contains(w.header.Get("Cache-Status"), "; fwd=uri-miss; collapsed; key=") {
+					collapsed.Add(1)
+				}
+				for _, values := range w.header {
+					values[0] = "mine"
+				}
+			})
+		}
+		wg.Wait()
+		assert.EqualValues(t, 19, collapsed.Load())
 	})
 }
 

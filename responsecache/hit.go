@@ -105,7 +105,8 @@ type moment struct {
 	// What it depends on besides the response.
 	cache    *Cache
 	page     string
-	age, ttl int64 // of the response, in seconds
+	age, ttl int64  // of the response, in seconds
+	fwd      string // why the request would have gone to the handler; empty for a hit
 	// What it depends on of the response.
 	head   *head
 	length int
@@ -122,11 +123,14 @@ type sentField struct {
 }
 
 // momentOf returns the header of a response now. It is kept with the response, or with
-// the page if that does not stay in this process.
+// the page if that does not stay in this process. Those who have waited for a response share
+// it, wherever it stays.
 func (s *stored) momentOf(a *asked, e *cache.Entry, st status) *moment {
 	age, ttl := int64((s.age+e.Age)/time.Second), int64(st.ttl/time.Second)
 	var kept *atomic.Pointer[moment]
 	switch {
+	case st.collapsed && st == (status{fwd: st.fwd, collapsed: true}):
+		kept = &s.forms.waited
 	case !st.hit:
 	case e.Local:
 		kept = &s.forms.moment
@@ -136,7 +140,7 @@ func (s *stored) momentOf(a *asked, e *cache.Entry, st status) *moment {
 	if kept == nil {
 		return s.newMoment(a, age, st)
 	}
-	if m := kept.Load(); m != nil && m.age == age && m.ttl == ttl && m.cache == a.cache && m.head == s.head && m.length == len(s.body) && m.page == a.page {
+	if m := kept.Load(); m != nil && m.age == age && m.ttl == ttl && m.fwd == st.fwd && m.cache == a.cache && m.head == s.head && m.length == len(s.body) && m.page == a.page {
 		return m
 	}
 	m := s.newMoment(a, age, st)
@@ -151,7 +155,7 @@ func (s *stored) newMoment(a *asked, age int64, st status) *moment {
 		values [8]string
 	})
 	m.moment = moment{
-		cache: a.cache, page: a.page, age: age, ttl: int64(st.ttl / time.Second), head: s.head, length: len(s.body),
+		cache: a.cache, page: a.page, age: age, ttl: int64(st.ttl / time.Second), fwd: st.fwd, head: s.head, length: len(s.body),
 		fields: m.fields[:0], values: m.values[:0],
 	}
 	add := func(name string, joins bool, values ...string) {

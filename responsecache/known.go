@@ -86,11 +86,11 @@ func (k *knownPages) get(r *http.Request) *knownPage {
 // seldom takes another one's place, so that a site with more pages than there are places
 // does not remember in vain all the time.
 func (k *knownPages) set(r *http.Request) {
-	if !isPlain(r) || r.URL.ForceQuery || len(r.RequestURI)+len(r.Host) > maxKnownPage {
-		return
-	}
 	slot := k.slot(r)
 	if slot.Load() != nil && rand.Uint32()%16 > 0 {
+		return
+	}
+	if !isPlain(r) || r.URL.ForceQuery || len(r.RequestURI)+len(r.Host) > maxKnownPage {
 		return
 	}
 	kept := *r
