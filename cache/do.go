@@ -259,10 +259,11 @@ func (w *wait) await(ctx context.Context, e *Engine, f *flight, leads bool) (fal
 				return entry, true, nil
 			}
 		case <-done:
-			// Both may have come at once.
-			if entry, ok := e.flights.earlyOf(f); ok && early != nil && !f.shared {
-				w.shared = true
-				return entry, true, nil
+			if early != nil && !f.shared { // both may have come at once
+				if entry, ok := e.flights.earlyOf(f); ok {
+					w.shared = true
+					return entry, true, nil
+				}
 			}
 			if f.shared && f.found.err != nil {
 				fallback, ok = e.flights.fallbackOf(f, e.changes.Load())
