@@ -63,21 +63,22 @@ func (x *exchange) load(ctx context.Context, l *cache.Loading, at spot) (cache.E
 			}
 		}
 	}
-	return f.run(), nil //nolint:contextcheck // the filling has it
+	return f.run() //nolint:contextcheck // the filling has it
 }
 
-func (f *filling) run() cache.Entry {
+func (f *filling) run() (cache.Entry, error) {
 	f.validating = f.old != nil && f.old.hasValidator() && f.hold()
 	defer f.x.letGo()
 	for {
 		rec := f.handle()
 		switch {
 		case rec.outcome == failure:
-			return f.fallBack(rec)
+			return f.fallBack(rec), nil
 		case rec.outcome == givenUp:
-			return f.broken()
+			f.loading.Settle(f.broken())
+			return cache.Entry{}, errBroken
 		case rec.outcome == passed:
-			return f.outcome(rec)
+			return f.outcome(rec), nil
 		case f.old.isMatchedBy(rec.header):
 			return f.freshen(rec)
 		}
@@ -444,7 +445,7 @@ func weak(etag string) string {
 
 // freshen makes the old response fresh again by a 304 (RFC 9111 §4.3.4), and answers
 // with it.
-func (f *filling) freshen(rec *recorder) cache.Entry {
+func (f *filling) freshen(rec *recorder) (cache.Entry, error) {
 	x := f.x
 	s := f.updated(rec)
 	v := &rec.verdict
@@ -457,7 +458,7 @@ func (f *filling) freshen(rec *recorder) cache.Entry {
 		f.old, f.validating, f.fallsBack = nil, false, false
 		return f.run()
 	}
-	return f.storeUpdated(s, rec)
+	return f.storeUpdated(s, rec), nil
 }
 
 // updated returns the old response with the header fields that rec has got, and

@@ -146,6 +146,7 @@ func (rec *recorder) pass(h http.Header) {
 	code := rec.negotiate(h)
 	x.addStatus(st)
 	rec.w.WriteHeader(code)
+	rec.has304 = code == http.StatusNotModified && rec.status == http.StatusOK && !x.background
 	// Only now have middleware outside of the cache added what they add at
 	// the last moment, a session's cookie for one.
 	if v.store && isPersonal(before, canonical(h)) {
@@ -178,7 +179,7 @@ func (rec *recorder) negotiate(h http.Header) int {
 	}
 	coding := x.coding(h, rec.status, length)
 	if rec.status == http.StatusOK && rec.verdict.store && fields.NotModified(x.r.Header, h, rec.came) {
-		rec.out, rec.has304 = io.Discard, !x.background
+		rec.out = io.Discard
 		stripFor304(h)
 		return http.StatusNotModified
 	}

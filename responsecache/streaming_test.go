@@ -323,19 +323,53 @@ func TestWhoHasA304KeepsItsConnection(t *testing.T) {
 }
 
 // Only giving up the connection is for the page alone: a fault of the handler is heard
-// of by who recovers from it.
+// of by who recovers from it. And only when the 304 has gone out: middleware that gives up
+// the connection at that moment gets its way.
 func TestAPanicAfterA304(t *testing.T) {
-	c := newCache(t, memoryStores(t), responsecache.Options{})
-	h := c.With(responsecache.Policy{TTL: time.Minute}).Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("ETag", `"v"`)
-		fmt.Fprint(w, "half ")
-		panic("boom")
-	}))
-	r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "http://example.com/page", nil)
-	r.Header.Set("If-None-Match", `"v"`)
-	w := httptest.NewRecorder()
-	assert.PanicsWithValue(t, "boom", func() { h.ServeHTTP(w, r) })
-	assert.Equal(t, http.StatusNotModified, w.Code)
+	for name, tt := range map[string]struct {
+		handler, middleware any // what they panic with
+		heard               any
+	}{
+		"a fault":           {handler: "boom", heard: "boom"},
+		"given up":          {handler: http.ErrAbortHandler},
+		"not sent at all":   {middleware: http.ErrAbortHandler, heard: http.ErrAbortHandler},
+		"a fault before it": {middleware: "boom", heard: "boom"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCache(t, memoryStores(t), responsecache.Options{})
+			h := c.With(responsecache.Policy{TTL: time.Minute}).Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("ETag", `"v"`)
+				fmt.Fprint(w, "half ")
+				panic(tt.handler)
+			}))
+			r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "http://example.com/page", nil)
+			r.Header.Set("If-None-Match", `"v"`)
+			w := &panicking{httptest.NewRecorder(), tt.middleware}
+			heard := func() (p any) {
+				defer func() { p = recover() }()
+				h.ServeHTTP(w, r)
+				return nil
+			}()
+			assert.Equal(t, tt.heard, heard)
+			if tt.middleware == nil {
+				assert.Equal(t, http.StatusNotModified, w.Code)
+			}
+			assert.EqualValues(t, 1, c.Stats().LoadErrors, "the page has not been made")
+		})
+	}
+}
+
+// panicking is the writer of middleware that may panic when the header is sent.
+type panicking struct {
+	*httptest.ResponseRecorder
+	with any
+}
+
+func (p *panicking) WriteHeader(code int) {
+	if p.with != nil {
+		panic(p.with)
+	}
+	p.ResponseRecorder.WriteHeader(code)
 }
 
 // An event stream begins at once, though its end is nowhere near, and a route that
