@@ -135,7 +135,8 @@ type Entry struct {
 	// are bytes: of a damaged one, of another version, or somebody else's.
 	Damaged bool
 	// Memo keeps what a caller has decoded of Data, if the entry stays in this
-	// process; else it is nil.
+	// process, or if an Engine has handed it to several callers at once, who share it;
+	// else it is nil.
 	Memo *Memo
 	// Handle finds the entry again, if the store has such and the entry stays in this
 	// process; else it is nil.

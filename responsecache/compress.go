@@ -115,7 +115,8 @@ func (e *encoder) abandon() {
 }
 
 // forms are the forms in which a stored response was sent, as long as it stays in
-// this process: the body in other codings, and what its header tells at the moment.
+// this process or several requests share it: the body in other codings, and what its
+// header tells at the moment.
 type forms struct {
 	moment atomic.Pointer[moment]
 	waited atomic.Pointer[moment] // for those who have waited for it

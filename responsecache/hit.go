@@ -99,8 +99,8 @@ func (a *asked) replyAll(w http.ResponseWriter, s *stored, e *cache.Entry, st st
 	_, _ = w.Write(s.body) // a client that has gone
 }
 
-// moment is the header of a stored response as it is told for a second at most. Those who
-// get it share it, and copy the values.
+// moment is the header of a stored response as it is told as long as its Age and TTL are the
+// same number of seconds. Those who get it share it, and copy the values.
 type moment struct {
 	// What it depends on besides the response.
 	cache    *Cache

@@ -42,11 +42,11 @@
 //
 // # Protocol
 //
-// The connections speak RESP2, where those of go-redis speak RESP3 by default: that costs
-// a process that sends many commands at a time a tenth more of its processor time, and
-// herdless needs nothing of it. Programs that want what go-redis does by RESP3 only, its
-// client-side cache or the notifications of Redis Enterprise before maintenance, set
-// protocol=3.
+// The connections speak RESP2, where those of go-redis speak RESP3 by default: RESP3 costs
+// a process that sends many commands at a time up to a tenth more of its processor time,
+// and herdless needs nothing of it. Programs that want the notifications of Redis
+// Enterprise before maintenance, which go-redis has for servers by themselves and for
+// Clusters, set protocol=3.
 package redisconn
 
 import (

@@ -74,7 +74,7 @@ func (s *seam) choose(now time.Time, waiting int, single, stays bool) way {
 // another reports whether one more sender is to begin while so many wait, and how many make
 // a batch for it. It is if there is none, if those there are have stalled, or if a crowd
 // waits for them, and as many as they have under way: then Redis has the next batch while
-// this process takes in the one before.
+// this process takes in the one before. There are never more than maxSenders.
 func (s *seam) another(now time.Time, waiting int) (begins bool, least int) {
 	switch {
 	case s.senders == 0:
