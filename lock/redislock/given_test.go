@@ -169,6 +169,7 @@ func TestTokensThatWereNotUsed(t *testing.T) {
 // A place that was taken ahead of a release, and that Redis has lost, holds up nobody.
 func TestAPlaceAheadThatRedisHasLost(t *testing.T) {
 	server := redistest.NewStandalone(t)
+	rdb := server.Client(t)
 	a, b := newLocker(t, server.Addr(), "p:"), newLocker(t, server.Addr(), "p:")
 	acquire := func() <-chan *lock.Lease {
 		got := make(chan *lock.Lease, 1)
@@ -180,21 +181,30 @@ func TestAPlaceAheadThatRedisHasLost(t *testing.T) {
 		time.Sleep(50 * time.Millisecond) // it waits
 		return got
 	}
-	first, err := a.Acquire(t.Context(), "n", time.Minute)
-	require.NoError(t, err)
-	second, third, fourth := acquire(), acquire(), acquire()
-	require.NoError(t, first.Release(t.Context()))
-	lease := <-second
-	time.Sleep(20 * time.Millisecond)
-	require.NoError(t, lease.Release(t.Context())) // handed on, most likely for the last time
-	lease = <-third
-	time.Sleep(30 * time.Millisecond)
-	require.NoError(t, server.Client(t).FlushAll(t.Context()).Err())
-	released := time.Now()
-	require.ErrorIs(t, lease.Release(t.Context()), lock.ErrLost)
-	lease = <-fourth
-	assert.Less(t, time.Since(released), 600*time.Millisecond)
-	require.NoError(t, lease.Release(t.Context()))
+	// A process does not always enter ahead, and a busy machine may keep it from that.
+	for range 100 {
+		first, err := a.Acquire(t.Context(), "n", time.Minute)
+		require.NoError(t, err)
+		second, third, fourth := acquire(), acquire(), acquire()
+		require.NoError(t, first.Release(t.Context()))
+		lease := <-second
+		time.Sleep(20 * time.Millisecond)
+		require.NoError(t, lease.Release(t.Context())) // handed on, most likely for the last time
+		lease = <-third
+		time.Sleep(30 * time.Millisecond)
+		ahead := rdb.ZCard(t.Context(), "p:{n}:queue").Val() > 0
+		require.NoError(t, rdb.FlushAll(t.Context()).Err())
+		released := time.Now()
+		require.ErrorIs(t, lease.Release(t.Context()), lock.ErrLost)
+		lease = <-fourth
+		took := time.Since(released)
+		require.NoError(t, lease.Release(t.Context()))
+		if ahead {
+			assert.Less(t, took, 600*time.Millisecond)
+			return
+		}
+	}
+	t.Error("nobody has ever entered ahead")
 }
 
 // Without the message, whoever asks has the lease: the message is lost where nobody
