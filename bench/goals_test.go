@@ -34,13 +34,15 @@ var obstacles = map[string]string{
 		"which go-redis makes anew for each answer, and a quarter of the time the collector's.",
 	"page-redis-512k": "Redis and the system copy the bytes three times, which is as much as half of what the best peer takes for all, and is the same for raw reads into memory that is used again; " +
 		"the checksum is a tenth of the process's time.",
-	"stampede": "1,500 clients are woken on two cores, which takes some 4 µs each with all that they do then; and two processes of three hear of the page by a message, " +
+	"stampede": "1,500 clients are woken on two cores, which takes some 4 µs each, half of it to wake them; and two processes of three hear of the page by a message, " +
 		"and read it from Redis first.",
-	"session-read":      "40 % of the bytes that a read allocates are what was read. Half of the process's time is go-redis's, the batch's and the collector's, a twentieth the token's HMAC.",
+	"session-read": "40 % of the bytes that a read allocates are what was read. Half of the process's time is go-redis's, the batch's and the collector's, a twentieth the token's HMAC. " +
+		"More than half of Redis's time is the system's: to sleep, to be woken, and to copy.",
 	"session-write":     "as for reads twice; in Redis the script takes as long as four reads: of that a fifth is to begin a script, half its five commands, and the rest Lua, which takes the head of the session apart.",
 	"session-write-64k": "it takes as long as with a small session: what is left one at a time are two round trips, and threads that wait for them.",
 	"limit-allowed": "the script: a fifth of its time in Redis is to begin it, half to store what is owed with its TTL, a sixth to read the clock. With 128 at a time Redis is busy for three quarters of the time, " +
 		"and this process as well.",
+	"traffic": "a quarter of the time is a SHA-256 of the visitor's address with the salt of the day, so that Redis never has addresses; a tenth each are the clock and the board of paths.",
 	"growth-processes": "Redis takes no longer for a request. A process of nine finds others' memory in the processors' caches, and the system, which takes half of the time with one process, takes three fifths with nine. " +
 		"A bare GET costs 1.2 times as much with nine processes as with one.",
 	"end-to-end": "a connection of net/http costs more than all else, for every library.",
