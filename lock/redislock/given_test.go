@@ -168,35 +168,42 @@ func TestTokensThatWereNotUsed(t *testing.T) {
 
 // A place that was taken ahead of a release, and that Redis has lost, holds up nobody.
 func TestAPlaceAheadThatRedisHasLost(t *testing.T) {
+	const work = 15 * time.Millisecond // of a holder; a process gives the lease back after two
 	server := redistest.NewStandalone(t)
 	rdb := server.Client(t)
 	a, b := newLocker(t, server.Addr(), "p:"), newLocker(t, server.Addr(), "p:")
-	acquire := func() <-chan *lock.Lease {
-		got := make(chan *lock.Lease, 1)
-		go func() {
-			lease, err := b.Acquire(t.Context(), "n", time.Minute)
-			assert.NoError(t, err)
-			got <- lease
-		}()
-		time.Sleep(50 * time.Millisecond) // it waits
-		return got
+	isPlace := func(within time.Duration) bool {
+		for end := time.Now().Add(within); time.Now().Before(end); {
+			if rdb.ZCard(t.Context(), "p:{n}:queue").Val() > 0 {
+				return true
+			}
+		}
+		return false
 	}
 	// A process does not always enter ahead, and a busy machine may keep it from that.
-	for range 100 {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); {
 		first, err := a.Acquire(t.Context(), "n", time.Minute)
 		require.NoError(t, err)
-		second, third, fourth := acquire(), acquire(), acquire()
+		got := make(chan *lock.Lease, 3)
+		for range cap(got) {
+			go func() {
+				lease, err := b.Acquire(t.Context(), "n", time.Minute)
+				assert.NoError(t, err)
+				got <- lease
+			}()
+		}
+		require.True(t, isPlace(10*time.Second), "one of them waits in Redis")
 		require.NoError(t, first.Release(t.Context()))
-		lease := <-second
-		time.Sleep(20 * time.Millisecond)
-		require.NoError(t, lease.Release(t.Context())) // handed on, most likely for the last time
-		lease = <-third
-		time.Sleep(30 * time.Millisecond)
-		ahead := rdb.ZCard(t.Context(), "p:{n}:queue").Val() > 0
+		lease := <-got
+		time.Sleep(work)
+		require.NoError(t, lease.Release(t.Context())) // handed on, for the last time
+		lease = <-got
+		ahead := isPlace(100 * time.Millisecond)
+		time.Sleep(work) // and so this one is not handed on
 		require.NoError(t, rdb.FlushAll(t.Context()).Err())
 		released := time.Now()
 		require.ErrorIs(t, lease.Release(t.Context()), lock.ErrLost)
-		lease = <-fourth
+		lease = <-got
 		took := time.Since(released)
 		require.NoError(t, lease.Release(t.Context()))
 		if ahead {
