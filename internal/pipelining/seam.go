@@ -4,8 +4,8 @@ import "time"
 
 // This file is the seam between commands that go by themselves and commands that go
 // together: which of the two is better, and when what waits goes. All else in the package
-// carries that out. The numbers were found by measuring, from one goroutine to 256, on
-// standalone servers and a Cluster; BenchmarkGet does so again.
+// carries that out. The numbers were found by measuring, as BenchmarkGet and
+// BenchmarkPipelined do.
 
 const (
 	// maxAlone is how many callers may be under way each by itself. What comes
