@@ -65,16 +65,18 @@ cover: deps ## test coverage of the root module, as coverage/index.html
 # the names of scenarios begin that are measured anew: ONLY=session, ONLY='page|lock'.
 BENCH ?= full
 ONLY  ?=
+# AWAKE=0 lets processors sleep that nobody wants: see bench/awake_test.go.
+AWAKE ?= 1
 # smoke's figures mean nothing, and are not kept.
 BENCH_DOCS := $(if $(filter smoke,$(BENCH)),,$(CURDIR)/docs)
 
 .PHONY: bench
 bench: deps ## side by side with other libraries, into docs/benchmarks.md; BENCH=quick is faster, ONLY=session is a part
-	@cd bench && HERDLESS_BENCH=$(BENCH) HERDLESS_BENCH_DOCS=$(BENCH_DOCS) go test -run '^$$' -bench '^BenchmarkPeers$$/^($(ONLY))' -benchtime 1x -timeout 3h .
+	@cd bench && HERDLESS_BENCH=$(BENCH) HERDLESS_BENCH_AWAKE=$(AWAKE) HERDLESS_BENCH_DOCS=$(BENCH_DOCS) go test -run '^$$' -bench '^BenchmarkPeers$$/^($(ONLY))' -benchtime 1x -timeout 3h .
 
 .PHONY: bench-lock
 bench-lock: deps ## locks alone, in more detail, with prototypes of other designs
-	@cd bench && go test -run '^$$' -bench '^BenchmarkLock' .
+	@cd bench && HERDLESS_BENCH_AWAKE=$(AWAKE) go test -run '^$$' -bench '^BenchmarkLock' .
 
 .PHONY: soak
 soak: deps ## the tests over and over, for half an hour: SOAK=2h make soak

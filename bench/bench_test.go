@@ -16,5 +16,11 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	if os.Getenv(idlerVar) != "" {
+		if err := idleUntilClosed(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
 	os.Exit(redistest.Run(m))
 }

@@ -29,6 +29,7 @@ const (
 // turn. The prototypes take part besides the contenders. It fails if two hold the lock at a time, or if a fencing token is not
 // larger than that of the holder before.
 func BenchmarkLockContended(b *testing.B) {
+	keepAwake(b)
 	server := redistest.NewStandalone(b)
 	observer := server.Client(b)
 	processes := startProcesses(b, contendProcesses, server.Addr())
@@ -184,6 +185,7 @@ const (
 // a holder in another has released the lock. Few locks are handed over at a
 // time, so that neither Redis nor the processors are busy.
 func BenchmarkLockHandOver(b *testing.B) {
+	keepAwake(b)
 	server := redistest.NewStandalone(b)
 	processes := startProcesses(b, 2, server.Addr())
 	took := make([][]time.Duration, len(contenders))

@@ -26,6 +26,7 @@ const (
 // one goroutine, and in 8 and 64 with a lock each. With -cpuprofile, the label
 // "lock" of a sample says whose it is: go tool pprof -tagfocus=lock=herdless.
 func BenchmarkLockUncontended(b *testing.B) {
+	keepAwake(b)
 	for _, goroutines := range []int{1, 8, 64} {
 		b.Run(fmt.Sprintf("goroutines=%d", goroutines), func(b *testing.B) {
 			uncontended(b, goroutines)

@@ -26,6 +26,7 @@ func scenarios() []scenario {
 // writes docs/benchmarks.md with its pictures. `make bench` runs it; a
 // scenario that fails leaves what was written of it before.
 func BenchmarkPeers(b *testing.B) {
+	keepAwake(b)
 	var measured []report.Scenario
 	var order []string
 	for _, s := range scenarios() {
@@ -95,7 +96,7 @@ func write(b *testing.B, dir string, measured []report.Scenario, order []string)
 
 // machine says where it is measured.
 func machine(tb testing.TB) report.Machine {
-	m := report.Machine{CPU: runtime.GOARCH, OS: runtime.GOOS, Go: runtime.Version(), Cores: runtime.NumCPU()}
+	m := report.Machine{CPU: runtime.GOARCH, OS: runtime.GOOS, Go: runtime.Version(), Cores: runtime.NumCPU(), Awake: keepsAwake()}
 	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {
 		for line := range strings.Lines(string(info)) {
 			if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
@@ -135,12 +136,15 @@ func versions(ctx context.Context) ([]string, error) {
 	return strings.Split(strings.TrimSpace(string(out)), "\n"), nil
 }
 
-// loadAverage is that of the last minute, 0 where the system does not tell.
+// loadAverage is that of the last minute without idlers, 0 where the system does not tell.
 func loadAverage() float64 {
 	text, _ := os.ReadFile("/proc/loadavg")
 	first, _, _ := strings.Cut(string(text), " ")
 	load, _ := strconv.ParseFloat(first, 64)
-	return load
+	if keepsAwake() {
+		load -= float64(runtime.NumCPU())
+	}
+	return max(0, load)
 }
 
 // leftOut are peers that the module proxy did not have when this was written.

@@ -46,6 +46,7 @@ without: the handler alone, or the bare command. In the pictures a bar with a ga
 `)
 	fmt.Fprintf(&b, "%s, %d cores, %s; %s; Redis %s on the same machine, over loopback. ", m.CPU, m.Cores, m.OS, m.Go, m.Redis)
 	b.WriteString(measured(d.Results.Scenarios) + busy(m.Cores, d.Results.Scenarios) + "\n\n")
+	b.WriteString(awake(m.Awake))
 	b.WriteString("| module | version |\n|---|---|\n")
 	for _, v := range d.Versions {
 		name, version, _ := strings.Cut(v, " ")
@@ -113,6 +114,17 @@ func measured(scenarios []Scenario) string {
 	default:
 		return text + "; in quick mode, with few and short turns: " + strings.Join(quick, "; ") + "."
 	}
+}
+
+// awake says what the processors did that nobody wanted.
+func awake(kept bool) string {
+	if !kept {
+		return "A processor that nobody wanted went to sleep, and to wake it takes a virtual machine longer than most of what is measured: " +
+			"one request at a time is that above all, and a library that has more goroutines than it needs looks better for it.\n\n"
+	}
+	return "Each processor that nobody wanted was kept from sleeping, as on a server at work, by a process of the lowest priority (`SCHED_IDLE`): " +
+		"to wake one takes a virtual machine longer than most of what is measured. `make bench AWAKE=0` lets them sleep: one request at a time is that above all then, " +
+		"and a library that has more goroutines than it needs looks better for it.\n\n"
 }
 
 // busy says so if the machine had other things to do: more than twice as many

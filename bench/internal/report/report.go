@@ -75,6 +75,8 @@ type Results struct {
 type Machine struct {
 	CPU, OS, Go, Redis string
 	Cores              int
+	// Awake says that its processors were kept from sleeping.
+	Awake bool
 }
 
 // Scenario is one kind of work.
@@ -200,7 +202,8 @@ func (r *Results) Save(path string) error {
 
 // Merge puts newly measured scenarios in the place of those with their ids, in
 // the given order of ids; what is not in it is dropped. Results of another
-// machine are not kept beside new ones: their figures do not compare.
+// machine, or of one whose processors slept where they do not now, are not kept beside new
+// ones: their figures do not compare.
 func (r *Results) Merge(m Machine, measured []Scenario, order []string) {
 	if r.Machine != m {
 		*r = Results{Machine: m}
