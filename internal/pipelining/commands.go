@@ -90,7 +90,7 @@ func (k *Key) String() string { return string(*k) }
 
 func repliesOf(cmds []redis.Cmder) (n int) {
 	for _, cmd := range cmds {
-		switch c := cmd.(type) {
+		switch c := itself(cmd).(type) {
 		case *redis.StringCmd:
 			n += len(c.Val())
 		case *redis.RawCmd:

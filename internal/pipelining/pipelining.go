@@ -62,6 +62,7 @@ type Client struct {
 	mu      sync.RWMutex
 	masters map[string]*queue // of a Cluster, by address
 	known   atomic.Bool       // the Cluster has told its masters, and is not asked before a command
+	split   atomic.Bool       // no server has all keys, though it seems so: see apart
 }
 
 // New returns a Client on base. With alone nothing goes together, and neither does
@@ -202,7 +203,11 @@ func (c *Client) process(ctx context.Context, now time.Time, cmds []redis.Cmder)
 	}
 	w, e := c.enter(ctx, q, now, size > bigRequest, cmds...)
 	if w == together {
-		if err := q.await(e); Left(err) || !c.tryAgain(ctx, cmds...) {
+		err := q.await(e)
+		if c.apart(err, cmds) {
+			err = q.send(ctx, cmds...)
+		}
+		if Left(err) || !c.tryAgain(ctx, cmds...) {
 			return err
 		}
 		w, _ = c.enter(ctx, q, now, true)
@@ -245,7 +250,7 @@ func (c *Client) pipe() redis.Pipeliner {
 // execFor runs what one caller wants.
 func (c *Client) execFor(ctx context.Context, q *queue, cmds []redis.Cmder) error {
 	if len(cmds) == 1 {
-		err := c.do(ctx, cmds[0])
+		err := c.do(ctx, itself(cmds[0]))
 		q.note(cmds...)
 		return err
 	}

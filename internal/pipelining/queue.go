@@ -45,6 +45,7 @@ type errand struct {
 type batch struct {
 	errands []*errand
 	cmds    []redis.Cmder
+	joints  []joint
 	// ctx lives as long as anybody waits for the batch.
 	ctx      context.Context //nolint:containedctx // it stands for the calls that wait
 	cancel   context.CancelFunc
@@ -302,7 +303,8 @@ func (q *queue) finish(b *batch, hook error) bool {
 	b.cancel()
 	clear(b.errands)
 	clear(b.cmds)
-	*b = batch{errands: b.errands[:0], cmds: b.cmds[:0]}
+	clear(b.joints)
+	*b = batch{errands: b.errands[:0], cmds: b.cmds[:0], joints: b.joints[:0]}
 	q.client.batches.Put(b)
 	return goOn
 }
@@ -314,16 +316,30 @@ func (q *queue) sendTogether(b *batch) error {
 		n += len(e.cmds)
 	}
 	wrapped := make([]once, n) // a hook may keep them
+	add := func(cmd redis.Cmder) {
+		w := &wrapped[len(b.cmds)]
+		w.Cmder = cmd
+		b.cmds = append(b.cmds, w)
+	}
+	joins := q.client.cluster == nil && !q.client.split.Load()
 	for _, e := range b.errands {
+		if joins && b.joins(e) {
+			continue
+		}
 		for _, cmd := range e.cmds {
-			w := &wrapped[len(b.cmds)]
-			w.Cmder = cmd
-			b.cmds = append(b.cmds, w)
+			add(itself(cmd))
 		}
 	}
+	for i := range b.joints {
+		add(b.joints[i].join(b.ctx))
+	}
 	pipe := q.client.pipe()
-	_ = pipe.BatchProcess(b.ctx, b.cmds...)                  // queues them
-	return caught(func() { _ = q.client.exec(b.ctx, pipe) }) // each command has its own error
+	_ = pipe.BatchProcess(b.ctx, b.cmds...)                       // queues them
+	panicked := caught(func() { _ = q.client.exec(b.ctx, pipe) }) // each command has its own error
+	for i := range b.joints {
+		b.joints[i].tell()
+	}
+	return panicked
 }
 
 // caught runs f and returns what it panicked with. A hook of go-redis panics in the

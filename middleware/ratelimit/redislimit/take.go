@@ -167,11 +167,10 @@ func (s *Store) takeOne(ctx context.Context, c ratelimit.Check, onlyAsk bool) (t
 	if onlyAsk {
 		c.N = 0
 	}
-	g, keys := r.spread, []string{s.key(c.Key, c.Name)}
-	cost := g.Cost(c.N)
-	value, err := s.runner.Run(ctx, oneScript, keys, asked(g, cost))
+	g, key := r.spread, s.key(c.Key, c.Name)
+	value, err := s.runner.RunEach(ctx, oneScript, key, asked(g, g.Cost(c.N)))
 	if err != nil {
-		return taken{}, explain(err, keys)
+		return taken{}, explain(err, []string{key})
 	}
 	var room [3]int64
 	reply, err := owed(value, room[:0])
