@@ -127,6 +127,7 @@ var rules = []rule{
 // smallLibraries are the third parties that a feature may import.
 var smallLibraries = []string{
 	"github.com/cespare/xxhash/v2",       // names tags in cache
+	"github.com/dchest/siphash",          // hides visitors in middleware/traffic
 	"github.com/dunglas/httpsfv",         // structured fields in responsecache
 	"github.com/klauspost/compress/zstd", // compression in cache/rediscache, and in responsecache
 	"github.com/klauspost/compress/gzip", // compression in responsecache

@@ -40,8 +40,8 @@
 //
 // # Privacy
 //
-// No address is stored, and no name of a visitor. A visitor counts as 64 bits of an
-// HMAC-SHA256 whose key is a random salt, which the servers share for one day and the
+// No address is stored, and no name of a visitor. A visitor counts as the 64 bits of a
+// SipHash-2-4 whose key is a random salt, which the servers share for one day and the
 // store forgets at its end; and of those bits only a register of the HyperLogLog is
 // kept. So visitors cannot be followed from one day to the next, and one who comes on
 // two days counts twice in a report on both.

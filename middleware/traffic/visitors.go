@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+
+	"github.com/dchest/siphash"
 )
 
 // maxWaiting is how many visitors wait, in memory, for the first salt.
@@ -20,39 +22,21 @@ type visitors struct {
 	dropped uint64
 }
 
-// daySalt is the key of an HMAC, ready for use.
+// daySalt is the key of a day's hashes.
 type daySalt struct {
-	day          int64
-	inner, outer [sha256.BlockSize]byte
+	day    int64
+	k0, k1 uint64
 }
 
+// newDaySalt makes the key of a salt of any length.
 func newDaySalt(day int64, salt []byte) *daySalt {
-	if len(salt) > sha256.BlockSize {
-		sum := sha256.Sum256(salt)
-		salt = sum[:]
-	}
-	d := &daySalt{day: day}
-	copy(d.inner[:], salt)
-	copy(d.outer[:], salt)
-	for i := range d.inner {
-		d.inner[i] ^= 0x36
-		d.outer[i] ^= 0x5c
-	}
-	return d
+	sum := sha256.Sum256(salt)
+	return &daySalt{day: day, k0: binary.LittleEndian.Uint64(sum[:]), k1: binary.LittleEndian.Uint64(sum[8:])}
 }
 
-// hash returns 64 bits of the HMAC-SHA256 (RFC 2104) of a visitor. It does without
-// crypto/hmac, which allocates.
-func (d *daySalt) hash(visitor []byte) uint64 {
-	var block [2 * sha256.BlockSize]byte
-	copy(block[:], d.inner[:])
-	n := copy(block[sha256.BlockSize:], visitor)
-	sum := sha256.Sum256(block[:sha256.BlockSize+n])
-	copy(block[:], d.outer[:])
-	copy(block[sha256.BlockSize:], sum[:])
-	sum = sha256.Sum256(block[:sha256.BlockSize+sha256.Size])
-	return binary.LittleEndian.Uint64(sum[:])
-}
+// hash returns the SipHash-2-4 of a visitor, which says nothing about it, and about other
+// visitors' hashes, to who has not got the key.
+func (d *daySalt) hash(visitor []byte) uint64 { return siphash.Hash(d.k0, d.k1, visitor) }
 
 // key returns what names a visitor, in buf: short names as they are, long ones as a
 // digest.
