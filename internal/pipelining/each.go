@@ -3,6 +3,9 @@ package pipelining
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -13,11 +16,13 @@ const maxJoined = 16
 
 // Each is a command that runs, for one key, a script that can do the same for several: it is
 // EVALSHA with one key and some arguments. Those that go together become one with all the
-// keys, and all the arguments in the same order, which answers with a list. To begin a script
-// takes Redis as long as two or three commands in it.
+// keys, and all the arguments in the same order. To begin a script takes Redis as long as two
+// or three commands in it.
 //
-// A script that can, says of each key that it has failed, by an error in the list. The error
-// of a script that ends with one is that of all.
+// With one key the script answers as any does. With several it answers with a list of such
+// answers, but for an error, in whose place is a list of its text: go-redis loses its place in
+// a list with one of the errors that it has a type for, and takes what is left for the next
+// command's answer. If the script ends with an error that is everybody's.
 //
 // The command is a *redis.Cmd or a *redis.StringCmd.
 type Each struct{ redis.Cmder }
@@ -55,25 +60,36 @@ func itself(cmd redis.Cmder) redis.Cmder {
 	return cmd
 }
 
-// joint is what became one command.
+func themselves(cmds []redis.Cmder) []redis.Cmder {
+	if !slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return itself(cmd) != cmd }) {
+		return cmds
+	}
+	cmds = slices.Clone(cmds)
+	for i, cmd := range cmds {
+		cmds[i] = itself(cmd)
+	}
+	return cmds
+}
+
+// joint is what becomes one command.
 type joint struct {
-	cmd *redis.Cmd
+	cmd *redis.Cmd // nil if it is of one
 	of  []*Each
 }
 
-// joins adds e to what it goes with, and reports false if it goes by itself.
-func (b *batch) joins(e *errand) bool {
+// join adds e to what it goes with, and reports false if it goes by itself.
+func (b *batch) join(c *Client, e *errand) bool {
 	if len(e.cmds) != 1 {
 		return false
 	}
 	each, ok := e.cmds[0].(*Each)
-	if !ok {
+	if !ok || !c.joins(b.ctx) {
 		return false
 	}
-	script, args := each.Args()[1], len(each.Args())
+	args := each.Args()
 	for i := range b.joints {
 		j := &b.joints[i]
-		if first := j.of[0].Args(); len(j.of) < maxJoined && first[1] == script && len(first) == args {
+		if first := j.of[0].Args(); len(j.of) < maxJoined && first[1] == args[1] && len(first) == len(args) {
 			j.of = append(j.of, each)
 			return true
 		}
@@ -82,8 +98,8 @@ func (b *batch) joins(e *errand) bool {
 	return true
 }
 
-// join returns the command.
-func (j *joint) join(ctx context.Context) redis.Cmder {
+// command returns the command.
+func (j *joint) command(ctx context.Context) redis.Cmder {
 	if len(j.of) == 1 {
 		return j.of[0].Cmder
 	}
@@ -101,8 +117,8 @@ func (j *joint) join(ctx context.Context) redis.Cmder {
 	return j.cmd
 }
 
-// tell gives each command its own of the answer.
-func (j *joint) tell() {
+// distribute gives each its own of the answer.
+func (j *joint) distribute() {
 	if j.cmd == nil {
 		return
 	}
@@ -116,18 +132,21 @@ func (j *joint) tell() {
 			each.SetErr(err)
 			continue
 		}
-		each.tell(answers[i])
+		each.set(answers[i])
 	}
 }
 
-// tell sets the answer, as go-redis would have.
-func (e *Each) tell(answer any) {
+// set sets the answer, as go-redis would have.
+func (e *Each) set(answer any) {
+	if list, ok := answer.([]any); ok && len(list) == 1 {
+		if text, ok := list[0].(string); ok {
+			e.SetErr(failed(strings.TrimPrefix(text, "-"))) // which Redis 6.2 puts before some
+			return
+		}
+	}
 	text, isText := answer.(string)
-	err, failed := answer.(error)
 	cmd, isAny := e.Cmder.(*redis.Cmd)
 	switch {
-	case failed:
-		e.SetErr(err)
 	case answer == nil:
 		e.SetErr(redis.Nil)
 	case isAny:
@@ -139,16 +158,71 @@ func (e *Each) tell(answer any) {
 	}
 }
 
-// apart reports whether commands that went together failed because of it: there is a
-// cluster behind what seems to be a server. From then on nothing is joined.
-func (c *Client) apart(err error, cmds []redis.Cmder) bool {
-	if len(cmds) != 1 || err == nil || !redis.HasErrorPrefix(err, "CROSSSLOT") {
+// failed is what Redis says, as go-redis tells it.
+type failed string
+
+var _ redis.Error = failed("")
+
+func (f failed) Error() string { return string(f) }
+
+// RedisError implements redis.Error.
+func (failed) RedisError() {}
+
+// What is known of the server: see joins.
+const (
+	notAsked int32 = iota
+	asked
+	byItself
+	notByItself
+)
+
+// asksWithin is how long the server has to say what it is, which nobody waits for.
+const asksWithin = time.Second
+
+// joins reports whether commands become one. They do if the server says that it is one by
+// itself: a Cluster wants the keys of one slot, and a proxy may look at the first key only,
+// and send the command to a server that has not got the others. The first time it has the
+// server asked.
+func (c *Client) joins(ctx context.Context) bool {
+	if c.cluster != nil {
 		return false
 	}
-	_, each := cmds[0].(*Each)
-	if each {
-		c.split.Store(true)
-		cmds[0].SetErr(nil)
+	if c.server.CompareAndSwap(notAsked, asked) {
+		go c.ask(context.WithoutCancel(ctx))
 	}
-	return each
+	return c.server.Load() == byItself
+}
+
+// ask asks the server what it is. If there is no answer it is asked again next time.
+func (c *Client) ask(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, asksWithin)
+	defer cancel()
+	info := redis.NewStringCmd(ctx, "info", "server")
+	panicked := caught(func() { _ = c.do(ctx, info) })
+	found := notByItself
+	switch err := info.Err(); {
+	case panicked != nil:
+	case err != nil && (!redis.HasErrorPrefix(err, "") || passes(err)): // or it would say the same again
+		found = notAsked
+	case strings.Contains(info.Val(), "redis_mode:standalone"), strings.Contains(info.Val(), "server_mode:standalone"): // the latter of Valkey
+		found = byItself
+	}
+	c.server.CompareAndSwap(asked, found)
+}
+
+// splits reports whether the server has refused what went together for its keys: they are
+// on several servers, or there is one that the user may not touch. Nothing was done then,
+// and each is to be sent by itself, as from then on all are.
+func (c *Client) splits(err error, cmds []redis.Cmder) bool {
+	if len(cmds) != 1 || err == nil || !redis.HasErrorPrefix(err, "") {
+		return false
+	}
+	each, ok := cmds[0].(*Each)
+	// Proxies have other words for CROSSSLOT, with that one in it.
+	if !ok || !redis.HasErrorPrefix(err, "NOPERM") && !strings.Contains(strings.ToLower(err.Error()), "slot") {
+		return false
+	}
+	c.server.Store(notByItself)
+	each.SetErr(nil)
+	return true
 }

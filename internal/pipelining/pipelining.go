@@ -62,7 +62,7 @@ type Client struct {
 	mu      sync.RWMutex
 	masters map[string]*queue // of a Cluster, by address
 	known   atomic.Bool       // the Cluster has told its masters, and is not asked before a command
-	split   atomic.Bool       // no server has all keys, though it seems so: see apart
+	server  atomic.Int32      // what is known of it: see joins
 }
 
 // New returns a Client on base. With alone nothing goes together, and neither does
@@ -182,7 +182,7 @@ func (c *Client) Pipelined(ctx context.Context, fn func(redis.Pipeliner) error) 
 
 func (c *Client) process(ctx context.Context, now time.Time, cmds []redis.Cmder) error {
 	if c.pipeline == nil {
-		err := c.plainly(ctx, c.only, func(p redis.Pipeliner) error { return p.BatchProcess(ctx, cmds...) })
+		err := c.plainly(ctx, c.only, func(p redis.Pipeliner) error { return p.BatchProcess(ctx, themselves(cmds)...) })
 		if err == nil || Left(err) {
 			return err
 		}
@@ -204,7 +204,7 @@ func (c *Client) process(ctx context.Context, now time.Time, cmds []redis.Cmder)
 	w, e := c.enter(ctx, q, now, size > bigRequest, cmds...)
 	if w == together {
 		err := q.await(e)
-		if c.apart(err, cmds) {
+		if c.splits(err, cmds) {
 			err = q.send(ctx, cmds...)
 		}
 		if Left(err) || !c.tryAgain(ctx, cmds...) {
@@ -255,7 +255,7 @@ func (c *Client) execFor(ctx context.Context, q *queue, cmds []redis.Cmder) erro
 		return err
 	}
 	pipe := c.pipe()
-	_ = pipe.BatchProcess(ctx, cmds...) // queues them
+	_ = pipe.BatchProcess(ctx, themselves(cmds)...) // queues them
 	err := c.exec(ctx, pipe)
 	q.note(cmds...)
 	return err

@@ -321,9 +321,8 @@ func (q *queue) sendTogether(b *batch) error {
 		w.Cmder = cmd
 		b.cmds = append(b.cmds, w)
 	}
-	joins := q.client.cluster == nil && !q.client.split.Load()
 	for _, e := range b.errands {
-		if joins && b.joins(e) {
+		if b.join(q.client, e) {
 			continue
 		}
 		for _, cmd := range e.cmds {
@@ -331,13 +330,13 @@ func (q *queue) sendTogether(b *batch) error {
 		}
 	}
 	for i := range b.joints {
-		add(b.joints[i].join(b.ctx))
+		add(b.joints[i].command(b.ctx))
 	}
 	pipe := q.client.pipe()
 	_ = pipe.BatchProcess(b.ctx, b.cmds...)                       // queues them
-	panicked := caught(func() { _ = q.client.exec(b.ctx, pipe) }) // each command has its own error
+	panicked := caught(func() { _ = q.client.exec(b.ctx, pipe) }) // commands have their errors
 	for i := range b.joints {
-		b.joints[i].tell()
+		b.joints[i].distribute()
 	}
 	return panicked
 }

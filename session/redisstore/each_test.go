@@ -71,3 +71,44 @@ func TestManyWritesAtATime(t *testing.T) {
 	require.NoError(t, err)
 	require.Less(t, calls, sessions*times/2)
 }
+
+// Where Redis is full every write fails, each with its own error, and reads go on.
+func TestManyWritesToAFullRedis(t *testing.T) {
+	rdb := redistest.NewStandalone(t).Client(t)
+	store := redisstore.New(rdb, nil)
+	const sessions = 48
+	id := func(i int) string { return fmt.Sprintf("full-%d", i) }
+	for i := range sessions {
+		commit(t, store, session.Committed, session.Delta{ID: id(i), Digest: first, Create: true, IdleTimeout: time.Hour, AbsoluteTimeout: time.Hour, Set: map[string][]byte{"a": []byte("0")}})
+	}
+	write := func(want string) {
+		var wg sync.WaitGroup
+		for i := range sessions {
+			wg.Go(func() {
+				for range 20 {
+					rec, err := store.Load(t.Context(), id(i), first)
+					if !assert.NoError(t, err) || !assert.Equal(t, session.Current, rec.State) {
+						return
+					}
+					_, err = store.Commit(t.Context(), session.Delta{ID: id(i), Digest: first, Set: map[string][]byte{"a": []byte(id(i))}, Basis: rec.Basis})
+					if want == "" {
+						assert.NoError(t, err)
+					} else {
+						assert.ErrorContains(t, err, want)
+					}
+				}
+			})
+		}
+		wg.Wait()
+	}
+	write("") // they go together from here on
+	require.NoError(t, rdb.ConfigSet(t.Context(), "maxmemory", "1").Err())
+	write("OOM")
+	require.NoError(t, rdb.ConfigSet(t.Context(), "maxmemory", "0").Err())
+	for i := range sessions {
+		rec, err := store.Load(t.Context(), id(i), first)
+		require.NoError(t, err)
+		require.EqualValues(t, 21, rec.Version)
+		require.Equal(t, map[string][]byte{"a": []byte(id(i))}, rec.Values.Map())
+	}
+}

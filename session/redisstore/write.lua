@@ -11,7 +11,8 @@
 -- ARGV[2i]     the value
 -- Result       as of commit.lua; 0 if the session is not as it was read, or if there is more
 --              to be done than to write: then nothing was, and commit.lua says what is to be.
---              With several keys it is a list of that, in which an error is one session's
+--              With several keys it is a list of that, in which an error is a list of its
+--              text; or an error of all, if the server is a replica
 --
 -- Why one script: as of commit.lua. Where things are is believed if the version is the one
 -- that was read, because every commit counts, and if the name stands there: after a
@@ -58,7 +59,11 @@ if #KEYS == 1 then return write(KEYS[1], ARGV[1], ARGV[2]) end
 local results = {}
 for i, key in ipairs(KEYS) do
   local fine, result = pcall(write, key, ARGV[2 * i - 1], ARGV[2 * i])
-  if not fine and type(result) ~= 'table' then result = redis.error_reply(result) end -- up to Redis 6.2
+  if not fine then
+    local text = result.err or result -- the latter up to Redis 6.2
+    if string.find(text, 'READONLY', 1, true) then return redis.error_reply(text) end -- go-redis leaves the connection for it
+    result = {text}
+  end
   results[i] = result
 end
 return results

@@ -13,7 +13,8 @@
 -- Result    {over, a, b}: over is 1 if there was no room, else 0, and a + b/den is what
 --           the key owes after the decision, in microseconds. {0, a, 0} is a alone, because
 --           a table takes a twelfth of the time of all. Or an error, as of take.lua. With
---           several keys it is a list of that.
+--           several keys it is a list of that, in which an error is a list of its text; or
+--           an error of all, if the server is a replica.
 --
 -- The arithmetic, and why it must be one atomic step, are explained in take.lua.
 -- Errors are returned as redis.pcall returns them, and not raised: it is one request's, and
@@ -77,6 +78,13 @@ if #KEYS == 1 then
 end
 local decisions = {}
 for i, key in ipairs(KEYS) do
-  decisions[i] = decide(key, ARGV[i])
+  local decision = decide(key, ARGV[i])
+  if type(decision) == 'table' and decision.err then
+    if string.find(decision.err, 'READONLY', 1, true) then
+      return decision -- go-redis leaves the connection for it
+    end
+    decision = { decision.err }
+  end
+  decisions[i] = decision
 end
 return decisions
