@@ -38,10 +38,10 @@ var obstacles = map[string]string{
 		"and read it from Redis first.",
 	"session-read": "40 % of the bytes that a read allocates are what was read. Half of the process's time is go-redis's, the batch's and the collector's, a twentieth the token's HMAC. " +
 		"More than half of Redis's time is the system's: to sleep, to be woken, and to copy.",
-	"session-write":     "as for reads twice; in Redis the script takes as long as four reads, also where one writes for many: half of that are its five commands, and the rest Lua, which takes the head of the session apart.",
+	"session-write":     "as for reads twice; in Redis the script takes as long as four reads: of that a fifth is to begin a script, half its five commands, and the rest Lua, which takes the head of the session apart.",
 	"session-write-64k": "it takes as long as with a small session: what is left one at a time are two round trips, and threads that wait for them.",
-	"limit-allowed": "the script, also where one decides for many: half of its time in Redis is to store what is owed with its TTL.",
-	"traffic": "a quarter of the time is the clock, which is asked twice, and a seventh the board of paths.",
+	"limit-allowed":     "the script, also where one decides for many: half of its time in Redis is to store what is owed with its TTL.",
+	"traffic":           "a quarter of the time is the clock, which is asked twice, and a seventh the board of paths.",
 	"growth-processes": "Redis takes no longer for a request. A process of nine finds others' memory in the processors' caches, and the system, which takes half of the time with one process, takes three fifths with nine. " +
 		"A bare GET costs 1.2 times as much with nine processes as with one.",
 	"end-to-end": "a connection of net/http costs more than all else, for every library.",

@@ -3,7 +3,6 @@ package pipelining
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -14,34 +13,28 @@ import (
 // part of the rest by then, and Redis does nothing else while one runs.
 const maxJoined = 16
 
-// Each is a command that runs, for one key, a script that can do the same for several: it is
-// EVALSHA with one key and some arguments. Those that go together become one with all the
-// keys, and all the arguments in the same order. To begin a script takes Redis as long as two
-// or three commands in it.
+// RunEach is Run of a script that can do for several keys, each with an argument of its own,
+// what it does for one. Those that go together become one script: to begin one takes Redis as
+// long as two or three commands in it.
 //
 // With one key the script answers as any does. With several it answers with a list of such
 // answers, but for an error, in whose place is a list of its text: go-redis loses its place in
 // a list with one of the errors that it has a type for, and takes what is left for the next
 // command's answer. If the script ends with an error that is everybody's.
-//
-// The command is a *redis.Cmd or a *redis.StringCmd.
-type Each struct{ redis.Cmder }
-
-// RunEach is Run of a script that can answer for several keys, see Each.
 func (c *Client) RunEach(ctx context.Context, script *redis.Script, key string, arg any) (any, error) {
 	if c.pipeline == nil {
 		return c.Run(ctx, script, []string{key}, arg)
 	}
 	// In one piece of memory.
 	call := &struct {
-		each Each
+		each each
 		cmd  redis.Cmd
 		args [5]any
 		cmds [1]redis.Cmder
 	}{args: [5]any{"evalsha", script.Hash(), 1, key, arg}}
 	call.cmd = *redis.NewCmd(ctx, call.args[:]...)
-	call.cmd.SetFirstKeyPos(3)
-	call.each.Cmder, call.cmds[0] = &call.cmd, &call.each
+	call.cmd.SetFirstKeyPos(keyAt)
+	call.each.Cmd, call.cmds[0] = &call.cmd, &call.each
 	err := c.Process(ctx, call.cmds[:]...)
 	switch {
 	case err == nil:
@@ -52,29 +45,24 @@ func (c *Client) RunEach(ctx context.Context, script *redis.Script, key string, 
 	return nil, err
 }
 
+// each is such a command, for one key.
+type each struct{ *redis.Cmd }
+
+// keyAt is where its key is; the argument follows.
+const keyAt = 3
+
 // itself is the command that cmd stands for.
 func itself(cmd redis.Cmder) redis.Cmder {
-	if each, ok := cmd.(*Each); ok {
-		return each.Cmder
+	if one, ok := cmd.(*each); ok {
+		return one.Cmd
 	}
 	return cmd
-}
-
-func themselves(cmds []redis.Cmder) []redis.Cmder {
-	if !slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return itself(cmd) != cmd }) {
-		return cmds
-	}
-	cmds = slices.Clone(cmds)
-	for i, cmd := range cmds {
-		cmds[i] = itself(cmd)
-	}
-	return cmds
 }
 
 // joint is what becomes one command.
 type joint struct {
 	cmd *redis.Cmd // nil if it is of one
-	of  []*Each
+	of  []*each
 }
 
 // join adds e to what it goes with, and reports false if it goes by itself.
@@ -82,38 +70,32 @@ func (b *batch) join(c *Client, e *errand) bool {
 	if len(e.cmds) != 1 {
 		return false
 	}
-	each, ok := e.cmds[0].(*Each)
+	one, ok := e.cmds[0].(*each)
 	if !ok || !c.joins(b.ctx) {
 		return false
 	}
-	args := each.Args()
 	for i := range b.joints {
-		j := &b.joints[i]
-		if first := j.of[0].Args(); len(j.of) < maxJoined && first[1] == args[1] && len(first) == len(args) {
-			j.of = append(j.of, each)
+		if j := &b.joints[i]; len(j.of) < maxJoined && j.of[0].Args()[1] == one.Args()[1] {
+			j.of = append(j.of, one)
 			return true
 		}
 	}
-	b.joints = append(b.joints, joint{of: append(make([]*Each, 0, maxJoined), each)})
+	b.joints = append(b.joints, joint{of: append(make([]*each, 0, maxJoined), one)})
 	return true
 }
 
 // command returns the command.
 func (j *joint) command(ctx context.Context) redis.Cmder {
 	if len(j.of) == 1 {
-		return j.of[0].Cmder
+		return j.of[0].Cmd
 	}
-	first := j.of[0].Args()
-	args := make([]any, 0, 3+len(j.of)*(len(first)-3))
-	args = append(args, first[0], first[1], len(j.of))
-	for _, each := range j.of {
-		args = append(args, each.Args()[3])
-	}
-	for _, each := range j.of {
-		args = append(args, each.Args()[4:]...)
+	args := make([]any, keyAt+2*len(j.of))
+	args[0], args[1], args[2] = "evalsha", j.of[0].Args()[1], len(j.of)
+	for i, one := range j.of {
+		args[keyAt+i], args[keyAt+len(j.of)+i] = one.Args()[keyAt], one.Args()[keyAt+1]
 	}
 	j.cmd = redis.NewCmd(ctx, args...)
-	j.cmd.SetFirstKeyPos(3)
+	j.cmd.SetFirstKeyPos(keyAt)
 	return j.cmd
 }
 
@@ -127,35 +109,28 @@ func (j *joint) distribute() {
 	if err == nil && len(answers) != len(j.of) {
 		err = fmt.Errorf("pipelining: a script has %d answers for %d keys", len(answers), len(j.of))
 	}
-	for i, each := range j.of {
+	for i, one := range j.of {
 		if err != nil {
-			each.SetErr(err)
+			one.SetErr(err)
 			continue
 		}
-		each.set(answers[i])
+		one.set(answers[i])
 	}
 }
 
 // set sets the answer, as go-redis would have.
-func (e *Each) set(answer any) {
+func (e *each) set(answer any) {
+	if answer == nil {
+		e.SetErr(redis.Nil)
+		return
+	}
 	if list, ok := answer.([]any); ok && len(list) == 1 {
 		if text, ok := list[0].(string); ok {
 			e.SetErr(failed(strings.TrimPrefix(text, "-"))) // which Redis 6.2 puts before some
 			return
 		}
 	}
-	text, isText := answer.(string)
-	cmd, isAny := e.Cmder.(*redis.Cmd)
-	switch {
-	case answer == nil:
-		e.SetErr(redis.Nil)
-	case isAny:
-		cmd.SetVal(answer)
-	case isText:
-		e.Cmder.(*redis.StringCmd).SetVal(text)
-	default:
-		e.SetErr(fmt.Errorf("pipelining: a script has answered with a %T", answer))
-	}
+	e.SetVal(answer)
 }
 
 // failed is what Redis says, as go-redis tells it.
@@ -214,15 +189,15 @@ func (c *Client) ask(ctx context.Context) {
 // on several servers, or there is one that the user may not touch. Nothing was done then,
 // and each is to be sent by itself, as from then on all are.
 func (c *Client) splits(err error, cmds []redis.Cmder) bool {
-	if len(cmds) != 1 || err == nil || !redis.HasErrorPrefix(err, "") {
+	if len(cmds) != 1 || !redis.HasErrorPrefix(err, "") {
 		return false
 	}
-	each, ok := cmds[0].(*Each)
+	one, ok := cmds[0].(*each)
 	// Proxies have other words for CROSSSLOT, with that one in it.
 	if !ok || !redis.HasErrorPrefix(err, "NOPERM") && !strings.Contains(strings.ToLower(err.Error()), "slot") {
 		return false
 	}
 	c.server.Store(notByItself)
-	each.SetErr(nil)
+	one.SetErr(nil)
 	return true
 }

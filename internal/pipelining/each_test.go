@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -67,21 +66,36 @@ func TestAScriptRunsOnceForMany(t *testing.T) {
 	})
 }
 
-// A StringCmd gets its answer as well, and a key may come twice.
-func TestAScriptRunsForCommands(t *testing.T) {
+// Nothing is nothing.
+func TestNoCommandsInACrowd(t *testing.T) {
+	rdb := redistest.Standalone(t).Client(t)
+	r, key := pipelining.New(rdb, false), redistest.Prefix(t)+"k"
+	inParallel(40, func(g int) {
+		for range 20 {
+			if g%2 == 0 {
+				assert.NoError(t, r.Process(t.Context()))
+			} else {
+				_, err := r.RunEach(t.Context(), addUp, key, 1)
+				assert.NoError(t, err)
+			}
+		}
+	})
+}
+
+// A key may come twice.
+func TestAScriptRunsForAKeyOfMany(t *testing.T) {
 	rdb := redistest.Standalone(t).Client(t)
 	r, key := pipelining.New(rdb, false), redistest.Prefix(t)+"k"
 	require.NoError(t, addUp.Load(t.Context(), rdb).Err())
 	var seen [401]atomic.Bool
 	inParallel(20, func(int) {
 		for range 20 {
-			cmd := redis.NewStringCmd(t.Context(), "evalsha", addUp.Hash(), 1, key, 1)
-			cmd.SetFirstKeyPos(3)
-			if !assert.NoError(t, r.Process(t.Context(), &pipelining.Each{Cmder: cmd})) {
+			got, err := r.RunEach(t.Context(), addUp, key, 1)
+			if !assert.NoError(t, err) {
 				return
 			}
 			var sum int
-			_, err := fmt.Sscanf(cmd.Val(), "is %d", &sum)
+			_, err = fmt.Sscanf(got.(string), "is %d", &sum)
 			assert.NoError(t, err)
 			assert.False(t, seen[sum].Swap(true), "%d came twice", sum)
 		}
@@ -297,47 +311,5 @@ func TestServersThatAreNotByThemselves(t *testing.T) {
 			})
 			assert.GreaterOrEqual(t, sent.commands.Load(), int64(64*20))
 		})
-	}
-}
-
-// A hook sees the commands that others than this package know.
-func TestHooksSeeCommands(t *testing.T) {
-	rdb := redistest.Standalone(t).Client(t)
-	var seen sync.Map
-	rdb.AddHook(&seer{see: func(cmd redis.Cmder) { seen.Store(fmt.Sprintf("%T", cmd), true) }})
-	prefix := redistest.Prefix(t)
-	require.NoError(t, addUp.Load(t.Context(), rdb).Err())
-	for _, alone := range []bool{true, false} {
-		r := pipelining.New(rdb, alone)
-		inParallel(20, func(g int) {
-			for range 5 {
-				cmd := redis.NewStringCmd(t.Context(), "evalsha", addUp.Hash(), 1, prefix+fmt.Sprint(g), 1)
-				assert.NoError(t, r.Process(t.Context(), &pipelining.Each{Cmder: cmd}))
-			}
-		})
-	}
-	_, ours := seen.Load("*pipelining.Each")
-	assert.False(t, ours)
-}
-
-// seer is a hook that sees commands.
-type seer struct {
-	idle
-	see func(redis.Cmder)
-}
-
-func (s *seer) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	return func(ctx context.Context, cmd redis.Cmder) error {
-		s.see(cmd)
-		return next(ctx, cmd)
-	}
-}
-
-func (s *seer) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return func(ctx context.Context, cmds []redis.Cmder) error {
-		for _, cmd := range cmds {
-			s.see(cmd)
-		}
-		return next(ctx, cmds)
 	}
 }

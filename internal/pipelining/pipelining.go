@@ -182,7 +182,7 @@ func (c *Client) Pipelined(ctx context.Context, fn func(redis.Pipeliner) error) 
 
 func (c *Client) process(ctx context.Context, now time.Time, cmds []redis.Cmder) error {
 	if c.pipeline == nil {
-		err := c.plainly(ctx, c.only, func(p redis.Pipeliner) error { return p.BatchProcess(ctx, themselves(cmds)...) })
+		err := c.plainly(ctx, c.only, func(p redis.Pipeliner) error { return p.BatchProcess(ctx, cmds...) })
 		if err == nil || Left(err) {
 			return err
 		}
@@ -255,7 +255,7 @@ func (c *Client) execFor(ctx context.Context, q *queue, cmds []redis.Cmder) erro
 		return err
 	}
 	pipe := c.pipe()
-	_ = pipe.BatchProcess(ctx, themselves(cmds)...) // queues them
+	_ = pipe.BatchProcess(ctx, cmds...) // queues them
 	err := c.exec(ctx, pipe)
 	q.note(cmds...)
 	return err

@@ -42,7 +42,6 @@ const otherwise = "\x00"
 type command struct {
 	args []any // the first two are yet to be set
 	cmd  redis.StringCmd
-	each pipelining.Each
 	cmds [1]redis.Cmder
 	few  [12]any
 
@@ -52,24 +51,21 @@ type command struct {
 
 // script is a script as arguments of a command, which would need memory in each of them
 // otherwise.
-type script struct {
-	source, hash any
-	each         bool // it runs for several sessions as well
-}
+type script struct{ source, hash any }
 
 var (
-	committing = script{source: layout + commitSource, hash: commitScript.Hash()}
-	writing    = script{source: layout + writeSource, hash: writeScript.Hash(), each: true}
+	committing = script{layout + commitSource, commitScript.Hash()}
+	writing    = script{layout + writeSource, writeScript.Hash()}
 )
 
 // run runs a script, which is sent if the server does not know it.
 func (s *Store) run(ctx context.Context, by *script, c *command) (string, error) {
 	c.args[0], c.args[1] = "evalsha", by.hash
-	err := c.process(ctx, s.pipe, by.each)
+	err := c.process(ctx, s.pipe)
 	if err != nil && !pipelining.Left(err) && redis.HasErrorPrefix(err, "NOSCRIPT") {
 		c = &command{args: slices.Clone(c.args)}
 		c.args[0], c.args[1] = "eval", by.source
-		err = c.process(ctx, s.pipe, false)
+		err = c.process(ctx, s.pipe)
 	}
 	if err != nil {
 		return "", err
@@ -77,14 +73,10 @@ func (s *Store) run(ctx context.Context, by *script, c *command) (string, error)
 	return c.cmd.Val(), nil
 }
 
-func (c *command) process(ctx context.Context, pipe *pipelining.Client, each bool) error {
+func (c *command) process(ctx context.Context, pipe *pipelining.Client) error {
 	c.cmd = *redis.NewStringCmd(ctx, c.args...)
 	c.cmd.SetFirstKeyPos(3)
 	c.cmds[0] = &c.cmd
-	if each {
-		c.each.Cmder = &c.cmd
-		c.cmds[0] = &c.each
-	}
 	return pipe.Process(ctx, c.cmds[:]...)
 }
 
