@@ -80,7 +80,8 @@ type Options struct {
 	// than four callers at a time go together, in a pipeline, which costs a busy
 	// Redis and the process a fraction; a hook or a trace of go-redis sees the
 	// pipeline. It needs a *redis.Client or a *redis.ClusterClient that does not
-	// read from replicas.
+	// read from replicas. Where the server says in INFO that it is one by itself,
+	// decisions about one limit each, in one pipeline, are one script for up to 16.
 	NoPipelining bool
 }
 
