@@ -23,10 +23,15 @@ func leastPriority() error {
 func TestIdlersGiveWay(t *testing.T) {
 	t.Setenv(awakeVar, "1")
 	t.Run("", func(t *testing.T) {
-		keepAwake(t)
+		stop := keepAwake(t)
 		if n := idlers(t); n != runtime.NumCPU() {
 			t.Errorf("%d threads of the least priority, want one for each processor", n)
 		}
+		stop()
+		if n := idlers(t); n != 0 {
+			t.Errorf("%d are left when they were stopped", n)
+		}
+		keepAwake(t)
 	})
 	if n := idlers(t); n != 0 {
 		t.Errorf("%d are left", n)

@@ -13,8 +13,10 @@ import (
 // A processor with nothing to do is put to sleep, and a virtual one takes longer to wake
 // than anything here: with one request at a time most of it is that, on both sides. And it
 // hits those hardest who do least, because a goroutine more than it needs keeps a library's
-// processor from sleeping. A server at work has no such processors. So idlers run meanwhile:
-// one on each processor, which computes for as long as nobody else wants it.
+// processor from sleeping. A server at work has no such processors. So idlers run where
+// one at a time is measured: one on each processor, which computes for as long as nobody
+// else wants it. Where many are, the processors do not sleep, and idlers would be in their
+// way.
 //
 // HERDLESS_BENCH_AWAKE=0 has none; `make bench AWAKE=0`.
 const awakeVar = "HERDLESS_BENCH_AWAKE"
@@ -34,12 +36,20 @@ func keepsAwake() bool {
 	}
 }
 
-// keepAwake keeps the processors from sleeping as long as tb runs.
-func keepAwake(tb testing.TB) {
+// keepAwake keeps the processors from sleeping until stop is called, or tb ends.
+func keepAwake(tb testing.TB) (stop func()) {
 	tb.Helper()
-	if !keepsAwake() {
-		return
+	var idlers []func()
+	stop = func() {
+		for _, end := range idlers {
+			end()
+		}
+		idlers = nil
 	}
+	if !keepsAwake() {
+		return stop
+	}
+	tb.Cleanup(stop)
 	bin, err := os.Executable()
 	if err != nil {
 		tb.Fatal(err)
@@ -59,7 +69,7 @@ func keepAwake(tb testing.TB) {
 		if err := cmd.Start(); err != nil {
 			tb.Fatal(err)
 		}
-		tb.Cleanup(func() {
+		idlers = append(idlers, func() {
 			_ = in.Close()
 			_ = cmd.Wait()
 		})
@@ -67,6 +77,7 @@ func keepAwake(tb testing.TB) {
 			tb.Fatalf("an idler did not begin: %v; AWAKE=0 measures without", err)
 		}
 	}
+	return stop
 }
 
 // idleUntilClosed is the main function of an idler, which ends with its input.

@@ -114,6 +114,9 @@ func compare(b *testing.B, s scenario) []report.Case {
 
 func interleave(tb testing.TB, e effort, s scenario, l load) report.Case {
 	tb.Helper()
+	if l.goroutines == 1 {
+		defer keepAwake(tb)()
+	}
 	entrants := s.entrants
 	servers := make([]*redistest.Server, len(entrants))
 	observers := make([]*redis.Client, len(entrants))

@@ -16,6 +16,7 @@ var handOverName = fmt.Sprintf("%d goroutines in %d processes", contendGoroutine
 
 // handOverCases is BenchmarkLockContended for the report.
 func handOverCases(b *testing.B, s scenario) []report.Case {
+	defer keepAwake(b)()
 	e := theEffort()
 	server := redistest.NewStandalone(b)
 	observer := server.Client(b)

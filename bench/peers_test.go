@@ -26,7 +26,6 @@ func scenarios() []scenario {
 // writes docs/benchmarks.md with its pictures. `make bench` runs it; a
 // scenario that fails leaves what was written of it before.
 func BenchmarkPeers(b *testing.B) {
-	keepAwake(b)
 	var measured []report.Scenario
 	var order []string
 	for _, s := range scenarios() {
@@ -136,15 +135,12 @@ func versions(ctx context.Context) ([]string, error) {
 	return strings.Split(strings.TrimSpace(string(out)), "\n"), nil
 }
 
-// loadAverage is that of the last minute without idlers, 0 where the system does not tell.
+// loadAverage is that of the last minute, 0 where the system does not tell.
 func loadAverage() float64 {
 	text, _ := os.ReadFile("/proc/loadavg")
 	first, _, _ := strings.Cut(string(text), " ")
 	load, _ := strconv.ParseFloat(first, 64)
-	if keepsAwake() {
-		load -= float64(runtime.NumCPU())
-	}
-	return max(0, load)
+	return load
 }
 
 // leftOut are peers that the module proxy did not have when this was written.

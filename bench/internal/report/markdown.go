@@ -118,12 +118,13 @@ func measured(scenarios []Scenario) string {
 
 // awake says what the processors did that nobody wanted.
 func awake(kept bool) string {
+	const why = "to wake one takes a virtual machine longer than most of what is measured. "
 	if !kept {
-		return "A processor that nobody wanted went to sleep, and to wake it takes a virtual machine longer than most of what is measured: " +
-			"one request at a time is that above all, and a library that has more goroutines than it needs looks better for it.\n\n"
+		return "A processor that nobody wanted went to sleep, and " + why +
+			"One request at a time is that above all, and a library that has more goroutines than it needs looks better for it.\n\n"
 	}
-	return "Each processor that nobody wanted was kept from sleeping, as on a server at work, by a process of the lowest priority (`SCHED_IDLE`): " +
-		"to wake one takes a virtual machine longer than most of what is measured. `make bench AWAKE=0` lets them sleep: one request at a time is that above all then, " +
+	return "Where one request at a time is measured, and where one lock is handed over, the processors were kept from sleeping, as on a server at work, by a process " +
+		"of the lowest priority on each (`SCHED_IDLE`): " + why + "`make bench AWAKE=0` lets them sleep: one request at a time is that above all then, " +
 		"and a library that has more goroutines than it needs looks better for it.\n\n"
 }
 

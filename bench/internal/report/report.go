@@ -75,7 +75,8 @@ type Results struct {
 type Machine struct {
 	CPU, OS, Go, Redis string
 	Cores              int
-	// Awake says that its processors were kept from sleeping.
+	// Awake says that its processors were kept from sleeping where one request at a time
+	// was measured.
 	Awake bool
 }
 
