@@ -327,7 +327,7 @@ func countOnTheWire(tb testing.TB, server *redistest.Server, e entrant, goroutin
 	case e.local && s["commands"] > 0.1: // of others, such as looking for messages
 		tb.Errorf("%s: %v commands a request, of what should need no Redis", e.name, s["commands"])
 	case !e.local && !e.free && s["up"] < 16: // commands may be of many requests
-		tb.Errorf("%s: %v bytes to Redis a request: it does not ask it", e.name, s["up"])
+		tb.Errorf("%s: %v bytes up a request: it does not ask Redis", e.name, s["up"])
 	}
 	return s
 }
