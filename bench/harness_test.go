@@ -226,6 +226,19 @@ func TestMonitorLines(t *testing.T) {
 	}
 }
 
+func TestKeysOfScripts(t *testing.T) {
+	for line, want := range map[string]int{
+		`+1.1 [0 127.0.0.1:1] "get" "16" "16"`:                          1,
+		`+1.1 [0 127.0.0.1:1] "EVALSHA" "abc" "0"`:                      1,
+		`+1.1 [0 127.0.0.1:1] "evalsha" "abc" "16" "k" "\x00\"\\ 1"`:    16,
+		`+1.1 [0 127.0.0.1:1] "evalsha" "abc" "1" "k] \"evalsha\" \"9"`: 1,
+	} {
+		if got := keysOfScript(line); got != want {
+			t.Errorf("%s: %d keys, want %d", line, got, want)
+		}
+	}
+}
+
 func TestTurnsAreTakenInAnotherOrderEachRound(t *testing.T) {
 	var order []int
 	c := inTurn("case", "ops", 3, []row{{"a", report.Ours}, {"b", report.Peer}, {"c", report.Floor}}, func(round, i int) report.Sample {

@@ -218,7 +218,7 @@ func (h *herdTurn) burst(o BurstOrder) error {
 	o.Site = h.order
 	_, err := h.all("Process.Burst", o)
 	if err == nil && h.counted {
-		h.commands = feed.sent()
+		h.commands = feed.sent().commands
 	}
 	return err
 }

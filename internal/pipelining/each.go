@@ -35,14 +35,15 @@ func (c *Client) RunEach(ctx context.Context, script *redis.Script, key string, 
 	call.cmd = *redis.NewCmd(ctx, call.args[:]...)
 	call.cmd.SetFirstKeyPos(keyAt)
 	call.each.Cmd, call.cmds[0] = &call.cmd, &call.each
-	err := c.Process(ctx, call.cmds[:]...)
-	switch {
-	case err == nil:
-		return call.cmd.Val(), nil
-	case !Left(err) && redis.HasErrorPrefix(err, "NOSCRIPT"):
-		return c.Run(ctx, script, []string{key}, arg)
+	cmd, err := &call.cmd, c.Process(ctx, call.cmds[:]...)
+	if err != nil && !Left(err) && redis.HasErrorPrefix(err, "NOSCRIPT") {
+		cmd = script.Eval(ctx, c.pipeline(), []string{key}, arg) // the pipeline goes nowhere
+		err = c.Process(ctx, cmd)
 	}
-	return nil, err
+	if err != nil {
+		return nil, err
+	}
+	return cmd.Val(), nil
 }
 
 // each is such a command, for one key.

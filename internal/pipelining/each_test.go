@@ -66,6 +66,17 @@ func TestAScriptRunsOnceForMany(t *testing.T) {
 	})
 }
 
+// What a server does not know costs one round trip more.
+func TestAScriptThatIsNotKnown(t *testing.T) {
+	rdb := redistest.NewStandalone(t).Client(t)
+	sent := watch(rdb)
+	r := pipelining.New(rdb, false)
+	got, err := r.RunEach(t.Context(), addUp, "k", 1)
+	require.NoError(t, err)
+	require.Equal(t, "is 1", got)
+	require.EqualValues(t, 2, sent.commands.Load())
+}
+
 // Nothing is nothing.
 func TestNoCommandsInACrowd(t *testing.T) {
 	rdb := redistest.Standalone(t).Client(t)

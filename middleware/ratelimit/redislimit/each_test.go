@@ -7,11 +7,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/herdless/herdless/internal/redistest"
 	"github.com/herdless/herdless/middleware/ratelimit"
+	"github.com/herdless/herdless/middleware/ratelimit/internal/gcra"
 	"github.com/herdless/herdless/middleware/ratelimit/redislimit"
 )
 
@@ -106,4 +108,18 @@ func TestDenialsOfAFullRedis(t *testing.T) {
 	}
 	require.NoError(t, rdb.ConfigSet(t.Context(), "maxmemory", "1").Err())
 	take(true)
+}
+
+// go-redis leaves a connection for a command that says READONLY, and not for one with that
+// somewhere in its answer.
+func TestAReplicaRefusesAllDecisions(t *testing.T) {
+	rdb := redistest.NewStandalone(t).Client(t)
+	rule, err := gcra.NewRule(1, time.Hour, 1)
+	require.NoError(t, err)
+	asked := redislimit.Asked(rule, rule.Cost(1))
+	script := redis.NewScript(redislimit.OneSource)
+	require.NoError(t, script.Load(t.Context(), rdb).Err())
+	require.NoError(t, rdb.Do(t.Context(), "REPLICAOF", "127.0.0.1", "1").Err())
+	err = script.EvalSha(t.Context(), rdb, []string{"a", "b"}, asked, asked).Err()
+	require.True(t, redis.IsReadOnlyError(err), "%v", err)
 }

@@ -81,7 +81,8 @@ type Options struct {
 	// Redis and the process a fraction; a hook or a trace of go-redis sees the
 	// pipeline. It needs a *redis.Client or a *redis.ClusterClient that does not
 	// read from replicas. Where the server says in INFO that it is one by itself,
-	// decisions about one limit each, in one pipeline, are one script for up to 16.
+	// decisions about one limit each, in one pipeline, are one script for up to 16: a
+	// proxy that says so, and spreads keys over several servers, needs NoPipelining.
 	NoPipelining bool
 }
 
