@@ -190,12 +190,15 @@ func (c *Client) ask(ctx context.Context) {
 // on several servers, or there is one that the user may not touch. Nothing was done then,
 // and each is to be sent by itself, as from then on all are.
 func (c *Client) splits(err error, cmds []redis.Cmder) bool {
-	if len(cmds) != 1 || !redis.HasErrorPrefix(err, "") {
+	if err == nil || len(cmds) != 1 {
 		return false
 	}
 	one, ok := cmds[0].(*each)
+	if !ok || !redis.HasErrorPrefix(err, "") {
+		return false
+	}
 	// Proxies have other words for CROSSSLOT, with that one in it.
-	if !ok || !redis.HasErrorPrefix(err, "NOPERM") && !strings.Contains(strings.ToLower(err.Error()), "slot") {
+	if !redis.HasErrorPrefix(err, "NOPERM") && !strings.Contains(strings.ToLower(err.Error()), "slot") {
 		return false
 	}
 	c.server.Store(notByItself)
