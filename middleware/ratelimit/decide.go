@@ -27,7 +27,7 @@ func (c *core) standings(asks []ask) []Standing {
 
 // check returns what the store is asked about a limit.
 func (a ask) check(l *namedLimit) Check {
-	return Check{Key: a.key, Name: l.name, Limit: l.Limit, N: a.n, Shadow: l.shadow}
+	return Check{Key: a.key, Name: l.stored, Limit: l.Limit, N: a.n, Shadow: l.shadow}
 }
 
 // peek asks the store how the limits stand.

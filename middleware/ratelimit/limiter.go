@@ -244,7 +244,7 @@ func (l *Limiter) Reset(ctx context.Context, keys ...string) error {
 		names := make(map[string]bool)
 		for _, pl := range plans {
 			for _, limit := range pl.limits {
-				names[limit.name] = true
+				names[limit.stored] = true
 			}
 		}
 		list := make([]string, 0, len(names))

@@ -60,6 +60,9 @@ type standing interface {
 	take(n int)
 	// entry returns what to keep, and for how long.
 	entry() (entry, time.Duration)
+	// mended reports that something else was kept, which is to be replaced although
+	// nothing is taken: see Rule.Debt of package gcra.
+	mended() bool
 }
 
 // Take implements Store.
@@ -97,8 +100,11 @@ func (m *MemoryStore) Take(ctx context.Context, req Request) (Decision, error) {
 
 	for i, c := range req.Checks {
 		s := standings[i]
-		if d.Allowed && !d.States[i].Over && c.N+d.Extra > 0 {
+		takes := d.Allowed && !d.States[i].Over && c.N+d.Extra > 0
+		if takes {
 			s.take(min(c.N+d.Extra, s.remaining()))
+		}
+		if takes || s.mended() {
 			e, ttl := s.entry()
 			m.keys.Set(entryKey{c.Key, c.Name, c.Limit.Sliding}, e, ttl)
 			if m.most > 0 && m.keys.Len() > m.most {
@@ -126,6 +132,7 @@ func (m *MemoryStore) standing(c Check, now int64) (standing, error) {
 		switch {
 		case ok && held.period != c.Limit.Period: // counts in the present window, to be safe
 			held.count = window.Count{Window: rule.Window(now), Cur: held.count.Prev + held.count.Cur}
+			s.moved = true
 			fallthrough
 		case ok:
 			s.count = rule.At(held.count, now)
@@ -140,7 +147,7 @@ func (m *MemoryStore) standing(c Check, now int64) (standing, error) {
 	}
 	s := &spread{rule: rule, now: now}
 	if ok {
-		s.debt = rule.Debt(held.at, held.den, now)
+		s.debt, s.cut = rule.Debt(held.at, held.den, now)
 	}
 	return s, nil
 }
@@ -149,12 +156,14 @@ func (m *MemoryStore) standing(c Check, now int64) (standing, error) {
 type spread struct {
 	rule gcra.Rule
 	debt gcra.Span
+	cut  bool // more was owed
 	now  int64
 }
 
 func (s *spread) wait(n int) time.Duration { return s.rule.Wait(s.debt, n) }
 func (s *spread) remaining() int           { return s.rule.Remaining(s.debt) }
 func (s *spread) take(n int)               { s.debt = s.rule.Add(s.debt, s.rule.Cost(n)) }
+func (s *spread) mended() bool             { return s.cut }
 
 func (s *spread) entry() (entry, time.Duration) {
 	// now was rounded down, so the debt is over before the entry is.
@@ -167,11 +176,13 @@ type sliding struct {
 	count  window.Count
 	now    int64
 	period time.Duration
+	moved  bool // it was counted in another window
 }
 
 func (s *sliding) wait(n int) time.Duration { return s.rule.Wait(s.count, s.now, n) }
 func (s *sliding) remaining() int           { return s.rule.Remaining(s.count, s.now) }
 func (s *sliding) take(n int)               { s.count.Cur += int64(n) }
+func (s *sliding) mended() bool             { return s.moved }
 
 func (s *sliding) entry() (entry, time.Duration) {
 	return entry{count: s.count, period: s.period}, s.rule.Reset(s.count, s.now)

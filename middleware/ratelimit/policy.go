@@ -13,7 +13,8 @@ import (
 type Policy struct {
 	// Name tells policies apart, in the store and to clients, who read it in the
 	// answers: letters, digits and any of "-_./". Limiters that share a store
-	// count together what has one name and one key, also in different processes.
+	// count together what has one name and one key, also in different processes:
+	// they should have the same limits.
 	Name string
 
 	// Limits are what a key may use. All of them hold, such as so many a second
@@ -25,8 +26,10 @@ type Policy struct {
 
 	// Tier says which of Tiers a request belongs to. The limits of another tier
 	// replace Limits; a name that Tiers does not have, such as "", leaves them.
-	// What a key has taken counts in its new tier as well, under limits of the same
-	// kind (and period, if there are several). Nil means that there is one tier only.
+	// What a key has taken counts in its new tier as well, under limits whose whole burst
+	// takes the same time to come back (100 and 1,000 an hour are both full again in an
+	// hour). Other limits, sliding windows and those with a Batch among them, count in
+	// each tier by themselves. Nil means that there is one tier only.
 	Tier  func(*http.Request) string
 	Tiers map[string][]Limit
 
@@ -74,7 +77,8 @@ type plan struct {
 // namedLimit is a limit of a plan.
 type namedLimit struct {
 	Limit
-	name   string // in the store and to clients
+	name   string // to clients
+	stored string // in the store
 	quoted string // as a structured field has it
 	shadow bool
 }
@@ -128,6 +132,7 @@ func compile(p Policy) (*policy, error) {
 			fault("tier %q has no limit", tier)
 		}
 		out.tiers[tier] = plan(fmt.Sprintf("tier %q", tier), limits)
+		out.tiers[tier].setApart(out.base)
 	}
 	return out, errors.Join(faults...)
 }
@@ -154,10 +159,31 @@ func (p *policy) plan(limits []Limit, several bool) (*plan, error) {
 		if several {
 			name += "/" + length(l.Period)
 		}
-		pl.limits = append(pl.limits, &namedLimit{Limit: l, name: name, quoted: `"` + name + `"`, shadow: p.Shadow})
+		pl.limits = append(pl.limits, &namedLimit{Limit: l, name: name, stored: name, quoted: `"` + name + `"`, shadow: p.Shadow})
 	}
 	pl.field = policyField(pl.limits)
 	return pl, errors.Join(faults...)
+}
+
+// setApart names those limits of a tier differently in the store that cannot be counted
+// together with those of base. A store keeps how long it takes until all is back, and no
+// more of it than a limit can have: what one tier takes, a shorter limit of another would
+// cut off, and a client that can change between the two would not pay for it.
+func (pl *plan) setApart(base *plan) {
+	for _, l := range pl.limits {
+		together := func(b *namedLimit) bool {
+			alike := pl.policy.Batch == 0 && !l.Sliding && !b.Sliding && l.window() == b.window()
+			return b.name == l.name && (alike || b.Limit == l.Limit)
+		}
+		if slices.ContainsFunc(base.limits, together) {
+			continue
+		}
+		what := length(l.window())
+		if l.Sliding || pl.policy.Batch > 0 {
+			what = l.String()
+		}
+		l.stored += "/" + what
+	}
 }
 
 // forLeases returns the limit under which units may be used up to leaseTime after

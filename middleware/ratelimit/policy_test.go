@@ -125,6 +125,68 @@ func TestTiersAndCosts(t *testing.T) {
 	})
 }
 
+// A key that is spent in one tier is not in another whose limit has nothing to do with it:
+// its debt would be more than the other can have, and be cut to that, and who could choose
+// between the two would pay neither. What is as long counts in both.
+func TestATierOfAnotherLengthCountsByItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := ratelimit.NewMemoryStore()
+		l := newPolicy(t, store, ratelimit.Policy{
+			Limits: []ratelimit.Limit{ratelimit.PerHour(10)},
+			Tier:   func(*http.Request) string { return "" },
+			Tiers: map[string][]ratelimit.Limit{
+				"double": {ratelimit.PerHour(20)},
+				"minute": {{Rate: 10, Period: time.Hour, Burst: 1}},
+				"second": {ratelimit.PerSecond(5)},
+				"many":   {ratelimit.PerSecond(5), ratelimit.PerHour(40)},
+				"window": {ratelimit.Window(10, time.Hour)},
+				"larger": {ratelimit.Window(20, time.Hour)},
+			},
+		}, &ratelimit.Options{LocalDenial: -1})
+		allow := func(tier string, n int) bool {
+			r, err := l.Tier(tier).AllowN(t.Context(), n, "k")
+			require.NoError(t, err)
+			for _, s := range r.Limits {
+				assert.Contains(t, []string{"api/1h0m0s", "api/1s"}, s.Name, "clients know the policy's limits by these names")
+			}
+			return r.Allowed
+		}
+		assert.True(t, allow("", 10))
+		for range 2 {
+			assert.False(t, allow("", 1))
+			assert.False(t, allow("double", 1), "it owes an hour")
+			for tier, n := range map[string]int{"minute": 1, "second": 5, "window": 10, "larger": 20} {
+				assert.True(t, allow(tier, n), tier)
+				assert.False(t, allow(tier, 1), tier)
+			}
+			assert.False(t, allow("", 1), "others have nothing to do with it")
+			require.NoError(t, l.Reset(t.Context(), "k"))
+			assert.True(t, allow("double", 20))
+		}
+		alone, err := ratelimit.NewPolicies(store, []ratelimit.Policy{{
+			Name: "other", Key: byHeader, Limits: []ratelimit.Limit{ratelimit.PerHour(10)},
+			Tier: func(*http.Request) string { return "" }, Tiers: map[string][]ratelimit.Limit{"second": {ratelimit.PerSecond(5)}},
+		}}, nil)
+		require.NoError(t, err)
+		for range 2 {
+			for _, l := range []*ratelimit.Limiter{alone, alone.Tier("second")} {
+				r, err := l.AtMost(t.Context(), 5, "k")
+				require.NoError(t, err)
+				assert.Equal(t, 5, r.Taken)
+			}
+			time.Sleep(time.Second)
+		}
+
+		require.NoError(t, l.Reset(t.Context(), "k"))
+		assert.True(t, allow("many", 5))
+		assert.False(t, allow("second", 1), "both have the same five a second")
+		time.Sleep(time.Second)
+		assert.True(t, allow("second", 5))
+		assert.True(t, allow("", 8), "five of forty are an eighth of ten")
+		assert.False(t, allow("", 1))
+	})
+}
+
 func TestShadow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var events []ratelimit.Event

@@ -215,7 +215,7 @@ var rules = []rule{
 	},
 	{
 		name: "a changed limit",
-		rule: "a key that owes more than a new, lower limit allows waits no longer than for a spent burst of the new one",
+		rule: "a key that owes more than a new, lower limit allows waits no longer than for a spent burst of the new one, and as long as it was told",
 		test: func(f *fixture) {
 			f.want(true, 100, check("k", slow))
 			for _, limit := range []ratelimit.Limit{ratelimit.PerMinute(7), ratelimit.PerHour(11), ratelimit.PerSecond(3)} {
@@ -225,12 +225,25 @@ var rules = []rule{
 				}
 				f.wantBetween("RetryAfter under "+limit.String(), s.RetryAfter, 0, limit.Period)
 				f.wantBetween("ResetAfter under "+limit.String(), s.ResetAfter, 0, limit.Period)
+				if limit.Period == time.Second {
+					time.Sleep(s.RetryAfter)
+					f.want(true, limit.Rate, check("k", limit))
+				}
 			}
+			// Also who has only asked.
+			f.want(true, 100, check("asked", slow))
+			short := check("asked", ratelimit.Limit{Rate: 5, Period: time.Second})
+			time.Sleep(f.want(true, 0, short).States[0].ResetAfter)
+			f.want(true, 5, short)
 			const period = 1000 * time.Hour
 			f.want(true, 10, check("window", ratelimit.Window(10, period)))
 			s := f.want(false, 1, check("window", ratelimit.Window(5, period))).States[0]
 			// All are back at the end of the next window, the first after a fifth of that.
 			f.wantBetween("RetryAfter under a lower window", s.RetryAfter, 0, s.ResetAfter-period*4/5+time.Millisecond)
+			f.want(true, 10, check("shorter", ratelimit.Window(10, period)))
+			shorter := check("shorter", ratelimit.Window(10, time.Second))
+			time.Sleep(f.want(false, 10, shorter).States[0].RetryAfter)
+			f.want(true, 10, shorter)
 		},
 	},
 	{

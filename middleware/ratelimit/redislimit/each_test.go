@@ -108,6 +108,14 @@ func TestDenialsOfAFullRedis(t *testing.T) {
 	}
 	require.NoError(t, rdb.ConfigSet(t.Context(), "maxmemory", "1").Err())
 	take(true)
+	// What the first owes is more than the new limit has, which cannot be written.
+	lower := ratelimit.Check{Key: "k1", Name: "l", Limit: ratelimit.PerSecond(5), N: 1}
+	other := ratelimit.Check{Key: "k1", Name: "other", Limit: ratelimit.PerSecond(5), N: 1}
+	for _, checks := range [][]ratelimit.Check{{lower}, {lower, other}} {
+		d, err := store.Take(t.Context(), ratelimit.Request{Checks: checks})
+		require.NoError(t, err)
+		require.False(t, d.Allowed)
+	}
 }
 
 // go-redis leaves a connection for a command that says READONLY, and not for one with that

@@ -23,6 +23,12 @@
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 
+-- keep writes what a key owes. It expires one millisecond after it counts, rounded up: see
+-- take.lua.
+local function keep(key, debt, num, den)
+  return redis.pcall('SET', key, struct.pack('<ddd', now + debt, num, den), 'PX', (debt + -debt % 1000) / 1000 + 1)
+end
+
 local function decide(key, asked)
   local capacity, capacity_num, den, cost, cost_num = struct.unpack('<ddddd', asked)
   local before, before_num = 0, 0
@@ -44,9 +50,11 @@ local function decide(key, asked)
     if debt_num > 0 and written ~= den then
       debt, debt_num = debt + 1, 0
     end
-    -- More is owed if the burst was lowered, or the clock went back.
+    -- More is owed if the burst was lowered, or the clock went back. See take.lua for why
+    -- it is written, also if it is only asked for, or Redis is too full for it.
     if debt > capacity or (debt == capacity and debt_num > capacity_num) then
       debt, debt_num = capacity, capacity_num
+      keep(key, debt, debt_num, den)
     end
     if debt >= 0 then
       before, before_num = debt, debt_num
@@ -61,8 +69,7 @@ local function decide(key, asked)
     return { 1, before, before_num }
   end
   if after ~= before or after_num ~= before_num then
-    -- One millisecond more than it counts, rounded up: see take.lua.
-    local wrote = redis.pcall('SET', key, struct.pack('<ddd', now + after, after_num, den), 'PX', (after + -after % 1000) / 1000 + 1)
+    local wrote = keep(key, after, after_num, den)
     if wrote.err then
       return wrote
     end

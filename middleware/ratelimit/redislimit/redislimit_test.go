@@ -361,21 +361,43 @@ func TestTheServersClockWentBack(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
 		prefix := redistest.Prefix(t)
 		store := redislimit.New(rdb, &redislimit.Options{Prefix: prefix})
-		for _, value := range []string{
-			held(float64(time.Now().Add(10*time.Hour).UnixMicro()), 0, 1),
-			held(9007199254740992, 999, 1000),
-			held(1e38, 1, 2),
-			held(1, 1e38, 7),
+		limit, window := ratelimit.Limit{Rate: 7, Period: time.Second}, ratelimit.Window(7, time.Second)
+		inTenHours := time.Now().Add(10 * time.Hour)
+		var asked []ratelimit.Request
+		var longest time.Duration
+		for i, tt := range []struct {
+			limit ratelimit.Limit
+			extra int
+			value string
+		}{
+			{limit, 0, held(float64(inTenHours.UnixMicro()), 0, 1)},
+			{limit, 0, held(9007199254740992, 999, 1000)},
+			{limit, 0, held(1e38, 1, 2)},
+			{limit, 0, held(1, 1e38, 7)},
+			{limit, 1, held(float64(inTenHours.UnixMicro()), 0, 1)},
+			{window, 0, fmt.Sprintf("%d*1000000:7,7", inTenHours.Unix())},
+			{window, 1, fmt.Sprintf("%d*1000000:0,7", inTenHours.Unix())},
 		} {
-			require.NoError(t, rdb.Set(t.Context(), prefix+"{k}limit", value, time.Hour).Err())
-			d, err := store.Take(t.Context(), ratelimit.Request{Checks: []ratelimit.Check{
-				{Key: "k", Name: "limit", Limit: ratelimit.PerMinute(7), N: 1},
-			}})
+			check := ratelimit.Check{Key: fmt.Sprint(i), Name: "limit", Limit: tt.limit, N: 7}
+			key := fmt.Sprintf("%s{%d}limit", prefix, i)
+			if tt.limit.Sliding {
+				key += ":w"
+			}
+			require.NoError(t, rdb.Set(t.Context(), key, tt.value, time.Hour).Err())
+			req := ratelimit.Request{Checks: []ratelimit.Check{check}, Extra: tt.extra}
+			d, err := store.Take(t.Context(), req)
 			require.NoError(t, err)
 			s := d.States[0]
-			assert.LessOrEqual(t, s.ResetAfter, time.Minute, "%q", value)
-			assert.LessOrEqual(t, s.RetryAfter, time.Minute, "%q", value)
-			assert.GreaterOrEqual(t, s.Remaining, 0, "%q", value)
+			assert.LessOrEqual(t, s.ResetAfter, 2*time.Second, "%q", tt.value)
+			assert.LessOrEqual(t, s.RetryAfter, 2*time.Second, "%q", tt.value)
+			assert.GreaterOrEqual(t, s.Remaining, 0, "%q", tt.value)
+			asked, longest = append(asked, req), max(longest, s.RetryAfter)
+		}
+		time.Sleep(longest)
+		for _, req := range asked { // who has waited as long as he was told
+			d, err := store.Take(t.Context(), req)
+			require.NoError(t, err)
+			assert.True(t, d.Allowed, "%v: %+v", req, d)
 		}
 	})
 }

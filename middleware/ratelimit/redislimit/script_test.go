@@ -55,6 +55,15 @@ type standing struct {
 	now   int64
 	debt  gcra.Span
 	count window.Count
+	// mended says that it is to be kept although nothing is taken.
+	mended bool
+}
+
+func (s *standing) key() scriptKey {
+	return scriptKey{
+		at: s.rule.spread.Add(s.debt, gcra.Span{Micros: s.now}), den: s.rule.spread.Den,
+		count: s.count, micros: s.rule.sliding.Period * s.rule.sliding.Tick,
+	}
 }
 
 func (s *standing) fits(n int) bool {
@@ -78,8 +87,8 @@ func (s *standing) take(n int) {
 func TestTheScriptIsExact(t *testing.T) {
 	rdb := redistest.Standalone(t).Client(t)
 	take := testScript(t, redislimit.TakeSource,
-		"math.ceil(l.after / 1000) + 1)", "math.ceil((2 * l.period - l.elapsed) * l.tick / 1000) + 1)")
-	takeOne := testScript(t, redislimit.OneSource, "(after + -after % 1000) / 1000 + 1)")
+		"math.ceil(a / 1000) + 1)", "math.ceil((2 * l.period - l.elapsed) * l.tick / 1000) + 1)")
+	takeOne := testScript(t, redislimit.OneSource, "(debt + -debt % 1000) / 1000 + 1)")
 	spread := func(rate int, period time.Duration, burst int) scriptRule {
 		r, err := gcra.NewRule(rate, period, burst)
 		require.NoError(t, err)
@@ -133,8 +142,9 @@ func TestTheScriptIsExact(t *testing.T) {
 							args = append(args, size)
 						}
 						if ok && held.micros != w.Period*w.Tick {
-							held.count = window.Count{Window: w.Window(now), Cur: held.count.Prev + held.count.Cur}
+							held.count, s.mended = window.Count{Window: w.Window(now), Cur: held.count.Prev + held.count.Cur}, true
 						}
+						s.mended = s.mended || held.count.Window > w.Window(now)
 						s.count = w.At(held.count, now)
 						if !ok {
 							s.count = window.Count{Window: w.Window(now)}
@@ -147,8 +157,11 @@ func TestTheScriptIsExact(t *testing.T) {
 							args = append(args, cost.Micros, cost.Num)
 						}
 						if ok {
-							s.debt = rule.spread.Debt(held.at, held.den, now)
+							s.debt, s.mended = rule.spread.Debt(held.at, held.den, now)
 						}
+					}
+					if s.mended {
+						model[keys[i]] = s.key()
 					}
 					standings[i] = s
 					over[i] = !s.fits(n)
@@ -159,10 +172,7 @@ func TestTheScriptIsExact(t *testing.T) {
 				takes := func(i, n int) { // if it fits
 					if s := &standings[i]; want[0] == 1 && !over[i] && n > 0 && s.fits(n) {
 						s.take(n)
-						model[keys[i]] = scriptKey{
-							at: s.rule.spread.Add(s.debt, gcra.Span{Micros: now}), den: s.rule.spread.Den,
-							count: s.count, micros: s.rule.sliding.Period * s.rule.sliding.Tick,
-						}
+						model[keys[i]] = s.key()
 					}
 				}
 				for i := range keys {

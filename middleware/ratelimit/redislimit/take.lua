@@ -114,9 +114,10 @@ local function read_gcra(l, held)
   end
   -- More than the capacity is owed if the burst was lowered, or if the clock
   -- went back, as it may when a replica takes over: nobody waits longer than
-  -- for a spent burst.
+  -- for a spent burst. It is written although nothing is taken, or the next one
+  -- who looks would find the old debt, and wait again.
   if debt > l.capacity or (debt == l.capacity and debt_num > l.capacity_num) then
-    debt, debt_num = l.capacity, l.capacity_num
+    debt, debt_num, l.mended = l.capacity, l.capacity_num, true
   end
   if debt >= 0 then
     l.after, l.after_num = debt, debt_num
@@ -132,10 +133,12 @@ local function read_window(l, held)
   window, prev, cur = tonumber(window), tonumber(prev), tonumber(cur)
   if tonumber(micros) ~= l.period * l.tick then
     -- Written under another period: it counts in the present window, to be safe.
-    window, prev, cur = l.window, 0, prev + cur
+    window, prev, cur, l.mended = l.window, 0, prev + cur, true
   end
   -- A clock that went back prolongs the present window, and a limit that was
-  -- lowered is full at most.
+  -- lowered is full at most. As with GCRA, what counts in another window now is
+  -- written.
+  l.mended = l.mended or l.window < window
   if l.window == window + 1 then
     prev, cur = cur, 0
   elseif l.window > window then
@@ -207,6 +210,12 @@ if allowed then
   end
 end
 
+-- write sets a key. If that is not to take anything it need not be.
+local function write(taken, key, value, ttl)
+  local call = taken and redis.call or redis.pcall
+  call('SET', key, value, 'PX', string.format('%.0f', ttl))
+end
+
 local result = { allowed and 1 or 0, extra }
 for i, key in ipairs(KEYS) do
   local l, a, b, c = limits[i], 0, 0, 0
@@ -215,19 +224,23 @@ for i, key in ipairs(KEYS) do
   -- than it counts, rounded up: a key that goes late costs nothing, one that
   -- goes early gives away what its client owes.
   if l.sliding then
-    if charge and l.wanted > 0 then
+    local takes = charge and l.wanted > 0
+    if takes then
       l.cur = l.cur + l.wanted
-      redis.call('SET', key, string.format('%.0f*%.0f:%.0f,%.0f', l.window, l.period * l.tick, l.prev, l.cur),
-        'PX', string.format('%.0f', math.ceil((2 * l.period - l.elapsed) * l.tick / 1000) + 1))
+    end
+    if takes or l.mended then
+      write(takes, key, string.format('%.0f*%.0f:%.0f,%.0f', l.window, l.period * l.tick, l.prev, l.cur),
+        math.ceil((2 * l.period - l.elapsed) * l.tick / 1000) + 1)
     end
     a, b, c = l.prev, l.cur, now
   else
-    if charge and (l.after ~= l.before or l.after_num ~= l.before_num) then
-      redis.call('SET', key, struct.pack('<ddd', now + l.after, l.after_num, l.den),
-        'PX', string.format('%.0f', math.ceil(l.after / 1000) + 1))
+    local takes = charge and (l.after ~= l.before or l.after_num ~= l.before_num)
+    a, b = l.before, l.before_num
+    if takes then
       a, b = l.after, l.after_num
-    else
-      a, b = l.before, l.before_num
+    end
+    if takes or l.mended then
+      write(takes, key, struct.pack('<ddd', now + a, b, l.den), math.ceil(a / 1000) + 1)
     end
   end
   local r = 4 * i - 1

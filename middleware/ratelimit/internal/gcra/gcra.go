@@ -99,19 +99,21 @@ func tooSlow(burst int) error {
 func (r Rule) Burst() int { return r.burst }
 
 // Debt returns how far the instant tat, whose denominator is den, is ahead of
-// now. A store's script does the same; see there for the two roundings.
-func (r Rule) Debt(tat Span, den, now int64) Span {
-	debt := Span{Micros: tat.Micros - now, Num: tat.Num}
+// now, and whether that would be more than the capacity: then the store has to keep
+// what is returned in place of it. A store's script does the same; see there for
+// why, and for the two roundings.
+func (r Rule) Debt(tat Span, den, now int64) (debt Span, mended bool) {
+	debt = Span{Micros: tat.Micros - now, Num: tat.Num}
 	if den != r.Den && debt.Num > 0 {
 		debt = Span{Micros: debt.Micros + 1}
 	}
 	switch {
 	case debt.Micros < 0:
-		return Span{}
+		return Span{}, false
 	case r.Capacity.Less(debt):
-		return r.Capacity
+		return r.Capacity, true
 	default:
-		return debt
+		return debt, false
 	}
 }
 

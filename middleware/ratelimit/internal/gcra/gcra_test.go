@@ -89,7 +89,9 @@ func TestDebt(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			assert.Equal(t, tt.want, r.Debt(tt.tat, tt.den, 100))
+			debt, mended := r.Debt(tt.tat, tt.den, 100)
+			assert.Equal(t, tt.want, debt)
+			assert.Equal(t, tt.name == "more than the capacity", mended)
 		})
 	}
 }
