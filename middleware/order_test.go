@@ -232,7 +232,7 @@ func TestALimitByUserBelongsInsideOfTheSession(t *testing.T) {
 	assert.Equal(t, []int{http.StatusOK, http.StatusTooManyRequests, http.StatusOK}, statuses(func(s *site, limit middleware.Middleware) []middleware.Middleware {
 		return []middleware.Middleware{s.sessions.Handler, limit}
 	}))
-	assert.Equal(t, []int{http.StatusBadRequest, http.StatusBadRequest, http.StatusBadRequest}, statuses(func(s *site, limit middleware.Middleware) []middleware.Middleware {
+	assert.Equal(t, []int{http.StatusServiceUnavailable, http.StatusServiceUnavailable, http.StatusServiceUnavailable}, statuses(func(s *site, limit middleware.Middleware) []middleware.Middleware {
 		return []middleware.Middleware{limit, s.sessions.Handler}
 	}))
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // A payment that is sent twice is made once. In a program with sessions the scope
-// is the session's user.
+// is the session's user; here it is a field that an outer handler has checked.
 func Example() {
 	byClient := func(r *http.Request) (string, error) { return r.Header.Get("X-Client"), nil }
 	once, err := idempotency.New(idempotency.NewMemoryStore(), byClient, 24*time.Hour, nil)
@@ -31,6 +31,7 @@ func Example() {
 
 	for range 2 {
 		r := httptest.NewRequest(http.MethodPost, "/payments", strings.NewReader("amount=5"))
+		r.Header.Set("X-Client", "shop-1")
 		r.Header.Set("Idempotency-Key", `"8e03978e-40d5-43e8-bc93-6894a57f9324"`)
 		w := httptest.NewRecorder()
 		pay.ServeHTTP(w, r)

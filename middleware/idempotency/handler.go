@@ -12,6 +12,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -35,7 +36,9 @@ const (
 
 // ScopeFunc says who sends a request, so that the keys of one caller have nothing
 // to do with those of another: a user, a client of the API, or whatever an
-// attacker cannot choose. An error is answered with 403.
+// attacker cannot choose. "" says that the caller is not known, such as the user of a
+// session that nobody is logged in to, and is answered with 403: callers in one scope get
+// each other's responses. An error is a fault, and answered with 503.
 type ScopeFunc func(*http.Request) (string, error)
 
 // Options are the optional settings of a Guard. Nil and the zero value are the
@@ -157,7 +160,8 @@ func Attempt(ctx context.Context) int {
 // held back until it is stored, so that a Flush has no effect. Trailers are dropped.
 //
 // The body belongs to the request that the key is for. If middleware outside has read it
-// as a form, the form does; files of a form do not then.
+// as a form, the form does; files of a form do not then. If it has read it otherwise, and
+// not put it back, the answer is 500.
 func (g *Guard) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !slices.Contains(g.opts.Methods, r.Method) {
@@ -177,8 +181,13 @@ func (g *Guard) Handler(next http.Handler) http.Handler {
 			return
 		}
 		scope, err := g.scope(r)
-		if err != nil {
-			g.opts.Logger.LogAttrs(r.Context(), slog.LevelInfo, "idempotency: nobody knows whose request it is", slog.Any("error", err))
+		switch {
+		case err != nil:
+			g.opts.Logger.LogAttrs(r.Context(), slog.LevelError, "idempotency: whose request it is cannot be told", slog.Any("error", err))
+			w.Header().Set("Retry-After", "1")
+			refuse(w, http.StatusServiceUnavailable, "The caller cannot be told at the moment", "")
+			return
+		case scope == "":
 			refuse(w, http.StatusForbidden, "The caller is not known", "")
 			return
 		}
@@ -191,6 +200,12 @@ func (g *Guard) Handler(next http.Handler) http.Handler {
 				return
 			}
 			refuse(w, http.StatusBadRequest, "The request could not be read", "")
+			return
+		}
+		if r.ContentLength > 0 && len(body) == 0 && r.PostForm == nil {
+			g.opts.Logger.LogAttrs(r.Context(), slog.LevelError, "idempotency: something outside of the Guard has read the body, and not as a form: "+
+				"whether it is the same request cannot be told; let it read the body inside, or put it back", slog.String("path", r.URL.Path))
+			refuse(w, http.StatusInternalServerError, "The request could not be compared", "")
 			return
 		}
 		run := &run{
@@ -246,6 +261,11 @@ func fingerprint(r *http.Request, body []byte) Fingerprint {
 		writePart(h, []byte(part))
 	}
 	writePart(h, body)
+	// Handlers that are mounted twice see one URL, as under http.StripPrefix.
+	if asked, err := url.ParseRequestURI(r.RequestURI); err == nil && (asked.EscapedPath() != r.URL.EscapedPath() || asked.RawQuery != r.URL.RawQuery) {
+		writePart(h, []byte(asked.EscapedPath()))
+		writePart(h, []byte(asked.RawQuery))
+	}
 	if r.PostForm != nil { // somebody outside has read the body
 		writePart(h, []byte(r.PostForm.Encode()))
 	}

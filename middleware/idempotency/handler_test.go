@@ -33,10 +33,11 @@ func onBothStores(t *testing.T, test func(t *testing.T, store idempotency.Store)
 }
 
 func caller(r *http.Request) (string, error) {
-	if c := r.Header.Get("X-Caller"); c != "" {
-		return c, nil
+	c := r.Header.Get("X-Caller")
+	if c == "fault" {
+		return "", errors.New("the users' database is away")
 	}
-	return "", errors.New("nobody")
+	return c, nil
 }
 
 // shop counts its payments.
@@ -139,7 +140,53 @@ func TestAKeyBelongsToOneRequestOfOneCaller(t *testing.T) {
 		assert.EqualValues(t, 1, s.payments.Load())
 		assert.Equal(t, "payment 2 of 6 €", s.send(http.MethodPost, "/pay", "bob", "k", "6 €").body, "the key of another caller is another one")
 		assert.Equal(t, http.StatusForbidden, s.send(http.MethodPost, "/pay", "", "k", "5 €").StatusCode, "whose key is it?")
+		away := s.send(http.MethodPost, "/pay", "fault", "k", "5 €")
+		assert.Equal(t, http.StatusServiceUnavailable, away.StatusCode, "a fault is not the caller's, who may try again")
+		assert.Equal(t, "1", away.Header.Get("Retry-After"))
+		assert.NotContains(t, away.body, "database")
+		assert.EqualValues(t, 2, s.payments.Load())
 	})
+}
+
+// A handler may be mounted twice, and see the same path: what the client has asked for is
+// what counts.
+func TestRoutesUnderStripPrefixAreNotMixedUp(t *testing.T) {
+	g, err := idempotency.New(idempotency.NewMemoryStore(), caller, time.Hour, &idempotency.Options{Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	pay := g.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.RequestURI) }))
+	mux := http.NewServeMux()
+	for _, prefix := range []string{"/v1", "/v2"} {
+		mux.Handle(prefix+"/", http.StripPrefix(prefix, pay))
+	}
+	ask := func(target string) *httptest.ResponseRecorder {
+		r := httptest.NewRequest(http.MethodPost, target, strings.NewReader("5 €"))
+		r.Header.Set("X-Caller", "ada")
+		r.Header.Set("Idempotency-Key", "k")
+		w := httptest.NewRecorder()
+		mux.ServeHTTP(w, r)
+		return w
+	}
+	for range 2 {
+		assert.Equal(t, "/v1/payments", ask("/v1/payments").Body.String())
+		assert.Equal(t, http.StatusUnprocessableEntity, ask("/v2/payments").Code)
+	}
+}
+
+// Without the body nobody knows whether it is the same request.
+func TestABodyThatIsGoneIsRefused(t *testing.T) {
+	log := &strings.Builder{}
+	g, err := idempotency.New(idempotency.NewMemoryStore(), caller, time.Hour, &idempotency.Options{Logger: slog.New(slog.NewTextHandler(log, nil))})
+	require.NoError(t, err)
+	h := g.Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("it ran") }))
+	r := httptest.NewRequest(http.MethodPost, "/pay", strings.NewReader(`{"amount":5}`))
+	r.Header.Set("X-Caller", "ada")
+	r.Header.Set("Idempotency-Key", "k")
+	_, err = io.ReadAll(r.Body)
+	require.NoError(t, err)
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	assert.Equal(t, http.StatusInternalServerError, w.Code)
+	assert.Contains(t, log.String(), "has read the body")
 }
 
 func TestBadRequests(t *testing.T) {

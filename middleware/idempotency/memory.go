@@ -71,6 +71,7 @@ func (m *MemoryStore) Begin(ctx context.Context, key string, b Begin) (State, er
 		if m.bytes >= maxMemoryBytes {
 			return State{}, errFull
 		}
+		m.requests.Delete(key) // one whose time is over, and whose bytes count
 		r = &memoryRequest{fingerprint: b.Fingerprint}
 		m.bytes += r.size()
 	case r.fingerprint != b.Fingerprint:

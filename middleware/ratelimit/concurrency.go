@@ -135,14 +135,15 @@ func (c *Concurrency) Stats() Stats { return c.stats() }
 // Handler returns a handler that calls next with a permit, and releases that
 // afterwards. The request's context ends if the permit is lost, with the cause
 // ErrPermitLost. If there is no permit it answers as Limiter.Handler does: 429, or 503 with
-// FailClosed while the store fails, or 400 for a request without a key.
+// FailClosed while the store fails, or 400 for a request without a key, or 503 if the key is
+// not known.
 func (c *Concurrency) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		key, err := keyOf(c.key, r)
 		if err != nil {
 			c.noKey.Add(1)
 			c.keyGate.log(r.Context(), "ratelimit: requests have no key and are refused", "policy", c.name, "error", err)
-			answerPlain(w, http.StatusBadRequest)
+			answerNoKey(w, err)
 			return
 		}
 		// Without the cancellation, as in Limiter.Handler.

@@ -3,6 +3,7 @@ package ratelimit
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"strconv"
 )
@@ -15,8 +16,9 @@ import (
 //     whatever Options.Denied makes of it. There is no Retry-After if the request costs more
 //     than the limit ever has;
 //   - 503 (Service Unavailable) when the store fails and a policy is FailClosed;
-//   - 400 (Bad Request) when the request has no key. Letting it pass would be a
-//     way around the limit, and one common key a way to lock others out.
+//   - 400 (Bad Request) when the request has no key, and 503 when it is not known because
+//     the KeyFunc fails. Letting it pass would be a way around the limit, and one common key
+//     a way to lock others out.
 //
 // Responses say in RateLimit-Policy what the limits are, and in RateLimit what is left of
 // them (draft-ietf-httpapi-ratelimit-headers): r is how many units could be taken at
@@ -32,7 +34,7 @@ func (l *Limiter) Handler(next http.Handler) http.Handler {
 			if asks[i], err = p.ask(r); err != nil {
 				l.counters.noKey.Add(1)
 				l.keyGate.log(r.Context(), "ratelimit: requests have no key and are refused", "policy", p.Name, "error", err)
-				answerPlain(w, http.StatusBadRequest)
+				answerNoKey(w, err)
 				return
 			}
 			if l.tier != nil {
@@ -81,6 +83,15 @@ func answerDenied(w http.ResponseWriter, r *http.Request) {
 		Title:    "Request cannot be satisfied as assigned quota has been exceeded",
 		Violated: result.Violated(),
 	})
+}
+
+// answerNoKey answers a request whose key there is not, or cannot be told.
+func answerNoKey(w http.ResponseWriter, err error) {
+	if errors.Is(err, ErrNoKey) {
+		answerPlain(w, http.StatusBadRequest)
+		return
+	}
+	answerUnavailable(w)
 }
 
 func answerUnavailable(w http.ResponseWriter) {

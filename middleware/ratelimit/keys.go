@@ -11,7 +11,8 @@ import (
 )
 
 // ErrNoKey says that a request has no key, or that one is empty: that is the client's mistake
-// or the program's, not the store's. The error of a KeyFunc of one's own need not match it.
+// or the program's, and answered with 400. Any other error of a KeyFunc is a fault, such as of
+// a store that it asks, and answered with 503.
 var ErrNoKey = errors.New("ratelimit: no key")
 
 // errEmptyKey is the ErrNoKey of an empty key.
@@ -22,7 +23,9 @@ var errEmptyKey = fmt.Errorf("%w: it is empty", ErrNoKey)
 // client is many: a header that anybody can send is no key. Package clientip
 // has the one for addresses.
 //
-// An error and an empty key both say that the request has no key. Keys end up
+// An empty key and ErrNoKey say that the request has no key. With any other error it is
+// not known, and the request does not pass either: if it did, whoever can bring the error
+// about would not be limited. Keys end up
 // in the store as they are, so they should be short and hold no secret; one of
 // more than 200 bytes is replaced by its SHA-256.
 type KeyFunc func(*http.Request) (string, error)
@@ -80,7 +83,9 @@ func ByHeader(name string) KeyFunc {
 //		return session.FromContext(r.Context()).User(r.Context())
 //	}, clientip.Key)
 //
-// Such a Limiter belongs inside of the session.
+// Such a Limiter belongs inside of the session. An error of user is not passed to
+// otherwise: while the sessions' store is away the answer is 503. Where requests are to be
+// counted by address then, have user return "" for it.
 func ByUser(user, otherwise KeyFunc) KeyFunc {
 	if user == nil {
 		return nil // which New reports

@@ -73,7 +73,7 @@ type Stats struct {
 	FailedOpen, FailedClosed, LocalAdmitted, LocalDenied uint64
 	// Asked counts steps of the store, StoreErrors those that failed.
 	Asked, StoreErrors uint64
-	// NoKey counts requests that had no key and were refused.
+	// NoKey counts requests that had no key, or whose KeyFunc failed, and were refused.
 	NoKey uint64
 	// PermitsLost counts permits that could not be kept.
 	PermitsLost uint64
