@@ -75,6 +75,9 @@ func (c *core) decide(ctx context.Context, asks []ask, extra int) (Result, error
 			c.tell(ctx, asks, &r, began)
 			return r, nil
 		}
+		if budget < c.options.Timeout/2 {
+			l = nil // more is wanted than refills bring: it asks for itself, while there is time
+		}
 		var wait <-chan struct{}
 		if l != nil {
 			wait = l.lead(now, asks[0].n)

@@ -23,7 +23,7 @@ type leaseKey struct {
 const idleLease = 10 * leaseTime
 
 // lease is the units of a key that this process may still use. How many it takes at a time doubles from
-// one, as long as they are used up in time, and shrinks to what was used.
+// one, as long as they are used up in time, or is what callers wait for, and shrinks to what was used.
 type lease struct {
 	batch int
 
@@ -31,6 +31,8 @@ type lease struct {
 	stock  int
 	until  time.Duration // on the clock of denials
 	next   int           // how many to take next time
+	wanted int           // what callers wait for while asking
+	short  int           // what they had waited for in vain when the last refill had come
 	states []CheckState  // as the store saw it last
 	round  int           // counts forget
 	asking chan struct{} // closed when the caller that refills it has done so; nil if none does
@@ -115,6 +117,7 @@ func (l *lease) lead(now time.Duration, n int) <-chan struct{} {
 	defer l.mu.Unlock()
 	switch {
 	case l.asking != nil:
+		l.wanted += n
 		return l.asking
 	case now < l.until && l.stock >= n: // another one has a moment ago
 		return over
@@ -128,6 +131,7 @@ func (l *lease) led() {
 	defer l.mu.Unlock()
 	close(l.asking)
 	l.asking = nil
+	l.short, l.wanted = l.wanted-l.stock, 0
 }
 
 // size returns how many units to take now, and the round, for fill.
@@ -137,7 +141,7 @@ func (l *lease) size(now time.Duration) (n, round int) {
 	if l.stock > 0 && now >= l.until {
 		l.next = max(1, l.next-l.stock) // as many as were used
 	} else {
-		l.next = min(l.batch, max(1, 2*l.next))
+		l.next = min(l.batch, max(1, 2*l.next, l.short))
 	}
 	return l.next, l.round
 }

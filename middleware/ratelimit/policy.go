@@ -53,6 +53,7 @@ type Policy struct {
 	// itself until they are used up, within 100 ms. Nothing is ever admitted over a
 	// limit for that; to this end its burst (of a window, its rate) is lowered by what
 	// comes back within 100 ms, and units that a process does not use in time are lost.
+	// A request for which no batch has had a unit in half of Options.Timeout asks by itself.
 	// Zero asks the store each time. A Batch needs a Limiter with one policy.
 	Batch int
 }

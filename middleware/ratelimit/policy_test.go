@@ -437,6 +437,47 @@ func TestBatch(t *testing.T) {
 	}
 }
 
+// A store that works is asked, however many ask for one key and however far it is away:
+// nobody waits for one refill after the other until the time is up, and passes uncounted.
+func TestABatchIsNotWaitedForInVain(t *testing.T) {
+	for name, tt := range map[string]struct {
+		limit    ratelimit.Limit
+		batch    int
+		far      time.Duration
+		each     int // requests a millisecond
+		lasts    time.Duration
+		admitted int
+	}{
+		"many at once":            {ratelimit.Limit{Rate: 1000, Period: time.Hour, Burst: 1000}, 100, 8 * time.Millisecond, 700, time.Millisecond, 700},
+		"more than batches bring": {ratelimit.Limit{Rate: 10_000, Period: time.Second, Burst: 2000}, 10, 2 * time.Millisecond, 20, 500 * time.Millisecond, 6000},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := &distant{MemoryStore: ratelimit.NewMemoryStore(), took: tt.far / 2}
+				l := newPolicy(t, store, ratelimit.Policy{Limits: []ratelimit.Limit{tt.limit}, Batch: tt.batch}, nil)
+				var wg sync.WaitGroup
+				began := time.Now()
+				for ; time.Since(began) < tt.lasts; time.Sleep(time.Millisecond) {
+					for range tt.each {
+						wg.Go(func() {
+							from := time.Now()
+							_, err := l.Allow(t.Context(), "a")
+							assert.NoError(t, err)
+							assert.LessOrEqual(t, time.Since(from), 50*time.Millisecond)
+						})
+					}
+				}
+				wg.Wait()
+				s := l.Stats()
+				assert.Zero(t, s.FailedOpen)
+				assert.LessOrEqual(t, s.Admitted, uint64(tt.admitted)+1000) // what comes back while the last ones wait
+				assert.GreaterOrEqual(t, s.Admitted, uint64(tt.admitted)*9/10)
+				t.Logf("%+v", s)
+			})
+		})
+	}
+}
+
 func TestBatchShowsWhatIsLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newPolicy(t, ratelimit.NewMemoryStore(), ratelimit.Policy{Limits: []ratelimit.Limit{ratelimit.PerHour(100)}, Batch: 20}, nil)
