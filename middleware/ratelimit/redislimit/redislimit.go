@@ -22,7 +22,8 @@
 // checks, and when one denies it gives back what it has taken for those before.
 // So nothing is admitted over a limit, and a request that is denied has consumed
 // nothing in the end. But it takes a round trip for each key; what is taken and given
-// back may have denied somebody else in between; and if the process dies in
+// back may have denied somebody else in between, whose process goes by that answer for up
+// to Options.LocalDenial of package ratelimit; and if the process dies in
 // between, or the server of the first key cannot be reached any more, the units
 // stay taken until they come back at the limit's rate. Put the most specific key
 // first: then a user over his own limit does not touch what is everybody's.
