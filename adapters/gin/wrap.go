@@ -8,6 +8,7 @@ import (
 
 	"github.com/gin-gonic/gin"
 	"github.com/herdless/herdless/internal/reqbound"
+	"github.com/herdless/herdless/internal/reqcopy"
 )
 
 // Wrap makes a gin handler of any net/http middleware. The handlers behind it
@@ -119,11 +120,7 @@ func (x *exchange) next(w http.ResponseWriter, r *http.Request) {
 	c, path := x.c, x.c.FullPath()
 	inner := newWriter(w, r, x.status, x.size)
 	defer func() {
-		// The temporary files of an upload are removed by net/http, which looks
-		// at its own request, not at this copy of it.
-		if m := c.Request.MultipartForm; m != nil && x.request.MultipartForm == nil {
-			x.request.MultipartForm = m
-		}
+		reqcopy.ReturnForm(x.request, c.Request)
 		c.Writer, c.Request = x.bridge.out, x.request
 	}()
 	c.Writer, c.Request = inner, r

@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"github.com/herdless/herdless/internal/reqcopy"
 )
 
 // run is one request on its way.
@@ -176,7 +178,9 @@ func (u *run) execute(attempt int, asked time.Time) *recorder {
 		<-renewed
 		u.abandon()
 	}()
-	u.next.ServeHTTP(rec, u.request(ctx, attempt))
+	r := u.request(ctx, attempt)
+	defer reqcopy.ReturnForm(u.r, r)
+	u.next.ServeHTTP(rec, r)
 	done = true
 	stop()
 	<-renewed

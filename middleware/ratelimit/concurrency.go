@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/herdless/herdless/internal/reqcopy"
 )
 
 // ConcurrencyOptions are the optional settings of a Concurrency. Nil and the zero
@@ -162,7 +164,9 @@ func (c *Concurrency) Handler(next http.Handler) http.Handler {
 			answerUnavailable(w)
 		default:
 			c.setFields(w.Header(), p.left)
-			next.ServeHTTP(w, r.WithContext(p.ctx)) //nolint:contextcheck // it is a child of the request's
+			copied := r.WithContext(p.ctx) //nolint:contextcheck // it is a child of the request's
+			defer reqcopy.ReturnForm(r, copied)
+			next.ServeHTTP(w, copied)
 		}
 	})
 }
