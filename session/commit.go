@@ -175,7 +175,7 @@ func (s *Session) rotation(d *Delta) (next token, err error) {
 	case s.renew || s.login != nil:
 		next = s.m.tokens.renew(s.token.id)
 		d.Rotate = &Rotation{Digest: next.digest}
-	case s.m.opts.RenewEvery > 0 && s.rec.State == Current && s.rec.GraceLeft == 0 && !s.headerOut &&
+	case s.m.opts.RenewEvery > 0 && s.rec.State == Current && s.rec.GraceLeft == 0 && !s.headerOut && !s.upgrading &&
 		s.rec.DigestAge >= s.m.opts.RenewEvery:
 		next = s.m.tokens.renew(s.token.id)
 		handover, err := handOver(s.token, next)
@@ -237,7 +237,7 @@ func (s *Session) moveTo(ctx context.Context, next, was token) (begun bool, err 
 	if was.id != "" {
 		// Withdrawn first: a write of another request that came between a
 		// reading and the end would be lost, and nobody told.
-		rec, err := s.m.store.Take(ctx, was.id, was.digest, next.id, max(takeFor, 5*s.m.opts.StoreTimeout))
+		rec, err := s.m.store.Take(ctx, was.id, was.digest, next.id, s.withdrawn())
 		switch {
 		case err != nil:
 			return false, fmt.Errorf("session: could not log in: %w", err)
@@ -260,13 +260,24 @@ func (s *Session) moveTo(ctx context.Context, next, was token) (begun bool, err 
 		return errors.Is(err, ErrUnavailable), err
 	}
 	s.m.forget(was.id)
-	if _, err := s.m.store.Delete(ctx, was.id); err != nil {
+	if _, err := s.m.store.Delete(ctx, was.id); err != nil && !s.hasEnded(ctx, was, next) {
 		// The old token would work again, when the time for which its session
 		// was withdrawn is over.
 		return true, fmt.Errorf("session: could not end the session before the login: %w", err)
 	}
 	return true, nil
 }
+
+// hasEnded reports whether the session of was, which the login to next has withdrawn, is
+// known to be there no more: the answer to its end was lost, or too few replicas have
+// confirmed it. To undo the login then would leave the visitor without either.
+func (s *Session) hasEnded(ctx context.Context, was, next token) bool {
+	rec, err := s.m.store.Take(context.WithoutCancel(ctx), was.id, was.digest, next.id, s.withdrawn())
+	return err == nil && rec.State == Missing
+}
+
+// withdrawn is for how long the session before a login is.
+func (s *Session) withdrawn() time.Duration { return max(takeFor, 5*s.m.opts.StoreTimeout) }
 
 // undoMove ends the session of next, if that may have begun, and gives back that
 // of was, if there is one. The new one comes first: with both alive for a moment, a

@@ -11,7 +11,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/herdless/herdless/internal/redistest"
 	"github.com/herdless/herdless/session"
+	"github.com/herdless/herdless/session/redisstore"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -95,7 +97,8 @@ func (r *recorder) created() map[string]string {
 // A login of a visitor takes several steps. Whichever of them fails, and whether
 // it has happened, and also if the server dies with it: no session of the user is
 // alive that is not in the list, no cookie goes out, and where the server goes on
-// everything is as it was before.
+// everything is as it was before, or, where only the answer to the last step was lost, as it
+// is to be.
 func TestALoginThatFailsHalfway(t *testing.T) {
 	for _, was := range []string{"", "bob"} {
 		for _, step := range []string{"take", "commit", "delete"} {
@@ -139,10 +142,21 @@ func failHalfway(t *testing.T, store session.Store, was, step string, kind fault
 	sess = here.Load(request(cookie))
 	require.NoError(t, sess.Login(t.Context(), "alice"))
 	h := http.Header{}
-	require.ErrorIs(t, here.Commit(t.Context(), sess, h), errStore)
+	err := here.Commit(t.Context(), sess, h)
 	require.True(t, failed)
-	assert.Empty(t, h["Set-Cookie"])
 	broken.fail.Store(nil)
+	if step == "delete" && kind == after && !dies {
+		require.NoError(t, err, "the session from before has ended, and all is as it is to be")
+		cookie := (&http.Response{Header: h}).Cookies()[0].Value
+		assert.Equal(t, "alice", visit(t, elsewhere, cookie))
+		var cart string
+		ok, err := elsewhere.Load(request(cookie)).Get(t.Context(), "cart", &cart)
+		require.NoError(t, err)
+		assert.Equal(t, was == "", ok, "what belongs to nobody is taken along, and nothing of another user")
+		return
+	}
+	require.ErrorIs(t, err, errStore)
+	assert.Empty(t, h["Set-Cookie"])
 
 	listed := map[string]bool{}
 	for _, user := range []string{"alice", "bob"} {
@@ -165,15 +179,30 @@ func failHalfway(t *testing.T, store session.Store, was, step string, kind fault
 	infos, err := elsewhere.Sessions(t.Context(), "alice")
 	require.NoError(t, err)
 	assert.Empty(t, infos, "nobody has logged in")
-	if step == "delete" && kind == after {
-		assert.Empty(t, visit(t, elsewhere, cookie), "it has ended, and nobody is told that it goes on")
-		return
-	}
 	assert.Equal(t, was, visit(t, elsewhere, cookie))
 	var cart string
 	_, err = elsewhere.Load(request(cookie)).Get(t.Context(), "cart", &cart)
 	require.NoError(t, err)
 	assert.Equal(t, "book", cart, "the session from before must be there, whole and at once")
+}
+
+// Too few replicas confirm the end of the visitor's session: it has ended all the same, and
+// the login goes on with what was in it.
+func TestALoginThatReplicasDoNotConfirm(t *testing.T) {
+	rdb := redistest.Standalone(t).Client(t)
+	m := newManager(t, redisstore.New(rdb, &redisstore.Options{
+		Prefix: redistest.Prefix(t), Wait: redisstore.Wait{Replicas: 1, Timeout: 10 * time.Millisecond},
+	}), patient)
+	s := m.Load(request(""))
+	require.NoError(t, s.Set(t.Context(), "cart", "book"))
+	s = m.Load(request(commit(t, m, s).Value))
+	require.NoError(t, s.Login(t.Context(), "alice"))
+	cookie := commit(t, m, s).Value
+	assert.Equal(t, "alice", visit(t, m, cookie))
+	var cart string
+	_, err := m.Load(request(cookie)).Get(t.Context(), "cart", &cart)
+	require.NoError(t, err)
+	assert.Equal(t, "book", cart)
 }
 
 // A server that dies in the middle of a login has withdrawn the session from before:

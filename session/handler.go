@@ -29,7 +29,7 @@ const lateCommitTimeout = 5 * time.Second
 // begin a session, nor log in, because that takes a cookie.
 //
 // A handler that hijacks the connection finds the cookie in w.Header, and is the
-// one to send it.
+// one to send it. No token is renewed then that the handler has not asked for.
 //
 // If next panics, nothing is committed that was not before. A middleware
 // between Handler and next that recovers and writes an answer commits like
@@ -71,21 +71,45 @@ type exchange struct {
 // or answers with the error.
 func (x *exchange) BeforeHeader(status int) bool {
 	s, h := &x.session, x.w.Header()
-	failedBefore := s.failed()
+	failedBefore, saved := s.beforeHeader(status)
 	err := s.m.Commit(&x.ctx, s, h)
 	s.sendHeader(status)
 	if err != nil && (!failedBefore || status < 500) {
-		s.m.answer(x.w, x.r, s, err, x.outer)
+		s.m.answer(x.w, x.r, s, saved, err, x.outer)
 		return false
 	}
 	if err != nil {
 		s.MarkResponse(h)
+		s.handSaved(h, saved, err)
 	}
 	return true
 }
 
-// answer sends the response for err in the handler's place.
-func (m *Manager) answer(w http.ResponseWriter, r *http.Request, s *Session, err error, outer http.Header) {
+// beforeHeader reports, before the commit, whether the session has failed, which the
+// handler has been told, and what token the client needs for what a Save has done.
+func (s *Session) beforeHeader(status int) (failed bool, saved token) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.upgrading = status == http.StatusSwitchingProtocols
+	if s.stored && s.send {
+		saved = s.token
+	}
+	return s.err != nil, saved
+}
+
+// handSaved tells the client the token of what a Save has done, although what came after it
+// has failed with err: the token from before may have ended with that.
+func (s *Session) handSaved(h http.Header, saved token, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if saved.id != "" && s.stored && s.send && s.token.digest == saved.digest && !errors.Is(err, ErrGone) {
+		s.hand(h)
+	}
+}
+
+// answer sends the response for err in the handler's place. The client gets the token of
+// what a Save has done, if there is one.
+func (m *Manager) answer(w http.ResponseWriter, r *http.Request, s *Session, saved token, err error, outer http.Header) {
 	level := slog.LevelError
 	if errors.Is(err, ErrGone) {
 		level = slog.LevelInfo // a logout overlapped, which is nobody's fault
@@ -97,6 +121,7 @@ func (m *Manager) answer(w http.ResponseWriter, r *http.Request, s *Session, err
 	clear(h)
 	maps.Copy(h, outer)
 	s.MarkResponse(h)
+	s.handSaved(h, saved, err)
 	rw := respwriter.New(w, func(int) bool { return true })
 	if m.opts.ErrorHandler != nil {
 		m.opts.ErrorHandler(rw, r, err)

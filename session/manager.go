@@ -84,13 +84,16 @@ type Options struct {
 	// value's name; names, sizes and times stay in the clear. The other keys
 	// are for what was written before: values are encrypted anew when they are
 	// set, and who is logged in with them. A session with a value under a key
-	// that is not here any more is as good as none, so keep a key for
-	// AbsoluteTimeout after another has taken its place. Where all keys were
+	// that a server does not have is as good as none to it, and its user logged
+	// out. So a new key goes behind the old one first, on all servers, and only
+	// then in front of it; and the old one stays for the longest absolute timeout
+	// after that, those of SetTimeouts included. Where all keys were
 	// taken away, it may be that only the value is, if it is long.
 	Encryption []EncryptionKey
 	// AcceptUnencrypted reads what is not encrypted in spite of Encryption, for
 	// the time after encryption was introduced. As long as it is set, who can
-	// write to the store can change values.
+	// write to the store can change values. While encryption is introduced server by
+	// server, those that have no keys yet log out whom the others have encrypted.
 	AcceptUnencrypted bool
 
 	// Codec encodes the values that have none of their own (NewKeyWith).

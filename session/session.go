@@ -57,6 +57,7 @@ type Session struct {
 	mu        sync.Mutex
 	touched   bool  // some method was called: the response depends on the session
 	headerOut bool  // no token can be handed out any more
+	upgrading bool  // it may be that none gets out, although it can be handed out
 	shareable bool  // the header went out before the first use
 	loaded    bool  // the store was asked, with or without success
 	destroyed bool  // by this request
@@ -185,7 +186,8 @@ func (s *Session) codec(codec Codec) Codec {
 }
 
 // Set stores v under name, encoded by Options.Codec, which is JSON by default. A
-// value equal to the stored one is not written. The error is ErrTooLarge where
+// value equal to what this request has read is not written, unless the header of the
+// response is out: a long answer may have read it long ago. The error is ErrTooLarge where
 // the session would become so; the session can be used on.
 func (s *Session) Set(ctx context.Context, name string, v any) error {
 	return s.set(ctx, name, v, nil)
@@ -224,7 +226,7 @@ func (s *Session) put(ctx context.Context, name string, data []byte) error {
 	if stored && !s.dropped() {
 		c, err := s.open(name)
 		switch {
-		case err == nil && !c.aged && c.schema == s.schemaOf(name) && bytes.Equal(c.value, data):
+		case err == nil && !s.headerOut && !c.aged && c.schema == s.schemaOf(name) && bytes.Equal(c.value, data):
 			delete(s.changes, name)
 			return nil
 		case err != nil || s.bad[name]:
@@ -257,7 +259,7 @@ func (s *Session) Delete(ctx context.Context, name string) error {
 }
 
 func (s *Session) remove(name string) {
-	if _, ok := s.rec.Values.Get(name); ok {
+	if _, ok := s.rec.Values.Get(name); ok || s.headerOut && s.stored { // by now somebody else may have set it
 		s.change(name, nil)
 	} else {
 		delete(s.changes, name)
@@ -363,10 +365,14 @@ func (s *Session) lock(ctx context.Context, write bool) error {
 		return ErrNoSession
 	}
 	s.mu.Lock()
+	locked := false
+	defer func() { // also if the store, or the program's Observe or Logger, panics
+		if !locked {
+			s.mu.Unlock()
+		}
+	}()
 	err := s.ready(ctx, write)
-	if err != nil {
-		s.mu.Unlock()
-	}
+	locked = err == nil
 	return err
 }
 
@@ -379,8 +385,8 @@ func (s *Session) ready(ctx context.Context, write bool) error {
 	}
 	s.touched = true
 	if !s.loaded {
-		s.loaded = true
 		s.load(ctx)
+		s.loaded = true
 	}
 	switch {
 	case s.err != nil:

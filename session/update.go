@@ -68,20 +68,10 @@ func (s *Session) update(ctx context.Context, name string, fn func(old Value) (a
 				return fmt.Errorf("session: %w", errors.Join(err, ErrConflict))
 			}
 		}
-		if err := s.lock(ctx, true); err != nil {
+		base, data, err := s.present(ctx, name)
+		if err != nil {
 			return err
 		}
-		if err := s.fetch(ctx, name); err != nil {
-			s.mu.Unlock()
-			return err
-		}
-		var base []byte
-		if stored, seen := s.rec.Values.Get(name); seen && !s.dropped() {
-			base = []byte(stored)
-		}
-		data, _ := s.value(ctx, name)
-		s.mu.Unlock()
-
 		var failed error
 		v, err := fn(Value{bytes.Clone(data), codec, &failed})
 		if err != nil {
@@ -97,6 +87,23 @@ func (s *Session) update(ctx context.Context, name string, fn func(old Value) (a
 		}
 	}
 	return ErrConflict
+}
+
+// present returns the value called name, as it is stored and as it is encoded, nil if there
+// is none.
+func (s *Session) present(ctx context.Context, name string) (base, data []byte, err error) {
+	if err := s.lock(ctx, true); err != nil {
+		return nil, nil, err
+	}
+	defer s.mu.Unlock()
+	if err := s.fetch(ctx, name); err != nil {
+		return nil, nil, err
+	}
+	if stored, seen := s.rec.Values.Get(name); seen && !s.dropped() {
+		base = []byte(stored)
+	}
+	data, _ = s.value(ctx, name)
+	return base, data, nil
 }
 
 // swap replaces base by next, unless base is not what is there. failed says why

@@ -80,7 +80,8 @@ type Options struct {
 	// "herdless:session:".
 	Prefix string
 	// Wait makes logouts and revocations wait until they are on replicas, so
-	// that a failover to one of those does not undo them.
+	// that a failover to one of those does not undo them. A login waits as well for the
+	// end of the session before it, and goes on if too few replicas confirm that.
 	Wait Wait
 	// NoPipelining sends each command by itself. By default the commands of more
 	// than four callers at a time go together, in a pipeline, which costs a busy
