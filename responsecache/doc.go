@@ -115,7 +115,9 @@
 //
 // The cache may stand outside or inside of the session middleware, but outside
 // is where hits are cheapest. A response whose handler touched the session is
-// private and therefore not stored. Fields that are set on the response before
+// private and therefore not stored. (A writer between the two that holds back the header
+// until the cache has returned, such as http.TimeoutHandler's, hides that: it belongs
+// outside of both.) Fields that are set on the response before
 // the cache is reached belong to the middleware that sets them: they are not
 // stored, and hits do not replay them.
 //

@@ -33,6 +33,7 @@ type recorder struct {
 	outcome outcome
 
 	header  http.Header // as the handler left it
+	before  http.Header // the same, before middleware outside adds what it adds last
 	own     http.Header // what of it the handler has set
 	came    time.Time   // when the header went out
 	length  string      // the Content-Length that the handler declared
@@ -141,7 +142,7 @@ func (rec *recorder) pass(h http.Header) {
 		*v = v.not("not-kept")
 		st.detail = v.why
 	}
-	before := canonical(h)
+	rec.before = canonical(h)
 	x.cache.takeOff(h)
 	code := rec.negotiate(h)
 	x.addStatus(st)
@@ -149,7 +150,7 @@ func (rec *recorder) pass(h http.Header) {
 	rec.has304 = code == http.StatusNotModified && rec.status == http.StatusOK && !x.background
 	// Only now have middleware outside of the cache added what they add at
 	// the last moment, a session's cookie for one.
-	if v.store && isPersonal(before, canonical(h)) {
+	if v.store && isPersonal(rec.before, canonical(h)) {
 		*v = v.not("personal")
 	}
 	rec.keep = v.store
@@ -249,8 +250,18 @@ func (rec *recorder) Write(p []byte) (int, error) {
 		rec.WriteHeader(http.StatusOK)
 	}
 	n, err := rec.send(p)
+	rec.lookAgain(rec.w.Header())
 	rec.record(p[:n])
 	return n, err
+}
+
+// lookAgain stops storing a response that is for one user only, for all that middleware
+// outside of the cache has added by now: some writers, such as gin's, keep the header back
+// until there is a body, and what is added at the last moment comes then.
+func (rec *recorder) lookAgain(h http.Header) {
+	if rec.keep && isPersonal(rec.before, h) {
+		rec.lose("personal")
+	}
 }
 
 // send writes to the client.
@@ -418,21 +429,24 @@ func (rec *recorder) FlushError() error {
 	}
 	if rec.live != nil {
 		rec.live.flush()
-		if rec.keep {
-			rec.share()
-		}
 	}
+	var err error
 	if rec.gone == nil {
 		if rec.coding != nil {
 			rec.gone = rec.coding.Flush()
 		}
-		err := http.NewResponseController(rec.w).Flush()
-		if err == nil || errors.Is(err, http.ErrNotSupported) {
-			return err
+		if err = http.NewResponseController(rec.w).Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
+			rec.gone = err
 		}
-		rec.gone = err
 	}
-	if !rec.isNeeded() {
+	rec.lookAgain(rec.w.Header())
+	if rec.live != nil && rec.keep {
+		rec.share()
+	}
+	switch {
+	case rec.gone == nil:
+		return err
+	case !rec.isNeeded():
 		return rec.gone
 	}
 	return nil
@@ -486,6 +500,7 @@ func (rec *recorder) end(err error) bool {
 			rec.coding.abandon()
 		}
 	}
+	rec.lookAgain(canonical(rec.w.Header()))
 	stays := err == nil && rec.keep
 	if rec.body != nil && !stays {
 		rec.body.Abort()

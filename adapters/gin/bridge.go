@@ -52,8 +52,15 @@ func (b *bridge) WriteHeader(status int) {
 
 func (b *bridge) setStatus(status int) {
 	b.wrote = true
-	if !b.out.Written() {
-		b.out.WriteHeader(status)
+	if b.out.Written() {
+		return
+	}
+	b.out.WriteHeader(status)
+	if outer, ok := b.out.(*writer); ok {
+		// That of another middleware of net/http's, which may have something to add before
+		// the header goes out, and this one may want to know what: a cache around which
+		// there is a session does.
+		outer.WriteHeaderNow()
 	}
 }
 
