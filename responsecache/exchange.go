@@ -67,7 +67,8 @@ type exchange struct {
 	background bool
 
 	first  fetcher
-	copied *http.Request // for a refresh in the background
+	copied *http.Request // for a refresh in the background,
+	outer  http.Header   // with what others had set on the response
 
 	// What most exchanges need lies here: what was found, and the values of a header.
 	decoded decoded
@@ -368,6 +369,8 @@ func (x *exchange) verdict(key string, e cache.Entry) cache.Verdict {
 	if v == cache.UseAndRefresh && x.copied == nil && !x.refreshesInline() {
 		// Now: when the request is over, others may change it.
 		x.copied = x.r.Clone(context.WithoutCancel(x.r.Context()))
+		x.outer = x.w.Header().Clone()
+		delete(x.outer, "Set-Cookie") // that is for this client
 	}
 	return v
 }

@@ -151,6 +151,7 @@ func (f *filling) request() *http.Request {
 	}
 	r := x.r.WithContext(in.context(f.ctx))
 	r.Header = r.Header.Clone()
+	fields.Combine(r.Header)
 	for _, name := range []string{"If-None-Match", "If-Modified-Since", "If-Range", "Range"} {
 		r.Header.Del(name)
 	}

@@ -56,7 +56,7 @@ func (x *exchange) removeChanged(ctx context.Context, h http.Header) error {
 			pages = append(pages, name)
 		}
 	}
-	err := x.cache.purge(ctx, pages, false)
+	err := x.cache.purge(ctx, pages, false, false)
 	if groups := fields.ParseGroups(h["Cache-Group-Invalidation"]); len(groups) > 0 && err == nil {
 		err = x.engine.PurgeTags(ctx, groupTags(x.name.origin(), groups)...)
 	}

@@ -9,7 +9,8 @@ import (
 )
 
 // memory is what a process remembers for a while of some pages, to save itself
-// work. It is bounded: what has no room is forgotten. The zero value is ready.
+// work. It is bounded: for what has no room, that is forgotten which would end first. The
+// zero value is ready.
 type memory[K comparable, V any] struct {
 	used    atomic.Bool
 	mu      sync.RWMutex
@@ -38,8 +39,11 @@ func (m *memory[K, V]) set(key K, value V, ttl time.Duration) {
 		m.entries = ttlmap.New[K, V]()
 		m.used.Store(true)
 	}
-	if m.entries.Len() >= memorySize {
-		return
+	if _, there := m.entries.Find(key); !there && m.entries.Len() >= memorySize {
+		m.entries.Sweep()
+		if m.entries.Len() >= memorySize {
+			m.entries.DropFirst()
+		}
 	}
 	m.entries.Set(key, value, ttl)
 }

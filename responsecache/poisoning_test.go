@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -231,4 +232,29 @@ func TestAnErrorLeavesTheRuleOfItsPath(t *testing.T) {
 	}
 	r := s.get(t, "/page?id=1&u=3")
 	assert.Equal(t, "run 1", r.body, r.cacheStatus())
+}
+
+// A handler may look at the first line of a field, or at the first member, or at small letters
+// only: a client that knows how to make it find nothing does not make the page of others.
+func TestOnesPreferencesAreNotAnothers(t *testing.T) {
+	for _, poison := range [][]string{{"", "de, en;q=0.5"}, {",de,en;q=0.5"}, {"DE, en;q=0.5"}, {"de;q=1.0,en;q=0.5"}} {
+		s := serve(t, memoryStores(t), responsecache.Policy{TTL: time.Minute}, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Vary", "Accept-Language")
+			first, _, _ := strings.Cut(r.Header.Get("Accept-Language"), ",")
+			if first == "de" {
+				fmt.Fprint(w, "Guten Tag")
+				return
+			}
+			fmt.Fprint(w, "Hello")
+		})
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL+"/page", nil)
+		require.NoError(t, err)
+		r.Header["Accept-Language"] = poison
+		resp, err := s.Client().Do(r)
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		for range 2 {
+			assert.Equal(t, "Guten Tag", s.get(t, "/page", "Accept-Language", "de, en;q=0.5").body, "%q", poison)
+		}
+	}
 }

@@ -31,7 +31,7 @@ func (c *Cache) purgeURLs(ctx context.Context, urls []string, soft bool) error {
 			return err
 		}
 	}
-	if err := c.purge(ctx, pages, soft); err != nil {
+	if err := c.purge(ctx, pages, soft, true); err != nil {
 		return fmt.Errorf("responsecache: purge: %w", err)
 	}
 	return nil
@@ -39,8 +39,9 @@ func (c *Cache) purgeURLs(ctx context.Context, urls []string, soft bool) error {
 
 // purge removes pages, or makes them stale: under their keys, under that of the rule
 // that their path has, and what only their tag leads to. A variant is made stale by
-// its tag, and removed by its index.
-func (c *Cache) purge(ctx context.Context, pages []pageName, soft bool) error {
+// its tag, and removed by its index. everywhere says that others may have what this process
+// knows nothing of: routes with keys of their own, and rules that are being learned.
+func (c *Cache) purge(ctx context.Context, pages []pageName, soft, everywhere bool) error {
 	var keys, tags []string
 	for _, page := range pages {
 		keys = append(keys, page.key())
@@ -50,7 +51,7 @@ func (c *Cache) purge(ctx context.Context, pages []pageName, soft bool) error {
 		}
 		// A rule that is being learned, or was another one a moment ago, leads to
 		// keys that nobody can tell here.
-		if soft || c.keyed.Load() || c.ruled.Load() {
+		if soft || everywhere || c.keyed.Load() || c.ruled.Load() {
 			tags = append(tags, page.tag())
 		}
 	}
@@ -128,5 +129,5 @@ func (c *Cache) purgeBy(r *http.Request) error {
 	case len(tags) > 0:
 		return c.PurgeTags(r.Context(), tags...)
 	}
-	return c.purge(r.Context(), []pageName{nameOf(r, nil)}, soft)
+	return c.purge(r.Context(), []pageName{nameOf(r, nil)}, soft, true)
 }

@@ -16,6 +16,32 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// A program that serves none of the pages, such as one for the command line, purges them all the
+// same, whatever their routes have in their keys.
+func TestAPurgeByAnotherProgram(t *testing.T) {
+	eachStore(t, func(t *testing.T, st stores) {
+		tenant := func(r *http.Request) string { return r.Header.Get("X-Tenant") }
+		s := serve(t, st, responsecache.Policy{TTL: time.Minute, Key: tenant}, counting(nil))
+		other := newCache(t, st, responsecache.Options{})
+		handler := other.PurgeHandler(func(*http.Request) bool { return true })
+		for name, purge := range map[string]func() error{
+			"Purge": func() error { return other.Purge(t.Context(), "http://example.com/page") },
+			"PurgeHandler": func() error {
+				w := httptest.NewRecorder()
+				handler.ServeHTTP(w, httptest.NewRequest("PURGE", "http://example.com/page", nil))
+				assert.Equal(t, http.StatusNoContent, w.Code)
+				return nil
+			},
+		} {
+			a, b := s.get(t, "/page", "X-Tenant", "a").body, s.get(t, "/page", "X-Tenant", "b").body
+			require.Equal(t, a, s.get(t, "/page", "X-Tenant", "a").body)
+			require.NoError(t, purge(), name)
+			assert.NotEqual(t, a, s.get(t, "/page", "X-Tenant", "a").body, name)
+			assert.NotEqual(t, b, s.get(t, "/page", "X-Tenant", "b").body, name)
+		}
+	})
+}
+
 func TestTags(t *testing.T) {
 	eachStore(t, func(t *testing.T, st stores) {
 		handler := counting(func(w http.ResponseWriter, r *http.Request) {

@@ -65,6 +65,9 @@ func (x *exchange) loadInBackground(ctx context.Context, l *cache.Loading, at sp
 		engine: x.engine, next: x.next, w: &nowhere{header: http.Header{}},
 		background: true,
 	}
+	if x.cache.refresh == nil && x.outer != nil { // else the middleware outside runs as well
+		again.w = &nowhere{header: x.outer}
+	}
 	r := x.copied.WithContext(ctx)
 	for _, name := range []string{"Cache-Control", "Pragma", "If-None-Match", "If-Modified-Since"} {
 		r.Header.Del(name)

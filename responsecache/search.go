@@ -43,7 +43,7 @@ func (a *asked) findRule(ctx context.Context) {
 			return
 		}
 		r = a.cache.storedRule(ctx, a.name.ruleKey())
-		a.cache.rules.set(path.kept(), r, ruleMemory)
+		a.cache.remember(path, r)
 	}
 	if r.text != "" {
 		a.rule, a.page = r, a.name.keyUnder(r)
@@ -61,10 +61,17 @@ func (c *Cache) storedRule(ctx context.Context, key string) rule {
 	return rule{}
 }
 
+// remember keeps the rule of a path for a while, if its name is not too long for that.
+func (c *Cache) remember(path pathName, r rule) {
+	if len(path.host)+len(path.path)+len(path.rewritten)+len(path.extra) <= maxKnownPage {
+		c.rules.set(path.kept(), r, ruleMemory)
+	}
+}
+
 // take makes the rule that an alias leads to the one of the exchange.
 func (a *asked) take(text string) {
 	a.rule = rule{text: text}
-	a.cache.rules.set(a.name.kept(), a.rule, ruleMemory)
+	a.cache.remember(a.name.pathName, a.rule)
 	a.page = a.name.pageUnder(a.rule)
 }
 
@@ -72,7 +79,7 @@ func (a *asked) take(text string) {
 // from the key that is being filled.
 func (f *filling) learn(ttl time.Duration) cache.Entry {
 	key := f.x.name.ruleKey()
-	f.x.cache.rules.set(f.x.name.kept(), f.rule, ruleMemory)
+	f.x.cache.remember(f.x.name.pathName, f.rule)
 	if f.rule.text == "" {
 		// The path has no rule any more.
 		_ = f.x.engine.Purge(f.ctx, key) // else it is asked for in vain for a while

@@ -362,3 +362,30 @@ func TestAFailureDoesNotBringAPurgedPageBack(t *testing.T) {
 		})
 	}
 }
+
+// What middleware outside of the cache has set counts for a refresh in the background as it
+// does for a client: how long the page lasts, and what the handler adds to it.
+func TestARefreshHasTheHeaderFromOutside(t *testing.T) {
+	c := newCache(t, memoryStores(t), responsecache.Options{})
+	var visits atomic.Int32
+	cached := c.Handler(counting(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Add("Content-Security-Policy", "from the handler")
+	}))
+	s := newServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "public, max-age=60, stale-while-revalidate=3600")
+		w.Header().Set("Content-Security-Policy", "from outside")
+		if visits.Add(1) > 1 {
+			w.Header().Set("Set-Cookie", "visitor=1") // which a client may get, but not the page
+		}
+		cached.ServeHTTP(w, r)
+	}))
+	policies := func() []string { return s.get(t, "/page").header["Content-Security-Policy"] }
+	require.Equal(t, "run 1", s.get(t, "/page").body)
+	require.NoError(t, c.SoftPurge(t.Context(), "http://example.com/page"))
+	require.Equal(t, "run 1", s.get(t, "/page").body)
+	await(t, "the page is made anew", func() bool { return s.get(t, "/page").body == "run 2" })
+	for range 3 {
+		assert.Equal(t, "run 2", s.get(t, "/page").body, "it is there for its lifetime")
+		assert.Equal(t, []string{"from outside", "from the handler"}, policies())
+	}
+}

@@ -25,15 +25,17 @@ func Members(values []string) []string {
 // that of another request (RFC 9111 §4.1). present is false if the request has no
 // such field, which is not the same as an empty one.
 //
-// Of fields that are known to be lists the lines are one, and there is no white space
-// around members. Of others each line counts as it is: "like Gecko)" after a comma is
-// no member, and a handler may look at the first line only. With anyForm all are taken
-// for lists, as RFC 9111 allows it.
+// Of fields that are known to be lists the lines are one, as Combine makes them for the
+// handler, and there is no white space around members. Of others each line counts as it is:
+// "like Gecko)" after a comma is no member. With anyForm all are taken for lists, as RFC 9111
+// allows it. Without, what a handler may tell apart is told apart, or a client could have it
+// make the page that others get: one that looks at the first member finds nothing if that is
+// empty, and one that looks for "de" does not find "DE".
 //
-// Accept and its like also get one spelling for each weight, if all of the field
-// can be read and nothing in it is quoted. Accept-Charset and Accept-Encoding are put
-// in order of preference, and the others with anyForm: there are servers, gin's
-// content negotiation for one, to which the sender's order matters.
+// Accept-Charset and Accept-Encoding are put in order of preference, in one spelling, if all
+// of the field can be read and nothing in it is quoted; with anyForm Accept and
+// Accept-Language, too. Without, there are servers, gin's content negotiation for one, to
+// which the sender's order matters.
 func Selecting(h http.Header, name string, anyForm bool) (value string, present bool) {
 	lines := h.Values(name)
 	if len(lines) == 0 {
@@ -47,17 +49,36 @@ func Selecting(h http.Header, name string, anyForm bool) (value string, present 
 	if strings.Contains(value, `"`) {
 		return value, true // commas may be inside of a string
 	}
-	switch name {
-	case "accept", "accept-charset", "accept-encoding", "accept-language":
-		if preferences, ok := spelled(value, name, anyForm); ok {
-			return preferences, true
-		}
-	}
 	members := strings.Split(value, ",")
 	for i, member := range members {
 		members[i] = trim(member)
 	}
+	if !anyForm && slices.Contains(members, "") {
+		return value, true
+	}
+	switch name {
+	case "accept", "accept-language":
+		if !anyForm {
+			break
+		}
+		fallthrough
+	case "accept-charset", "accept-encoding":
+		if preferences, ok := spelled(value, name); ok {
+			return preferences, true
+		}
+	}
 	return strings.Join(members, ","), true
+}
+
+// Combine puts the lines of fields that are known to be lists into one (RFC 9110 §5.3):
+// requests that are the same for Selecting are so for a handler that looks at the first line.
+func Combine(h http.Header) {
+	for _, name := range lists {
+		name = http.CanonicalHeaderKey(name)
+		if lines := h[name]; len(lines) > 1 {
+			h[name] = []string{strings.Join(lines, ", ")}
+		}
+	}
 }
 
 // lists are request fields whose members mean the same with and without white space
@@ -66,9 +87,9 @@ var lists = []string{
 	"accept", "accept-charset", "accept-encoding", "accept-language", "access-control-request-headers", "cache-control", "prefer", "te",
 }
 
-// spelled returns the members of a field of preferences in one spelling. What cannot
-// be read here never comes out as what could have been.
-func spelled(value, name string, anyForm bool) (string, bool) {
+// spelled returns the members of a field of preferences in one spelling and in their order.
+// What cannot be read here never comes out as what could have been.
+func spelled(value, name string) (string, bool) {
 	type preference struct {
 		text   string
 		weight int
@@ -84,11 +105,7 @@ func spelled(value, name string, anyForm bool) (string, bool) {
 		}
 		list = append(list, preference{text, weight})
 	}
-	inOrder := anyForm || name == "accept-charset" || name == "accept-encoding"
 	slices.SortStableFunc(list, func(a, b preference) int {
-		if !inOrder {
-			return 0
-		}
 		return cmp.Or(cmp.Compare(b.weight, a.weight), cmp.Compare(a.text, b.text))
 	})
 	var b strings.Builder

@@ -82,15 +82,15 @@ func TestPreferencesHaveOneForm(t *testing.T) {
 	})
 }
 
-func TestSelectingKeepsAnOrderThatMayMatter(t *testing.T) {
+func TestSelectingKeepsWhatMayMatter(t *testing.T) {
 	for name, want := range map[string]string{
-		"Accept":          "text/html;q=0.5,a/b",
-		"Accept-Language": "de;q=0.5,en",
+		"Accept":          "text/html;q=0.50,a/b",
+		"Accept-Language": "DE;q=0.500,en;q=1",
 		"Accept-Encoding": "gzip,br;q=0.5",
 		"Accept-Charset":  "utf-8,ascii;q=0.5",
 	} {
 		h := http.Header{
-			"Accept": {"text/html;q=0.50, a/b"}, "Accept-Language": {"de;q=0.500,en;q=1"},
+			"Accept": {"text/html;q=0.50, a/b"}, "Accept-Language": {"DE;q=0.500, en;q=1"},
 			"Accept-Encoding": {"br;q=0.50, gzip"}, "Accept-Charset": {"ascii;q=0.5, UTF-8"},
 		}
 		got, _ := fields.Selecting(h, name, false)
@@ -98,7 +98,8 @@ func TestSelectingKeepsAnOrderThatMayMatter(t *testing.T) {
 	}
 }
 
-// Only of what is known to be a list white space and lines do not count.
+// Only of what is known to be a list white space and lines do not count. Empty members do,
+// since a handler may look at the first one only.
 func TestSelectingTakesNothingForAList(t *testing.T) {
 	tests := []struct {
 		name, field string
@@ -109,7 +110,12 @@ func TestSelectingTakesNothingForAList(t *testing.T) {
 		{"none", "User-Agent", []string{"A (KHTML,like B)"}, "A (KHTML,like B)"},
 		{"lines", "X", []string{"a", "b"}, "a\nb"},
 		{"one line", "X", []string{"a,b"}, "a,b"},
-		{"a list", "Prefer", []string{"a , b", "c"}, "a,b,c"},
+		{"a list", "Prefer", []string{"a , b"}, "a,b"},
+		{"a list on lines", "Prefer", []string{"a , b", "c"}, "a,b,c"},
+		{"an empty line before", "Accept-Language", []string{"", "de,en;q=0.5"}, ",de,en;q=0.5"},
+		{"an empty member before", "Accept-Language", []string{",de,en;q=0.5"}, ",de,en;q=0.5"},
+		{"an empty member behind", "Accept", []string{"text/html;q=0.50 , "}, "text/html;q=0.50 , "},
+		{"nothing", "Accept", []string{""}, ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
