@@ -57,6 +57,8 @@ func (e *Engine) attempt(ctx context.Context, l *leader) attempt {
 // lease takes the lease of key. The caller must release it; only the first call
 // of release counts. budget bounds the taking only.
 //
+// A Locker that is not back when the budget ends is left to itself.
+//
 // The Locker keeps a lease for as long as the function that it is given runs.
 // Here that function only waits, in a goroutine of its own, because what is
 // computed belongs into the goroutine of the caller, and because the lease may
@@ -92,6 +94,11 @@ func (e *Engine) lease(budget context.Context, key string) (token uint64, releas
 		}, nil
 	case err := <-refused:
 		return 0, nil, err
+	case <-budget.Done():
+		// A locker that hears of no cancellation, such as one that waits for a Redis that
+		// hangs, goes on for as long as it takes. What it has then nobody wants.
+		close(over)
+		return 0, nil, context.Cause(budget)
 	}
 }
 

@@ -163,6 +163,30 @@ func TestWhoHasWaitedLongEnoughLoadsForItself(t *testing.T) {
 	})
 }
 
+// Who comes after one that has waited for too long, and loads for itself, does not wait for
+// that load: what both have waited for may come before.
+func TestNobodyWaitsForOneThatHasBecomeTired(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		engines := newEngines(t, 2, newMemoryStore(t), cache.Options{WaitTimeout: 4 * time.Second})
+		load := func(name string, takes time.Duration) cache.Load {
+			return func(context.Context, *cache.Loading) (cache.Entry, error) {
+				time.Sleep(takes)
+				return value(name, time.Minute), nil
+			}
+		}
+		go engines[0].Do(t.Context(), "key", load("first", 6*time.Second))
+		synctest.Wait()
+		go engines[1].Do(t.Context(), "key", load("of the tired one", 6*time.Second)) // from 4 s on
+		time.Sleep(5 * time.Second)
+		began := time.Now()
+		res, err := engines[1].Do(t.Context(), "key", load("one more", 0))
+		require.NoError(t, err)
+		assert.Equal(t, "first", string(res.Entry.Data))
+		assert.LessOrEqual(t, time.Since(began), 1100*time.Millisecond)
+		time.Sleep(time.Minute)
+	})
+}
+
 // A store that is too busy to answer in time is when a herd must not be let
 // loose.
 func TestABusyStoreStillGivesOneComputation(t *testing.T) {
@@ -369,6 +393,25 @@ func TestALockerThatHangsIsGivenUpAfterStoreTimeout(t *testing.T) {
 		})
 		require.NoError(t, err)
 		assert.Equal(t, 300*time.Millisecond, time.Since(began))
+
+		// Also one that hears of no cancellation, such as by a Redis that hangs; what it has
+		// taken in the end is released at once.
+		released := make(chan struct{})
+		deaf := lockerFunc(func(ctx context.Context, fn func(context.Context, uint64) error) error {
+			time.Sleep(time.Minute)
+			defer close(released)
+			return fn(ctx, 1)
+		})
+		e, err = cache.New(newMemoryStore(t), &cache.Options{Locker: deaf, Logger: quiet, StoreTimeout: 300 * time.Millisecond})
+		require.NoError(t, err)
+		began = time.Now()
+		_, err = e.Do(t.Context(), "key", func(ctx context.Context, _ *cache.Loading) (cache.Entry, error) {
+			return value("data", time.Minute), ctx.Err()
+		})
+		require.NoError(t, err)
+		assert.Equal(t, 300*time.Millisecond, time.Since(began))
+		<-released
+		assert.Equal(t, time.Minute, time.Since(began))
 	})
 }
 

@@ -27,7 +27,7 @@ type Fetch struct {
 	Refresh Load
 
 	// Lane keeps callers apart who want different things of a key: what is found
-	// is shared only within one. Those of all lanes share what is computed.
+	// is shared only within one. With a Locker, those of all lanes share what is computed.
 	Lane string
 
 	// By is Judge, Load and Refresh in one value, in place of them: three functions made for

@@ -77,6 +77,9 @@ func (e *Engine) lead(ctx context.Context, f *flight, j *job, w *wait) (Result, 
 				short = false
 			case <-w.over():
 				leaseEnds.Stop()
+				// Those who have come meanwhile have patience left, and what is waited for
+				// may come before this load has ended.
+				e.flights.end(f, finding{})
 				return e.loadAlone(ctx, nil, j)
 			case <-ctx.Done():
 				leaseEnds.Stop()

@@ -13,6 +13,9 @@ const (
 	// minTTL is the shortest TTL of a lease. Below it, what is taken off for
 	// drift and a busy scheduler would leave nothing of the lease.
 	minTTL = 10 * time.Millisecond
+
+	// maxTTL is the longest. Instants and spans of stores are numbers that have an end.
+	maxTTL = 100 * 365 * 24 * time.Hour
 	// maxName is the longest name of a lease, in bytes.
 	maxName = 512
 	// defaultDrift is the part of a TTL by which the clocks of the store and
@@ -216,6 +219,9 @@ func check(name string, ttl time.Duration) error {
 	}
 	if ttl < minTTL {
 		errs = append(errs, fmt.Errorf("lock: the TTL is %v, at least %v are needed", ttl, minTTL))
+	}
+	if ttl > maxTTL {
+		errs = append(errs, fmt.Errorf("lock: the TTL is %v, 100 years are possible; it need not be as long as the work, as leases are renewed", ttl))
 	}
 	return errors.Join(errs...)
 }

@@ -36,6 +36,7 @@ func TestBadArguments(t *testing.T) {
 		{"a name that is too long", strings.Repeat("n", 513), time.Second, []string{"513 bytes"}},
 		{"a TTL that is too short", "n", 10*time.Millisecond - 1, []string{"TTL"}},
 		{"no TTL", "n", 0, []string{"TTL"}},
+		{"a TTL for ever", "n", math.MaxInt64, []string{"TTL", "100 years"}},
 		{"a negative TTL", "n", -time.Second, []string{"TTL"}},
 		{"everything", strings.Repeat("n", 10_000), 0, []string{"10000 bytes", "TTL"}},
 	}

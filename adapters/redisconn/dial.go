@@ -51,7 +51,7 @@ func (d *dialer) Dial(ctx context.Context, network, addr string) (net.Conn, erro
 	switch {
 	case err == nil:
 		return d.watch(conn, addr), nil
-	case ctx.Err() != nil:
+	case errors.Is(ctx.Err(), context.Canceled):
 		return nil, err // it was given up, which says little about the server
 	}
 	d.tell(addr, err)

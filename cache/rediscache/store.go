@@ -20,7 +20,7 @@ import (
 )
 
 // Client is what a Store needs of a Redis client. Every redis.UniversalClient
-// has it.
+// has it; New panics with a redis.Ring.
 type Client interface {
 	redis.Scripter
 	push.Subscriber
@@ -62,6 +62,7 @@ var (
 // of a Cluster, which lag behind purges, or if the options are invalid: all are
 // mistakes in the program.
 func New(client Client, o *Options) *Store {
+	rediskey.MustListen("rediscache", client)
 	if o == nil {
 		o = &Options{}
 	}

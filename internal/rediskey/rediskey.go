@@ -4,6 +4,8 @@ package rediskey
 import (
 	"fmt"
 	"strings"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // Prefix returns the prefix of a store's keys: given, or if that is empty the
@@ -22,4 +24,12 @@ func Prefix(pkg string, client any, given, byDefault string) string {
 		panic(fmt.Sprintf("%s: Options.Prefix is %q, it must not contain braces", pkg, given))
 	}
 	return given
+}
+
+// MustListen panics, in the name of pkg, if client is a *redis.Ring: that panics itself
+// where a store listens, in whatever goroutine it does.
+func MustListen(pkg string, client any) {
+	if _, ring := client.(*redis.Ring); ring {
+		panic(pkg + ": New cannot use a redis.Ring, which has no place to listen to all of its servers: take a Cluster, or one server")
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/herdless/herdless/internal/rediskey"
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 )
 
@@ -17,4 +18,13 @@ func TestPrefix(t *testing.T) {
 	for _, bad := range []string{"{", "}", "a{b}c:"} {
 		assert.Panics(t, func() { rediskey.Prefix("pkg", client, bad, "default:") }, bad)
 	}
+}
+
+func TestMustListen(t *testing.T) {
+	ring := redis.NewRing(&redis.RingOptions{})
+	defer ring.Close()
+	assert.Panics(t, func() { rediskey.MustListen("pkg", ring) })
+	single := redis.NewClient(&redis.Options{})
+	defer single.Close()
+	assert.NotPanics(t, func() { rediskey.MustListen("pkg", single) })
 }

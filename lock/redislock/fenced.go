@@ -134,8 +134,7 @@ func (s *FencedScript) Run(ctx context.Context, client redis.Scripter, key strin
 		cmd.SetErr(err)
 		return cmd
 	}
-	milliseconds := (ttl + time.Millisecond - 1) / time.Millisecond
-	argv := append([]any{strconv.FormatUint(token, 10), int64(milliseconds)}, args...)
+	argv := append([]any{strconv.FormatUint(token, 10), milliseconds(ttl)}, args...)
 	cmd := s.script.Run(ctx, client, append([]string{key}, keys...), argv...)
 	if largest, ok := strings.CutPrefix(errorText(cmd.Err()), "STALETOKEN "); ok {
 		seen, _ := strconv.ParseUint(largest, 10, 64) // the script has looked at it

@@ -321,6 +321,9 @@ func TestFencedArgumentsThatCannotBe(t *testing.T) {
 	key := redistest.Prefix(t)
 	require.ErrorIs(t, redislock.FencedSet(t.Context(), rdb, key, "v", 0, time.Minute), fence.ErrMissing)
 	require.ErrorContains(t, redislock.FencedSet(t.Context(), rdb, key, "v", 1, -time.Second), "negative")
+	require.NoError(t, redislock.FencedSet(t.Context(), rdb, key+"long", "v", 1, math.MaxInt64))
+	require.NoError(t, redislock.FencedSet(t.Context(), rdb, key+"long", "w", 2, math.MaxInt64))
+	require.ErrorIs(t, redislock.FencedSet(t.Context(), rdb, key+"long", "late", 1, math.MaxInt64), fence.ErrStale)
 
 	pipe := rdb.Pipeline()
 	require.ErrorContains(t, redislock.FencedSet(t.Context(), pipe, key, "v", 1, time.Minute), "pipeline")

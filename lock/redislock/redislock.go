@@ -20,7 +20,7 @@ import (
 const defaultPrefix = "herdless:lock:"
 
 // Client is what a [Store] needs of a Redis client. Every redis.UniversalClient
-// has it, but a redis.Ring is of no use: it has no place for a Pub/Sub channel.
+// has it; New panics with a redis.Ring, which has no place for a Pub/Sub channel.
 type Client interface {
 	redis.Scripter
 	Subscribe(ctx context.Context, channels ...string) *redis.PubSub
@@ -71,6 +71,7 @@ type Store struct {
 // means the defaults. It panics if client is nil or the prefix contains braces:
 // both are mistakes in the program.
 func New(client Client, o *Options) *Store {
+	rediskey.MustListen("redislock", client)
 	if o == nil {
 		o = new(Options)
 	}

@@ -195,7 +195,11 @@ func exclusiveKinds() (kinds [65]any) {
 	return kinds
 }
 
-// milliseconds returns d rounded up.
+// milliseconds returns d rounded up, also the longest there is.
 func milliseconds(d time.Duration) int64 {
-	return int64((d + time.Millisecond - 1) / time.Millisecond)
+	n := int64(d / time.Millisecond)
+	if d%time.Millisecond > 0 {
+		n++
+	}
+	return n
 }

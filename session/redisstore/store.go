@@ -67,7 +67,8 @@ var (
 	ownedScript = redis.NewScript(layout + ownedSource)
 )
 
-// Client is what a Store asks of Redis. Every redis.UniversalClient has it.
+// Client is what a Store asks of Redis. Every redis.UniversalClient has it;
+// New panics with a redis.Ring.
 type Client interface {
 	redis.Scripter
 	push.Subscriber
@@ -124,6 +125,7 @@ var _ session.Store = (*Store)(nil)
 // nil o means the defaults. It panics if client is nil or the options cannot be:
 // both are mistakes in the program.
 func New(client Client, o *Options) *Store {
+	rediskey.MustListen("redisstore", client)
 	if o == nil {
 		o = &Options{}
 	}

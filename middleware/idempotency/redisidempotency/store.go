@@ -33,7 +33,8 @@ var (
 	endScript = redis.NewScript(endSource)
 )
 
-// Client is what a Store asks of Redis. Every redis.UniversalClient has it.
+// Client is what a Store asks of Redis. Every redis.UniversalClient has it;
+// New panics with a redis.Ring.
 type Client interface {
 	redis.Scripter
 	push.Subscriber
@@ -60,6 +61,7 @@ var _ idempotency.Store = (*Store)(nil)
 // nil o means the defaults. It panics if client is nil or the prefix contains
 // braces: both are mistakes in the program.
 func New(client Client, o *Options) *Store {
+	rediskey.MustListen("redisidempotency", client)
 	if o == nil {
 		o = &Options{}
 	}
