@@ -1,11 +1,13 @@
 package session_test
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -342,3 +344,91 @@ func TestAValueThatCannotBeCoded(t *testing.T) {
 	assert.True(t, found && err == nil && text == "text", "one bad read must not spoil the session: %v", err)
 	require.False(t, errors.Is(err, session.ErrGone))
 }
+
+// What Save has done stands, and the client needs the token for it, whatever comes after.
+func TestTheTokenOfASaveGoesOutWithALaterError(t *testing.T) {
+	onBothStores(t, func(t *testing.T, store session.Store) {
+		bad := &moody{Store: store}
+		s := newSite(t, bad, nil)
+		var own atomic.Bool // the handler answers itself
+		s.handle("/login-and-more", func(w http.ResponseWriter, r *http.Request, sess *session.Session) error {
+			assert.NoError(t, sess.Login(r.Context(), "alice"))
+			assert.NoError(t, sess.Save(r.Context()))
+			assert.NoError(t, sess.Set(r.Context(), "more", "x"))
+			bad.before = func(string) bool { return true }
+			if own.Load() {
+				assert.Error(t, sess.Save(r.Context()))
+				w.WriteHeader(http.StatusInternalServerError)
+			}
+			return nil
+		})
+		for _, status := range []int{http.StatusServiceUnavailable, http.StatusInternalServerError} {
+			own.Store(status == http.StatusInternalServerError)
+			b := s.browser()
+			b.ok("/set?name=cart&value=book")
+			assert.Equal(t, status, b.get("/login-and-more").StatusCode)
+			bad.before = nil
+			assert.Equal(t, "alice", b.ok("/user"), "the session from before has ended")
+			assert.Equal(t, "book", b.ok("/get?name=cart"))
+		}
+	})
+}
+
+// The program's code that the session calls may panic, and a middleware inside may recover
+// and answer.
+func TestAPanicInsideLeavesTheSessionUsable(t *testing.T) {
+	store := session.NewMemoryStore()
+	old := newManager(t, store, nil)
+	s := old.Load(request(""))
+	require.NoError(t, s.Set(t.Context(), "n", 1))
+	cookie := commit(t, old, s).Value
+	for name, test := range map[string]struct {
+		options *session.Options
+		store   session.Store
+		use     func(ctx context.Context, s *session.Session) error
+	}{
+		"migrate": {
+			&session.Options{Schema: 1, Migrate: func(string, int, []byte) ([]byte, error) { panic("broken") }}, store,
+			func(ctx context.Context, s *session.Session) error { _, err := s.Add(ctx, "n", 1); return err },
+		},
+		"load": {
+			nil, &panicky{Store: store},
+			func(ctx context.Context, s *session.Session) error { _, err := s.User(ctx); return err },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newManager(t, test.store, test.options)
+			h := m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				sess := session.FromContext(r.Context())
+				defer func() {
+					assert.NotNil(t, recover())
+					w.WriteHeader(http.StatusInternalServerError)
+					_, _ = io.WriteString(w, "sorry")
+				}()
+				_ = test.use(r.Context(), sess)
+			}))
+			done := make(chan *httptest.ResponseRecorder)
+			go func() {
+				w := httptest.NewRecorder()
+				h.ServeHTTP(w, request(cookie))
+				done <- w
+			}()
+			select {
+			case w := <-done:
+				assert.Equal(t, http.StatusInternalServerError, w.Code)
+				assert.Empty(t, w.Header()["Set-Cookie"])
+			case <-time.After(10 * time.Second):
+				t.Fatal("it hangs")
+			}
+			var n int
+			_, err := old.Load(request(cookie)).Get(t.Context(), "n", &n)
+			require.NoError(t, err)
+			assert.Equal(t, 1, n)
+		})
+	}
+}
+
+// panicky is a store that panics when it is asked.
+type panicky struct{ session.Store }
+
+func (panicky) Load(context.Context, string, session.Digest) (session.Record, error) { panic("broken") }

@@ -75,7 +75,7 @@ func (x *exchange) BeforeHeader(status int) bool {
 	err := s.m.Commit(&x.ctx, s, h)
 	s.sendHeader(status)
 	if err != nil && (!failedBefore || status < 500) {
-		s.m.answer(x.w, x.r, s, saved, err, x.outer)
+		x.answer(saved, err)
 		return false
 	}
 	if err != nil {
@@ -109,22 +109,23 @@ func (s *Session) handSaved(h http.Header, saved token, err error) {
 
 // answer sends the response for err in the handler's place. The client gets the token of
 // what a Save has done, if there is one.
-func (m *Manager) answer(w http.ResponseWriter, r *http.Request, s *Session, saved token, err error, outer http.Header) {
+func (x *exchange) answer(saved token, err error) {
+	s, m := &x.session, x.session.m
 	level := slog.LevelError
 	if errors.Is(err, ErrGone) {
 		level = slog.LevelInfo // a logout overlapped, which is nobody's fault
 	}
-	m.opts.Logger.LogAttrs(r.Context(), level, "session: the response was refused", slog.Any("error", err))
+	m.opts.Logger.LogAttrs(x.r.Context(), level, "session: the response was refused", slog.Any("error", err))
 	// What the handler has set belongs to a response that there will not be:
 	// its length, its encoding, cookies that tell of success.
-	h := w.Header()
+	h := x.w.Header()
 	clear(h)
-	maps.Copy(h, outer)
+	maps.Copy(h, x.outer)
 	s.MarkResponse(h)
 	s.handSaved(h, saved, err)
-	rw := respwriter.New(w, func(int) bool { return true })
+	rw := respwriter.New(x.w, func(int) bool { return true })
 	if m.opts.ErrorHandler != nil {
-		m.opts.ErrorHandler(rw, r, err)
+		m.opts.ErrorHandler(rw, x.r, err)
 	}
 	if rw.Status() == 0 {
 		answerDefault(rw, err)

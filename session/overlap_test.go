@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -211,4 +212,42 @@ func TestAnOverlappedLogoutLeavesNoKey(t *testing.T) {
 			assert.Empty(t, keys)
 		})
 	}
+}
+
+// A long answer goes on long after it has read: what it sets then counts, also if it is what
+// it has seen before.
+func TestAValueThatIsSetLateIsNotTakenForTheOneBefore(t *testing.T) {
+	onBothStores(t, func(t *testing.T, store session.Store) {
+		m := newManager(t, store, nil)
+		s := m.Load(request(""))
+		require.NoError(t, s.Set(t.Context(), "theme", "light"))
+		cookie := commit(t, m, s).Value
+		other := func(change func(s *session.Session) error) {
+			s := m.Load(request(cookie))
+			require.NoError(t, change(s))
+			commit(t, m, s)
+		}
+		theme := func() (v string) {
+			_, err := m.Load(request(cookie)).Get(t.Context(), "theme", &v)
+			require.NoError(t, err)
+			return v
+		}
+		m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			s, ctx := session.FromContext(r.Context()), r.Context()
+			var v string
+			_, err := s.Get(ctx, "theme", &v)
+			require.NoError(t, err)
+			w.WriteHeader(http.StatusOK)
+			other(func(s *session.Session) error { return s.Set(ctx, "theme", "dark") })
+			require.NoError(t, s.Set(ctx, "theme", "light"))
+			require.NoError(t, s.Save(ctx))
+			assert.Equal(t, "light", theme())
+			require.NoError(t, s.Delete(ctx, "theme"))
+			require.NoError(t, s.Save(ctx))
+			other(func(s *session.Session) error { return s.Set(ctx, "theme", "dark") })
+			require.NoError(t, s.Delete(ctx, "theme"))
+			require.NoError(t, s.Save(ctx))
+			assert.Empty(t, theme())
+		})).ServeHTTP(httptest.NewRecorder(), request(cookie))
+	})
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -341,5 +342,32 @@ func TestATokenFromSeveralRenewalsAgoIsATheft(t *testing.T) {
 		assert.Empty(t, visit(t, m, thiefs), "the session is revoked for both")
 		assert.Empty(t, visit(t, m, owners))
 		assert.Equal(t, 1, thefts, "it is told once")
+	})
+}
+
+// A library that takes the connection over most often sends a header of its own: a new token
+// that nobody has asked for would never get to the client, and the old one would be taken for
+// stolen soon.
+func TestNoTokenIsRenewedAtAnUpgrade(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newManager(t, session.NewMemoryStore(), &session.Options{RenewEvery: time.Minute, IdleTimeout: time.Hour})
+		s := m.Load(request(""))
+		require.NoError(t, s.Set(t.Context(), "cart", "book"))
+		cookie := commit(t, m, s).Value
+		time.Sleep(2 * time.Minute)
+
+		ask := func(status int) http.Header {
+			w := httptest.NewRecorder()
+			m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				var v string
+				_, err := session.FromContext(r.Context()).Get(r.Context(), "cart", &v)
+				assert.NoError(t, err)
+				assert.Equal(t, "book", v)
+				w.WriteHeader(status)
+			})).ServeHTTP(w, request(cookie))
+			return w.Header()
+		}
+		assert.Empty(t, ask(http.StatusSwitchingProtocols)["Set-Cookie"])
+		assert.Len(t, ask(http.StatusNoContent)["Set-Cookie"], 1, "it is due")
 	})
 }

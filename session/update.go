@@ -3,8 +3,6 @@ package session
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	mathrand "math/rand/v2"
@@ -185,14 +183,6 @@ func (s *Session) Add(ctx context.Context, name string, n int64) (sum int64, err
 		return 0, err
 	}
 	return sum, nil
-}
-
-// sortable returns a name that sorts behind those given out before, as far as
-// the clocks of the servers agree.
-func sortable() string {
-	var random [8]byte
-	rand.Read(random[:])
-	return fmt.Sprintf("%016x%s", time.Now().UnixNano(), hex.EncodeToString(random[:]))
 }
 
 // A Key names a value of type T in every session. Make one with NewKey, once,
