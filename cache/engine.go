@@ -42,7 +42,7 @@ type Options struct {
 	// Locker lets one process of all that share the store compute a key.
 	// Exactly those processes that share the store are to share it. Nil: the
 	// processes do not know of one another, and each computes for itself; nor do
-	// lanes (see Fetcher) and refreshes in the background within a process, so that
+	// lanes (see Fetch.Lane) and refreshes in the background within a process, so that
 	// one key may be computed in two of them at a time. A Locker on a
 	// lock.MemoryStore is enough for those.
 	Locker Locker

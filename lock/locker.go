@@ -13,7 +13,6 @@ const (
 	// minTTL is the shortest TTL of a lease. Below it, what is taken off for
 	// drift and a busy scheduler would leave nothing of the lease.
 	minTTL = 10 * time.Millisecond
-
 	// maxTTL is the longest. Instants and spans of stores are numbers that have an end.
 	maxTTL = 100 * 365 * 24 * time.Hour
 	// maxName is the longest name of a lease, in bytes.
@@ -153,7 +152,7 @@ func (l *Locker) Fair() *Locker {
 
 // TryAcquire takes the lease called name if nobody holds it and nobody waits for
 // it, and answers at once either way. name has 1 to 512 bytes, whatever they are;
-// ttl is 10 ms or more. The lease is renewed until it is released, so ttl is not
+// ttl is from 10 ms to 100 years. The lease is renewed until it is released, so ttl is not
 // how long the work may take, but how long others wait after this process died.
 //
 // ctx bounds the call only. The lease's context carries ctx's values, but does

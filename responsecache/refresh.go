@@ -66,7 +66,7 @@ func (x *exchange) loadInBackground(ctx context.Context, l *cache.Loading, at sp
 		background: true,
 	}
 	if x.cache.refresh == nil && x.outer != nil { // else the middleware outside runs as well
-		again.w = &nowhere{header: x.outer}
+		again.w = &nowhere{header: x.outer.Clone()}
 	}
 	r := x.copied.WithContext(ctx)
 	for _, name := range []string{"Cache-Control", "Pragma", "If-None-Match", "If-Modified-Since"} {

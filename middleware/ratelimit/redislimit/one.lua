@@ -23,8 +23,7 @@
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 
--- keep writes what a key owes. It expires one millisecond after it counts, rounded up: see
--- take.lua.
+-- keep writes what a key owes. One millisecond more than it counts, rounded up: see take.lua.
 local function keep(key, debt, num, den)
   return redis.pcall('SET', key, struct.pack('<ddd', now + debt, num, den), 'PX', (debt + -debt % 1000) / 1000 + 1)
 end
