@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"sync/atomic"
 	"time"
 
@@ -180,13 +179,8 @@ func (e *Engine) read(ctx context.Context, key string) (entry Entry, ok bool, er
 	return entry, ok, err
 }
 
-// Add stores entry under a key that nobody else fills, such as one that has just
-// been made up. It does not replace a fresh entry that is there.
-func (e *Engine) Add(ctx context.Context, key string, entry Entry) error {
-	return e.add(ctx, key, Filling{Token: e.token(), TTL: fillTTL}, math.MaxUint64, entry)
-}
-
-// add stores entry as of the given epoch, or the present one if that is earlier.
+// add stores entry under a key that nobody else fills, as of the given epoch, or the present
+// one if that is earlier.
 func (e *Engine) add(ctx context.Context, key string, fill Filling, epoch uint64, entry Entry) error {
 	ctx, cancel := deadline.After(context.WithoutCancel(ctx), e.storeTimeout, errBudget)
 	defer cancel()

@@ -440,16 +440,6 @@ func TestEnginesWithoutALockerStillShareTheStore(t *testing.T) {
 	})
 }
 
-func TestAddDoesNotReplace(t *testing.T) {
-	e := newEngines(t, 1, newMemoryStore(t), cache.Options{})[0]
-	require.NoError(t, e.Add(t.Context(), "key", value("first", time.Minute)))
-	require.NoError(t, e.Add(t.Context(), "key", value("second", time.Minute)))
-	entry, ok, err := e.Get(t.Context(), "key")
-	require.NoError(t, err)
-	require.True(t, ok)
-	assert.Equal(t, "first", string(entry.Data))
-}
-
 func TestNewReportsAllFaultsAtOnce(t *testing.T) {
 	_, err := cache.New(nil, &cache.Options{LeaseTTL: time.Millisecond, WaitTimeout: -1, StoreTimeout: -1})
 	for _, part := range []string{"store is nil", "LeaseTTL", "WaitTimeout", "StoreTimeout"} {

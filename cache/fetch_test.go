@@ -230,20 +230,6 @@ func TestNothingIsAddedWithoutTheStore(t *testing.T) {
 		assert.Error(t, l.Add(ctx, "other", kept("data"), 0))
 		return kept("data"), nil
 	})
-	require.ErrorIs(t, e.Add(t.Context(), "key", kept("data")), errAway)
-}
-
-func TestAnEntryThatNobodyFillsIsAdded(t *testing.T) {
-	eachCluster(t, func(t *testing.T, a, b *cache.Engine) {
-		require.NoError(t, a.Add(t.Context(), "key", kept("first", "tag")))
-		require.NoError(t, b.Add(t.Context(), "key", kept("second", "tag")))
-		assert.Equal(t, "first", found(t, b, "key"), "what is fresh is not replaced")
-		require.NoError(t, b.SoftPurgeTags(t.Context(), "tag"))
-		require.NoError(t, b.Add(t.Context(), "key", kept("second", "tag")))
-		assert.Equal(t, "second", found(t, b, "key"), "it is as of now, and not as old as the purge")
-		require.NoError(t, b.PurgeTags(t.Context(), "tag"))
-		assert.Empty(t, found(t, b, "key"))
-	})
 }
 
 func TestWhoDoesNotWaitIsToldThatTheKeyIsHeld(t *testing.T) {

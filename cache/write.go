@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/herdless/herdless/internal/deadline"
@@ -10,6 +11,27 @@ import (
 // writeEndTimeout bounds what ends a write. It is more than the budget of a read:
 // a read can do without the store, but what is cached must not outlive the write.
 const writeEndTimeout = time.Second
+
+// BeginWrite announces that the entry under key is to be replaced by something that has
+// been computed already, but is not complete. end must be called, and does it: with an
+// entry without a TTL there is none afterwards. Nor is there if a hard purge has
+// reached the entry meanwhile, or another write of the key, which is no error.
+//
+// What others compute meanwhile they store for a second at most, and end removes it. After
+// a minute the announcement is forgotten: then what end brings is not stored. The error is
+// the store's.
+func (e *Engine) BeginWrite(ctx context.Context, key string) (end func(ctx context.Context, entry Entry) error, err error) {
+	ticket, err := e.beginWrite(ctx, key, defaultWriteTimeout)
+	if err != nil {
+		return nil, fmt.Errorf("cache: begin a write: %w", err)
+	}
+	return func(ctx context.Context, entry Entry) error {
+		if err := e.endWrite(ctx, key, ticket, true, entry); err != nil {
+			return fmt.Errorf("%w: %w", ErrNotPurged, err)
+		}
+		return nil
+	}, nil
+}
 
 func (e *Engine) beginWrite(ctx context.Context, key string, ttl time.Duration) (t Ticket, err error) {
 	ctx, cancel := deadline.After(ctx, e.storeTimeout, errBudget)

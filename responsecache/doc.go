@@ -32,7 +32,9 @@
 // seconds nobody waits for that page any more.
 //
 // The response to a POST is stored for GET if it has a lifetime and names its own URL
-// in Content-Location (RFC 9110 §9.3.3).
+// in Content-Location (RFC 9110 §9.3.3), unless the page is purged, changed or made anew
+// before its body is complete. A purge between the beginning of the handler and its
+// header is not noticed: it must not answer with what it has read before others' changes.
 //
 // # How it is used
 //

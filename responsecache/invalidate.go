@@ -30,20 +30,21 @@ func (x *exchange) invalidate(ctx context.Context) {
 			if err := x.removeChanged(ctx, canonical(h)); err != nil {
 				x.cache.logger.ErrorContext(ctx, "responsecache: a page that was changed could not be removed", "path", x.r.URL.Path, "error", err)
 			}
-			rec.begin(code, h)
+			rec.begin(ctx, code, h)
 		}
 		x.cache.takeOff(h)
 		x.addStatus(status{fwd: "method"})
 		return true
 	})
 	rec.Writer = w
+	defer rec.finish(ctx) // also if the handler panics
 	if x.r.Method == http.MethodPost {
 		x.next.ServeHTTP(rec, x.r)
 	} else {
 		x.next.ServeHTTP(w, x.r)
 	}
 	w.Finish()
-	rec.store(ctx)
+	rec.complete = true
 }
 
 // removeChanged removes what a successful unsafe request has changed: its page,
@@ -98,10 +99,15 @@ type representation struct {
 	length  string
 	keep    bool
 	body    bytes.Buffer
+	// complete: the handler has returned.
+	complete bool
+	// end ends the write of the page, or is nil: what purges it from the header on, while
+	// the client reads the body, keeps the response out.
+	end func(context.Context, cache.Entry) error
 }
 
 // begin decides whether the response is recorded. Its header is about to be sent.
-func (rec *representation) begin(code int, sent http.Header) {
+func (rec *representation) begin(ctx context.Context, code int, sent http.Header) {
 	x, h := rec.x, canonical(sent)
 	name, ok := x.sameOrigin(h.Get("Content-Location"))
 	if x.route.policy.Compress && h.Get("Content-Encoding") != "" {
@@ -119,7 +125,12 @@ func (rec *representation) begin(code int, sent http.Header) {
 	cc, targeted := x.directives(h)
 	_, explicit := explicitLifetime(resp, cc, targeted)
 	rec.verdict = x.judge(resp)
-	rec.keep = explicit && rec.verdict.store && rec.verdict.ttl > 0 && len(rec.verdict.vary) == 0 && code == http.StatusOK
+	if !explicit || !rec.verdict.store || rec.verdict.ttl <= 0 || len(rec.verdict.vary) > 0 || code != http.StatusOK {
+		return
+	}
+	var err error
+	rec.end, err = x.engine.BeginWrite(ctx, x.name.key())
+	rec.keep = err == nil // it has been logged
 }
 
 // WriteHeader implements http.ResponseWriter.
@@ -160,19 +171,35 @@ func (rec *representation) record(p []byte) {
 	rec.body.Write(p)
 }
 
-// store stores what was recorded, unless somebody has stored something newer.
-func (rec *representation) store(ctx context.Context) {
+// finish stores what was recorded, unless somebody has stored something newer.
+func (rec *representation) finish(ctx context.Context) {
+	if rec.end == nil {
+		return
+	}
+	x := rec.x
+	if err := rec.end(ctx, rec.entry(ctx)); err != nil {
+		x.cache.logger.ErrorContext(ctx, "responsecache: the response to a POST could not be stored", "path", x.r.URL.Path, "error", err)
+	}
+}
+
+// entry returns what is to be stored. It has no TTL if nothing is.
+func (rec *representation) entry(ctx context.Context) (none cache.Entry) {
 	x := rec.x
 	// Middleware outside of the cache may have added a session's cookie since.
-	if !rec.keep || isPersonal(rec.header, canonical(x.w.Header())) || rec.length != "" && rec.length != strconv.Itoa(rec.body.Len()) {
-		return
+	if !rec.keep || !rec.complete || isPersonal(rec.header, canonical(x.w.Header())) || rec.length != "" && rec.length != strconv.Itoa(rec.body.Len()) {
+		return none
 	}
 	s := rec.verdict.response
 	took := time.Since(rec.came)
 	s.age += took
 	s.body = rec.body.Bytes()
 	e := cache.Entry{Kind: cache.Value, Data: s.encode(), TTL: rec.verdict.ttl - took, StaleFor: rec.verdict.keep, Tags: x.tagsOf(rec.header)}
-	if e.TTL > 0 && len(e.Tags) <= maxTags {
-		_ = x.engine.Add(ctx, x.name.key(), e) // it has been logged
+	if len(e.Tags) > maxTags {
+		return none
 	}
+	// A GET since the header has found what came of the POST, and maybe more.
+	if _, found, err := x.engine.Get(ctx, x.name.key()); found || err != nil {
+		return none
+	}
+	return e
 }

@@ -157,3 +157,82 @@ func TestARepresentationThatIsTakenBackIsNotStored(t *testing.T) {
 	_ = s.do(t, t.Context(), "POST", "/page")
 	assert.Equal(t, "half whole", s.get(t, "/page").body)
 }
+
+// What purges the page while the client still reads the response to the POST has come
+// after what the response was made of.
+func TestARepresentationDoesNotOutliveAPurge(t *testing.T) {
+	eachStore(t, func(t *testing.T, stores stores) {
+		for name, purge := range map[string]func(t *testing.T, other *server){
+			"the URL": func(t *testing.T, other *server) {
+				assert.NoError(t, other.cache.Purge(t.Context(), "http://example.com/page"))
+			},
+			"a tag": func(t *testing.T, other *server) {
+				assert.NoError(t, other.cache.PurgeTags(t.Context(), "tag"))
+			},
+			"another change": func(t *testing.T, other *server) {
+				assert.Equal(t, 200, other.do(t, t.Context(), "PUT", "/page").status)
+			},
+			"another representation": func(t *testing.T, other *server) {
+				assert.Equal(t, 200, other.do(t, t.Context(), "POST", "/page").status)
+			},
+			"nothing": nil,
+		} {
+			var hold chan func() // what happens after the header of a POST
+			handler := func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Cache-Control", "max-age=60")
+				w.Header().Set("Surrogate-Key", "tag")
+				if r.Method != "POST" {
+					fmt.Fprint(w, r.Method)
+					return
+				}
+				w.Header().Set("Content-Location", "/page")
+				_ = http.NewResponseController(w).Flush()
+				select {
+				case during := <-hold:
+					during()
+				default:
+				}
+				fmt.Fprint(w, "POST")
+			}
+			one, other := serve(t, stores, responsecache.Policy{}, handler), serve(t, stores, responsecache.Policy{}, handler)
+			hold = make(chan func(), 1)
+			hold <- func() {
+				if purge != nil {
+					purge(t, other)
+				}
+			}
+			assert.Equal(t, "POST", one.do(t, t.Context(), "POST", "/page").body)
+			want := "GET"
+			if purge == nil {
+				want = "POST"
+			}
+			assert.Equal(t, want, other.get(t, "/page").body, name)
+			assert.NoError(t, one.cache.PurgeAll(t.Context()))
+		}
+	})
+}
+
+// A client that reads the response to its POST slowly holds nobody up who asks for the page.
+func TestARepresentationUnderWayHoldsNobodyUp(t *testing.T) {
+	eachStore(t, func(t *testing.T, stores stores) {
+		header, end := make(chan struct{}), make(chan struct{})
+		s := serve(t, stores, responsecache.Policy{}, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "max-age=60")
+			if r.Method == "POST" {
+				w.Header().Set("Content-Location", "/page")
+				_ = http.NewResponseController(w).Flush()
+				close(header)
+				<-end
+			}
+			fmt.Fprint(w, r.Method)
+		})
+		posted := make(chan string)
+		go func() { posted <- s.do(t, t.Context(), "POST", "/page").body }()
+		<-header
+		assert.Equal(t, "GET", s.get(t, "/page").body)
+		assert.Contains(t, s.get(t, "/page").cacheStatus(), "hit")
+		close(end)
+		assert.Equal(t, "POST", <-posted)
+		assert.Equal(t, "GET", s.get(t, "/page").body, "it is newer")
+	})
+}
