@@ -331,11 +331,16 @@ func TestAQuorumLeavesNothing(t *testing.T) {
 // and with what they have got.
 func TestAQuorumIsContendedWhileAServerHangs(t *testing.T) {
 	servers := newServers(t, 5)
-	lockers := []*lock.Locker{onQuorum(t, servers), onQuorum(t, servers), onQuorum(t, servers)}
+	const turns, timeout = 100, 2 * time.Second
+	lockers := make([]*lock.Locker, 3)
+	for i := range lockers {
+		var err error
+		lockers[i], err = lock.New(newQuorum(t, servers, redislock.QuorumOptions{Timeout: timeout}), nil)
+		require.NoError(t, err)
+	}
 	lockAndUnlock(t, lockers[0], 3)
 	servers[4].Stop(t)
 	defer servers[4].Continue(t)
-	const turns = 100
 	var taken atomic.Int64
 	began := time.Now()
 	var wg sync.WaitGroup
@@ -348,7 +353,7 @@ func TestAQuorumIsContendedWhileAServerHangs(t *testing.T) {
 	}
 	wg.Wait()
 	t.Logf("%d turns in %v", turns, time.Since(began))
-	assert.Less(t, time.Since(began), turns*quorumTimeout/4, "a wait for each turn would be four times as much")
+	assert.Less(t, time.Since(began), turns*timeout/4, "a wait for each turn would be four times as much")
 }
 
 // A server that does not answer in time is no deadline of the caller's.
