@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/herdless/herdless/cache"
+	"github.com/herdless/herdless/internal/reqcopy"
 	"github.com/herdless/herdless/responsecache/internal/fields"
 )
 
@@ -138,7 +139,9 @@ func (f *filling) ask(rec *recorder) {
 			panic(p)
 		}
 	}()
-	f.x.next.ServeHTTP(rec, f.request())
+	r := f.request()
+	defer reqcopy.Return(f.x.r, r)
+	f.x.next.ServeHTTP(rec, r)
 }
 
 // request returns the request that the handler gets: for the whole page, whatever

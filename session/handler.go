@@ -48,7 +48,7 @@ func (m *Manager) Handler(next http.Handler) http.Handler {
 		if h := w.Header(); len(h) > 0 {
 			x.outer = h.Clone()
 		}
-		defer reqcopy.ReturnForm(r, x.r)
+		defer reqcopy.Return(r, x.r)
 		next.ServeHTTP(&x.rw, x.r)
 		x.rw.Finish()
 		if !x.rw.Refused() {

@@ -120,7 +120,7 @@ func (x *exchange) next(w http.ResponseWriter, r *http.Request) {
 	c, path := x.c, x.c.FullPath()
 	inner := newWriter(w, r, x.status, x.size)
 	defer func() {
-		reqcopy.ReturnForm(x.request, c.Request)
+		reqcopy.Return(x.request, c.Request)
 		c.Writer, c.Request = x.bridge.out, x.request
 	}()
 	c.Writer, c.Request = inner, r

@@ -84,7 +84,7 @@ func (n *node) netHTTP() http.Handler {
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		n.problem(w, n.shop.ProblemStatus(http.StatusNotFound, ""))
 	})
-	return traffic.Routed(mux)
+	return traffic.Routed(mux) // http.MaxBytesHandler, outside, replaces the request
 }
 
 // redirect leads the visitor on after a form.

@@ -179,7 +179,7 @@ func (u *run) execute(attempt int, asked time.Time) *recorder {
 		u.abandon()
 	}()
 	r := u.request(ctx, attempt)
-	defer reqcopy.ReturnForm(u.r, r)
+	defer reqcopy.Return(u.r, r)
 	u.next.ServeHTTP(rec, r)
 	done = true
 	stop()

@@ -165,7 +165,7 @@ func (c *Concurrency) Handler(next http.Handler) http.Handler {
 		default:
 			c.setFields(w.Header(), p.left)
 			copied := r.WithContext(p.ctx) //nolint:contextcheck // it is a child of the request's
-			defer reqcopy.ReturnForm(r, copied)
+			defer reqcopy.Return(r, copied)
 			next.ServeHTTP(w, copied)
 		}
 	})

@@ -53,7 +53,8 @@
 //
 // Outermost, inside of the recovery from panics only: outside of the rate limit, the
 // response cache and the session, so that refused requests and cache hits count, and
-// the latency is that which the client sees. Where the session, or other middleware
-// that replaces the request, stands between a Recorder and an http.ServeMux, put
-// Routed around the ServeMux.
+// the latency is that which the client sees. Where other middleware than that of
+// this module replaces the request, as http.MaxBytesHandler and http.StripPrefix do,
+// and stands between a Recorder and an http.ServeMux, put Routed around the ServeMux. A hit of a response cache that is not inside of the
+// ServeMux has no route: nothing has looked for it.
 package traffic

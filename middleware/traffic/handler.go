@@ -93,8 +93,8 @@ func SetRoute(w http.ResponseWriter, route string) {
 
 // Routed returns a handler that tells the Recorder outside which pattern of mux has
 // matched. It is of use where middleware between the Recorder and an http.ServeMux
-// replaces the request, as a session does: the ServeMux writes the pattern into the
-// request that it gets, and the Recorder has another one.
+// replaces the request: the ServeMux writes the pattern into the request that it gets,
+// and the Recorder has another one. That of this module hands the pattern back.
 func Routed(mux http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
