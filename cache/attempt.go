@@ -139,7 +139,7 @@ func (e *Engine) fill(ctx, budget context.Context, l *leader, token uint64, rele
 	loading.add = func(ctx context.Context, key string, entry Entry, seen uint64) error {
 		return e.add(ctx, key, Filling{Token: token, Seen: seen, TTL: fillTTL}, b.Ticket.Epoch, entry)
 	}
-	loading.settle = func(entry Entry) {
+	loading.settle = func(entry Entry) bool {
 		last := e.asked.Load()
 		stored, err := e.finish(ctx, l.j, b.Ticket, entry)
 		switch {
@@ -156,6 +156,7 @@ func (e *Engine) fill(ctx, budget context.Context, l *leader, token uint64, rele
 			e.flights.end(l.f, failure)
 		}
 		release()
+		return stored
 	}
 	// Deferred, with the outcome of a failure until there is a better one, so
 	// that nobody waits for a load that has panicked.

@@ -270,7 +270,7 @@ func (e *Engine) loadAlone(ctx context.Context, f *flight, j *job) (Result, erro
 		e.flights.nowLoads(f)
 	}
 	l := &Loading{
-		settle: func(entry Entry) { share(finding{entry: entry, loaded: j.detached}) },
+		settle: func(entry Entry) bool { share(finding{entry: entry, loaded: j.detached}); return false },
 		share: func(entry Entry) {
 			e.share(f, entry, func() bool { return e.changes.Load() == began.changes })
 		},

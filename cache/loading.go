@@ -23,7 +23,7 @@ type Loading struct {
 	stale  func() Entry // what stands since the fill has begun; nil: none
 	share  func(Entry)
 	add    func(ctx context.Context, key string, entry Entry, seen uint64) error // nil: nothing is kept
-	settle func(Entry)                                                           // nil once settled
+	settle func(Entry) (stored bool)                                             // nil once settled
 }
 
 // Stale returns the entry that was found and judged to FallBack, which what is
@@ -68,10 +68,12 @@ var errNotKept = errors.New("cache: the store takes nothing from this load")
 // those who wait go on, and the key is anybody's. A Load calls it when it finds
 // out early that the outcome cannot be shared, and goes on for its own caller
 // only. Only the first call counts, and what Load returns counts for its own
-// caller only then.
-func (l *Loading) Settle(entry Entry) {
+// caller only then. It reports whether the store has taken entry, and with it what was
+// added: if a purge or a write of the key has come since the fill began, it has not.
+func (l *Loading) Settle(entry Entry) (stored bool) {
 	if settle := l.settle; settle != nil {
 		l.settle = nil
-		settle(entry)
+		return settle(entry)
 	}
+	return false
 }

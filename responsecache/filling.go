@@ -385,7 +385,26 @@ func (f *filling) store(s *stored, e cache.Entry, v *verdict, rec *recorder) cac
 	if f.rule == f.x.rule {
 		return failed // it is a variant under a new index, and nobody's here
 	}
-	return f.learn(top.TTL)
+	e = f.learn(top.TTL)
+	if !f.loading.Settle(e) || !f.isLedTo() {
+		// The page was changed meanwhile, maybe by who knows of no rule yet.
+		_ = f.x.engine.Purge(f.ctx, f.page) // it has been logged
+	}
+	return e
+}
+
+// isLedTo reports whether the index that has led to what is filled, if any, is still there:
+// if not, the page was purged.
+func (f *filling) isLedTo() bool {
+	if f.index.generation == "" {
+		return true
+	}
+	e, ok, err := f.x.engine.Get(f.ctx, f.x.page)
+	if err != nil || !ok {
+		return false
+	}
+	found, ok := read(f.x.page, &e)
+	return ok && found.index.generation == f.index.generation
 }
 
 // maxTags is the store's.

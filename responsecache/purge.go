@@ -42,9 +42,21 @@ func (c *Cache) purgeURLs(ctx context.Context, urls []string, soft bool) error {
 // its tag, and removed by its index. everywhere says that others may have what this process
 // knows nothing of: routes with keys of their own, and rules that are being learned.
 func (c *Cache) purge(ctx context.Context, pages []pageName, soft, everywhere bool) error {
+	purgeKeys, purgeTags := c.engine.Purge, c.engine.PurgeTags
+	if soft {
+		purgeKeys, purgeTags = c.engine.SoftPurge, c.engine.SoftPurgeTags
+	}
 	var keys, tags []string
 	for _, page := range pages {
 		keys = append(keys, page.key())
+	}
+	// First: who is learning a rule stores it before what leads to it from the page's own
+	// key. So either that is refused after this purge, or the rule is found below.
+	if err := purgeKeys(ctx, keys...); err != nil {
+		return err
+	}
+	keys = nil
+	for _, page := range pages {
 		rule := c.storedRule(ctx, page.ruleKey())
 		if rule.text != "" {
 			keys = append(keys, page.keyUnder(rule))
@@ -55,14 +67,15 @@ func (c *Cache) purge(ctx context.Context, pages []pageName, soft, everywhere bo
 			tags = append(tags, page.tag())
 		}
 	}
-	purgeKeys, purgeTags := c.engine.Purge, c.engine.PurgeTags
-	if soft {
-		purgeKeys, purgeTags = c.engine.SoftPurge, c.engine.SoftPurgeTags
+	if len(keys) > 0 {
+		if err := purgeKeys(ctx, keys...); err != nil {
+			return err
+		}
 	}
-	if err := purgeKeys(ctx, keys...); err != nil || len(tags) == 0 {
-		return err
+	if len(tags) > 0 {
+		return purgeTags(ctx, tags...)
 	}
-	return purgeTags(ctx, tags...)
+	return nil
 }
 
 // PurgeTags removes all responses with one of the tags, on all servers, at the same

@@ -109,6 +109,56 @@ func TestAPurgeOfATagDuringAComputation(t *testing.T) {
 	})
 }
 
+// A page that is made before it is changed, on a server that knows of no No-Vary-Search yet,
+// is not found under the rule that comes with it.
+func TestAChangeWhileTheFirstRuleIsLearned(t *testing.T) {
+	eachStore(t, func(t *testing.T, st stores) {
+		for _, varies := range []bool{false, true} {
+			var state atomic.Value
+			state.Store("old")
+			reached, proceed := make(chan struct{}), make(chan struct{})
+			var runs atomic.Int32
+			path := fmt.Sprintf("/page-%v?u=", varies)
+			handler := func(w http.ResponseWriter, r *http.Request) {
+				if r.Method == "PUT" {
+					state.Store("new")
+					return
+				}
+				if varies {
+					w.Header().Set("Vary", "X-A")
+				}
+				body := state.Load()
+				switch n := runs.Add(1); {
+				case varies && n == 1: // without a rule
+				case n == 1 || varies && n == 2:
+					close(reached)
+					<-proceed
+					fallthrough
+				default:
+					w.Header().Set("No-Vary-Search", `params=("u")`)
+				}
+				fmt.Fprint(w, body)
+			}
+			p := responsecache.Policy{TTL: time.Minute}
+			one, other := serve(t, st, p, handler), serve(t, st, p, handler)
+			if varies {
+				require.Equal(t, "old", one.get(t, path+"1", "X-A", "1").body)
+			}
+			made := make(chan string)
+			go func() { made <- one.get(t, path+"1", "X-A", "2").body }()
+			<-reached
+			require.Equal(t, 200, other.do(t, t.Context(), "PUT", path+"1").status)
+			close(proceed)
+			require.Equal(t, "old", <-made)
+			for _, u := range []string{"1", "2"} {
+				for _, s := range []*server{one, other} {
+					assert.Equal(t, "new", s.get(t, path+u, "X-A", "2").body, "varies: %v, %s", varies, u)
+				}
+			}
+		}
+	})
+}
+
 func TestPurgeReachesEveryFormOfAPage(t *testing.T) {
 	eachStore(t, func(t *testing.T, st stores) {
 		for name, purge := range map[string]func(c *responsecache.Cache, url string) error{
