@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/gin-gonic/gin"
 	"github.com/herdless/herdless/internal/reqbound"
@@ -50,6 +51,18 @@ func Wrap(mw func(http.Handler) http.Handler) gin.HandlerFunc {
 		x.running.Add(1)
 		// An end by panic must wait for a running next, too.
 		defer x.close()
+		defer func() {
+			switch p := recover(); p {
+			case nil:
+			case http.ErrAbortHandler:
+				// gin.Recovery takes that for a connection that is dead, and would let the
+				// response end as if it were whole.
+				_ = http.NewResponseController(c.Writer).SetWriteDeadline(time.Unix(1, 0))
+				panic(p)
+			default:
+				panic(p)
+			}
+		}()
 		ctx := reqbound.Mark(context.WithValue(c.Request.Context(), key, x))
 		r := c.Request.WithContext(ctx)
 		if route := c.FullPath(); route != "" {
