@@ -32,6 +32,9 @@ func (m *Manager) Commit(ctx context.Context, s *Session, h http.Header) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if h == nil {
+		s.headerOut = true
+	}
 	if err := s.commit(ctx); err != nil {
 		s.m.refused(ctx, s.token.id, err)
 		return s.fail(err)
@@ -152,7 +155,7 @@ func (s *Session) commitStored(ctx context.Context) error {
 		return nil
 	}
 	s.written(d, res)
-	if newMeta.Persistent != s.meta.Persistent {
+	if newMeta.Persistent != s.meta.Persistent || newMeta.Persistent && d.AbsoluteTimeout > 0 {
 		s.send = true // with another age
 	}
 	s.meta, s.pending = newMeta, pending{}

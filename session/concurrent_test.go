@@ -1,8 +1,10 @@
 package session_test
 
 import (
+	"context"
 	"fmt"
 	"net/http"
+	"runtime"
 	"sync"
 	"testing"
 
@@ -68,4 +70,49 @@ func TestManyRequestsAtOnceLoseNothing(t *testing.T) {
 			require.Equal(t, fmt.Sprint(i), b.ok("/get?name=v%d", i))
 		}
 	})
+}
+
+// Also where no step of the store is taken for them, because the value goes with what the
+// request commits in the end.
+func TestUpdatesOfOneRequest(t *testing.T) {
+	before := map[string]func(ctx context.Context, s *session.Session) error{
+		"a new session":         nil,
+		"a session":             nil,
+		"the value is set":      func(ctx context.Context, s *session.Session) error { return s.Set(ctx, "n", 0) },
+		"another user logs in":  func(ctx context.Context, s *session.Session) error { return s.Login(ctx, "bob") },
+		"it cannot be read":     func(ctx context.Context, s *session.Session) error { return s.Set(ctx, "n", "text") },
+		"the value was removed": func(ctx context.Context, s *session.Session) error { return s.Delete(ctx, "n") },
+	}
+	for name, first := range before {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t, session.NewMemoryStore(), nil)
+			s.handle("/updates", func(w http.ResponseWriter, r *http.Request, sess *session.Session) error {
+				ctx := r.Context()
+				if first != nil {
+					assert.NoError(t, first(ctx, sess))
+				}
+				var wg sync.WaitGroup
+				for range 20 {
+					wg.Go(func() {
+						assert.NoError(t, sess.Update(ctx, "n", func(old session.Value) (any, error) {
+							var n int
+							old.Decode(&n)
+							runtime.Gosched()
+							return n + 1, nil
+						}))
+					})
+				}
+				wg.Wait()
+				var n int
+				_, err := sess.Get(ctx, "n", &n)
+				fmt.Fprint(w, n)
+				return err
+			})
+			b := s.browser()
+			if name != "a new session" {
+				b.ok("/login?user=alice")
+			}
+			assert.Equal(t, "20", b.ok("/updates"))
+		})
+	}
 }

@@ -439,3 +439,30 @@ func (u *schemaUser) step(t *testing.T, ctx context.Context, version int) (done 
 	}
 	return "read"
 }
+
+// What cannot be decoded is kept where there is room, and takes none from what is set.
+func TestWhatIsKeptAsideTakesNoRoom(t *testing.T) {
+	for name, change := range map[string]func(ctx context.Context, s *session.Session, to []int) error{
+		"Set": func(ctx context.Context, s *session.Session, to []int) error { return s.Set(ctx, "x", to) },
+		"Update": func(ctx context.Context, s *session.Session, to []int) error {
+			return s.Update(ctx, "x", func(old session.Value) (any, error) {
+				var n []int
+				assert.False(t, old.Decode(&n))
+				return to, nil
+			})
+		},
+	} {
+		s := newSite(t, session.NewMemoryStore(), &session.Options{MaxBytes: 1000})
+		s.handle("/numbers", func(_ http.ResponseWriter, r *http.Request, sess *session.Session) error {
+			var n []int
+			ok, err := sess.Get(r.Context(), "x", &n)
+			assert.False(t, ok, name)
+			require.NoError(t, err)
+			assert.NoError(t, change(r.Context(), sess, make([]int, 290)), name)
+			return nil
+		})
+		b := s.browser()
+		b.ok("/set?name=x&value=%s", strings.Repeat("v", 450))
+		assert.Equal(t, 200, b.get("/numbers").StatusCode, name)
+	}
+}

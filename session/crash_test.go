@@ -240,3 +240,30 @@ func TestASessionThatWasWithdrawnComesBack(t *testing.T) {
 		assert.Equal(t, "book", cart())
 	})
 }
+
+// A handler that has saved a login and then panics leaves the visitor with the session that
+// there is, if middleware outside answers.
+func TestAPanicAfterSave(t *testing.T) {
+	s := newSite(t, session.NewMemoryStore(), nil)
+	s.handle("/boom", func(_ http.ResponseWriter, r *http.Request, sess *session.Session) error {
+		assert.NoError(t, sess.Login(r.Context(), "alice"))
+		assert.NoError(t, sess.Save(r.Context()))
+		assert.NoError(t, sess.Set(r.Context(), "lost", "yes"))
+		panic("boom")
+	})
+	inner := s.Config.Handler
+	s.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			if recover() != nil {
+				w.WriteHeader(500)
+			}
+		}()
+		inner.ServeHTTP(w, r)
+	})
+	b := s.browser()
+	b.ok("/set?name=cart&value=full")
+	require.Equal(t, 500, b.get("/boom").StatusCode)
+	assert.Equal(t, "alice", b.ok("/user"))
+	assert.Equal(t, "full", b.ok("/get?name=cart"))
+	assert.Empty(t, b.ok("/get?name=lost"))
+}

@@ -4,16 +4,19 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/herdless/herdless/internal/redistest"
 	"github.com/herdless/herdless/session"
 	"github.com/herdless/herdless/session/redisstore"
+	"github.com/herdless/herdless/session/sessiontest"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -432,3 +435,100 @@ func TestAPanicInsideLeavesTheSessionUsable(t *testing.T) {
 type panicky struct{ session.Store }
 
 func (panicky) Load(context.Context, string, session.Digest) (session.Record, error) { panic("broken") }
+
+// askingHandler adds the user of the request to what is logged.
+type askingHandler struct{ slog.Handler }
+
+func (h askingHandler) Handle(ctx context.Context, r slog.Record) error {
+	if s := session.FromContext(ctx); s != nil {
+		user, _ := s.User(ctx)
+		r.AddAttrs(slog.String("user", user))
+	}
+	return h.Handler.Handle(ctx, r)
+}
+
+// A Logger that asks for the session of the context does not wait for itself.
+func TestALoggerThatAsksForTheUser(t *testing.T) {
+	m := newManager(t, session.NewMemoryStore(), &session.Options{Logger: slog.New(askingHandler{slog.NewTextHandler(io.Discard, nil)})})
+	r := sessiontest.Request(t, m, httptest.NewRequest("GET", "/", nil), func(ctx context.Context, s *session.Session) error {
+		return s.Set(ctx, "x", "text")
+	})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		m.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			var n int
+			_, _ = session.FromContext(r.Context()).Get(r.Context(), "x", &n) // cannot be decoded, which is logged
+		})).ServeHTTP(httptest.NewRecorder(), r)
+	}()
+	select {
+	case <-done:
+	case <-time.After(20 * time.Second):
+		t.Fatal("the request hangs")
+	}
+}
+
+// Handlers that answer themselves say nothing of a store that fails, and many that do not
+// would say the same.
+func TestAFailingStoreIsLoggedOnceForMany(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var logs strings.Builder
+		store := &panicking{Store: session.NewMemoryStore()}
+		m := newManager(t, store, &session.Options{Logger: slog.New(slog.NewTextHandler(&logs, nil))})
+		r := sessiontest.Request(t, m, httptest.NewRequest("GET", "/", nil), func(ctx context.Context, s *session.Session) error {
+			return s.Login(ctx, "alice")
+		})
+		store.fails.Store(true)
+		for _, answers := range []bool{true, false} {
+			logs.Reset()
+			for range 100 { // in ten seconds
+				w := httptest.NewRecorder()
+				m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if _, err := session.FromContext(r.Context()).User(r.Context()); err != nil && answers {
+						http.Error(w, "later", http.StatusServiceUnavailable)
+					}
+				})).ServeHTTP(w, r)
+				assert.Equal(t, http.StatusServiceUnavailable, w.Code)
+				time.Sleep(100 * time.Millisecond)
+			}
+			lines := strings.Count(logs.String(), "\n")
+			assert.Positive(t, lines)
+			assert.LessOrEqual(t, lines, 11)
+			assert.Contains(t, logs.String(), "the store fails")
+		}
+	})
+}
+
+// A login that is too late, and whose error nobody looks at, is logged.
+func TestWhatIsTooLateIsLogged(t *testing.T) {
+	s := newSite(t, session.NewMemoryStore(), nil)
+	for path, late := range map[string]func(ctx context.Context, s *session.Session) error{
+		"/late-login":    func(ctx context.Context, s *session.Session) error { return s.Login(ctx, "alice") },
+		"/late-set":      func(ctx context.Context, s *session.Session) error { return s.Set(ctx, "x", 1) },
+		"/late-timeouts": func(ctx context.Context, s *session.Session) error { return s.SetTimeouts(ctx, 1, 1, true) },
+	} {
+		s.handle(path, func(w http.ResponseWriter, r *http.Request, sess *session.Session) error {
+			_, _ = io.WriteString(w, "done")
+			_ = http.NewResponseController(w).Flush()
+			return late(r.Context(), sess)
+		})
+		before := strings.Count(s.logs.String(), "after the header")
+		s.browser().ok("%s", path)
+		assert.Equal(t, before+1, strings.Count(s.logs.String(), "after the header"), path)
+	}
+}
+
+func TestGetNeedsAPointer(t *testing.T) {
+	s := newSite(t, session.NewMemoryStore(), nil)
+	s.handle("/get-number", func(_ http.ResponseWriter, r *http.Request, sess *session.Session) error {
+		var n int
+		for _, v := range []any{n, nil, (*int)(nil)} {
+			_, err := sess.Get(r.Context(), "n", v)
+			assert.ErrorContains(t, err, "pointer")
+			_, err = sess.Pop(r.Context(), "n", v)
+			assert.ErrorContains(t, err, "pointer")
+		}
+		return nil
+	})
+	s.browser().ok("/get-number")
+}

@@ -31,7 +31,8 @@ const lateCommitTimeout = 5 * time.Second
 // A handler that hijacks the connection finds the cookie in w.Header, and is the
 // one to send it. No token is renewed then that the handler has not asked for.
 //
-// If next panics, nothing is committed that was not before. A middleware
+// If next panics, nothing is committed that was not before; what a Save has done the
+// client is told, if somebody answers. A middleware
 // between Handler and next that recovers and writes an answer commits like
 // every answer.
 func (m *Manager) Handler(next http.Handler) http.Handler {
@@ -49,7 +50,14 @@ func (m *Manager) Handler(next http.Handler) http.Handler {
 			x.outer = h.Clone()
 		}
 		defer reqcopy.Return(r, x.r)
+		returned := false
+		defer func() {
+			if !returned {
+				x.session.handInPanic(w.Header())
+			}
+		}()
 		next.ServeHTTP(&x.rw, x.r)
+		returned = true
 		x.rw.Finish()
 		if !x.rw.Refused() {
 			m.commitLate(&x.ctx, &x.session, x.rw.Status()) //nolint:contextcheck // as above
@@ -107,6 +115,17 @@ func (s *Session) handSaved(h http.Header, saved token, err error) {
 	}
 }
 
+// handInPanic tells the client the token of what a Save has done, for whatever answers to
+// the panic.
+func (s *Session) handInPanic(h http.Header) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.headerOut && (s.stored && s.send || s.destroyed) {
+		s.mark(h)
+		s.hand(h)
+	}
+}
+
 // answer sends the response for err in the handler's place. The client gets the token of
 // what a Save has done, if there is one.
 func (x *exchange) answer(saved token, err error) {
@@ -115,7 +134,9 @@ func (x *exchange) answer(saved token, err error) {
 	if errors.Is(err, ErrGone) {
 		level = slog.LevelInfo // a logout overlapped, which is nobody's fault
 	}
-	m.opts.Logger.LogAttrs(x.r.Context(), level, "session: the response was refused", slog.Any("error", err))
+	if !errors.Is(err, ErrUnavailable) { // of that storeFailed has told, once for many
+		m.opts.Logger.LogAttrs(x.r.Context(), level, "session: the response was refused", slog.Any("error", err))
+	}
 	// What the handler has set belongs to a response that there will not be:
 	// its length, its encoding, cookies that tell of success.
 	h := x.w.Header()

@@ -27,7 +27,8 @@ func (s *Session) mark(h http.Header) {
 		return
 	}
 	for name := range h {
-		if strings.HasSuffix(name, "Cdn-Cache-Control") || name == "Surrogate-Control" {
+		switch {
+		case strings.HasSuffix(name, "Cdn-Cache-Control"), name == "Surrogate-Control", name == "X-Accel-Expires", name == "Edge-Control":
 			delete(h, name)
 		}
 	}

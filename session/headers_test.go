@@ -246,3 +246,24 @@ func TestASecondHandlerOfTheSameManagerIsNoOther(t *testing.T) {
 	h.ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/", nil))
 	assert.Len(t, rec.Result().Cookies(), 1)
 }
+
+// Fields by which caches in front go before Cache-Control do not let them keep what depends
+// on a session.
+func TestFieldsForOneCacheOnly(t *testing.T) {
+	s := newSite(t, session.NewMemoryStore(), nil)
+	fields := map[string]string{
+		"X-Accel-Expires": "60", "Edge-Control": "cache-maxage=60", "Surrogate-Control": "max-age=60",
+		"CDN-Cache-Control": "max-age=60", "Cloudflare-CDN-Cache-Control": "max-age=60",
+	}
+	s.handle("/page", func(w http.ResponseWriter, r *http.Request, sess *session.Session) error {
+		for name, value := range fields {
+			w.Header().Set(name, value)
+		}
+		_, err := sess.User(r.Context())
+		return err
+	})
+	h := s.browser().get("/page").Header
+	for name := range fields {
+		assert.Empty(t, h.Get(name), name)
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"time"
+	"unicode/utf8"
 )
 
 // A Device tells sessions of one user apart, in a list that the user reads.
@@ -89,15 +90,18 @@ func (s *Session) Login(ctx context.Context, user string, device ...Device) erro
 	if user == "" {
 		return errors.New("session: Login needs a user; use Destroy to log out")
 	}
+	if !utf8.ValidString(user) {
+		return errors.New("session: Login needs a user in UTF-8; encode raw bytes, such as a UUID's")
+	}
 	if err := s.lock(ctx, true); err != nil {
 		return err
 	}
 	defer s.mu.Unlock()
 	if s.headerOut {
-		return errTooLate
+		return s.tooLate(ctx)
 	}
 	if was := s.currentUser(); was != "" && was != user {
-		s.changes = nil
+		s.changes, s.settled = nil, nil
 	}
 	var d Device
 	if len(device) > 0 {
@@ -123,7 +127,7 @@ func (s *Session) Renew(ctx context.Context) error {
 	}
 	defer s.mu.Unlock()
 	if s.headerOut {
-		return errTooLate
+		return s.tooLate(ctx)
 	}
 	s.renew = true
 	return nil
@@ -142,7 +146,7 @@ func (s *Session) SetTimeouts(ctx context.Context, idle, absolute time.Duration,
 	}
 	defer s.mu.Unlock()
 	if s.headerOut {
-		return errTooLate
+		return s.tooLate(ctx)
 	}
 	s.idle, s.absolute, s.persist = idle, absolute, persistent
 	return nil

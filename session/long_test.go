@@ -270,3 +270,43 @@ func TestALongValueAndNoKeys(t *testing.T) {
 		assert.Equal(t, stored, aside)
 	}
 }
+
+// What this request has set stays so for it, also where it was the same before, and others
+// have set something else when the rest of a long session is read.
+func TestASetOfWhatWasThere(t *testing.T) {
+	onBothStores(t, func(t *testing.T, store session.Store) {
+		m := newManager(t, store, &session.Options{MaxBytes: 1 << 20})
+		do := func(token string, fn func(ctx context.Context, s *session.Session)) string {
+			r := httptest.NewRequest("GET", "/", nil)
+			r.Header.Set("Cookie", cookieName+"="+token)
+			s := m.Load(r)
+			fn(r.Context(), s)
+			rec := httptest.NewRecorder()
+			require.NoError(t, m.Commit(r.Context(), s, rec.Header()))
+			for _, c := range rec.Result().Cookies() {
+				token = c.Value
+			}
+			return token
+		}
+		get := func(ctx context.Context, s *session.Session, name string) (v string) {
+			_, err := s.Get(ctx, name, &v)
+			require.NoError(t, err)
+			return v
+		}
+		token := do("", func(ctx context.Context, s *session.Session) {
+			require.NoError(t, s.Set(ctx, "long", strings.Repeat("x", 20_000)))
+			require.NoError(t, s.Set(ctx, "step", "cart"))
+		})
+		do(token, func(ctx context.Context, s *session.Session) {
+			require.NoError(t, s.Set(ctx, "step", "cart"))
+			require.NoError(t, s.Delete(ctx, "note"))
+			do(token, func(ctx context.Context, s *session.Session) {
+				require.NoError(t, s.Set(ctx, "step", "paid"))
+				require.NoError(t, s.Set(ctx, "note", "by another one"))
+			})
+			assert.Len(t, get(ctx, s, "long"), 20_000)
+			assert.Equal(t, "cart", get(ctx, s, "step"))
+			assert.Empty(t, get(ctx, s, "note"))
+		})
+	})
+}

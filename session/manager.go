@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/maypok86/otter/v2"
@@ -158,8 +159,9 @@ type Options struct {
 	// requests and must be quick, safe for concurrent use, and not use the
 	// session. Nil, the default, costs nothing.
 	Observe func(ctx context.Context, e Event)
-	// Logger gets what cannot be answered any more and store faults. Nothing
-	// secret is logged. Default slog.Default().
+	// Logger gets what cannot be answered any more and store faults, those once
+	// a second at most. Nothing secret is logged. FromContext finds no session
+	// in the context that it gets. Default slog.Default().
 	Logger *slog.Logger
 }
 
@@ -173,7 +175,8 @@ type Manager struct {
 	watcher   *watcher
 	recent    *otter.Cache[string, remembered] // nil unless StaleFor is set
 	counts    counts
-	opts      Options // every field set, but functions may be nil
+	warned    atomic.Pointer[time.Time] // when a fault of the store was last logged
+	opts      Options                   // every field set, but functions may be nil
 }
 
 // New returns a Manager that keeps its sessions in store. A nil o means the
@@ -383,7 +386,16 @@ func (m *Manager) parse(found []token, values []string) []token {
 	return found
 }
 
-// storeFailed tells of a fault of the store.
+// warnEvery is how often a failing store is logged at most.
+const warnEvery = time.Second
+
+// storeFailed tells of a fault of the store. Handlers that answer themselves say nothing
+// of it, and there may be thousands of them a second.
 func (m *Manager) storeFailed(ctx context.Context, err error) {
+	if last, now := m.warned.Load(), time.Now(); last == nil || now.Sub(*last) >= warnEvery {
+		if m.warned.CompareAndSwap(last, &now) {
+			m.opts.Logger.LogAttrs(NewContext(ctx, nil), slog.LevelWarn, "session: the store fails", slog.Any("error", err))
+		}
+	}
 	m.happened(ctx, Event{Kind: StoreFailed, Err: err})
 }

@@ -353,7 +353,7 @@ func (m *MemoryStore) makeRoom(id string) error {
 		m.sessions.Set(id, nil, 0) // there is none; but it clears out dead ones
 	}
 	if m.sessions.Len() >= maxMemorySessions {
-		return fmt.Errorf("session: the memory store is full with %d sessions", maxMemorySessions)
+		return fmt.Errorf("%w: the memory store is full with %d sessions", ErrRefused, maxMemorySessions)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package session_test
 
 import (
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -33,4 +34,22 @@ func TestMemoryStoreIsBounded(t *testing.T) {
 		time.Sleep(time.Second)
 		assert.NoError(t, create(1), "sessions that have ended must make room")
 	})
+}
+
+// Who is logged in is so also while there is no room for others.
+func TestAFullMemoryStoreIsNotAway(t *testing.T) {
+	store := session.NewMemoryStore()
+	s := newSite(t, store, nil)
+	b := s.browser()
+	b.ok("/login?user=alice")
+	for i := range 100_000 - 1 {
+		_, err := store.Commit(t.Context(), session.Delta{
+			ID: fmt.Sprint("fill-", i), Digest: session.Digest{1}, Create: true, IdleTimeout: time.Hour, AbsoluteTimeout: time.Hour,
+		})
+		require.NoError(t, err)
+	}
+	for range 5 {
+		assert.Equal(t, 503, s.browser().get("/set?name=a&value=b").StatusCode)
+	}
+	assert.Equal(t, "alice", b.ok("/user"))
 }

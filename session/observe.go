@@ -95,7 +95,7 @@ func (m *Manager) happened(ctx context.Context, e Event) {
 // undecodable tells of a value that is as good as none. The error of a codec may
 // quote the value, which belongs into no log.
 func (m *Manager) undecodable(ctx context.Context, id, name string, err error) {
-	m.opts.Logger.LogAttrs(ctx, slog.LevelWarn, "session: a value cannot be read and is passed over",
+	m.opts.Logger.LogAttrs(NewContext(ctx, nil), slog.LevelWarn, "session: a value cannot be read and is passed over",
 		slog.String("session", id), slog.String("name", name))
 	m.happened(ctx, Event{Kind: Undecodable, ID: id, Name: name, Err: err})
 }
@@ -114,7 +114,7 @@ func (m *Manager) stolen(ctx context.Context, id string) {
 		return
 	}
 	m.forget(id)
-	if _, err := m.store.Delete(ctx, id); err != nil {
+	if _, err := m.store.Delete(context.WithoutCancel(ctx), id); err != nil { // whoever has presented it may hang up
 		m.log(ctx, slog.LevelError, "session: could not revoke the session whose token was used again", id, err)
 		return
 	}
@@ -129,5 +129,5 @@ func (m *Manager) log(ctx context.Context, level slog.Level, msg, id string, err
 	if errors.Is(err, ErrUnavailable) && level > slog.LevelWarn {
 		level = slog.LevelWarn
 	}
-	m.opts.Logger.LogAttrs(ctx, level, msg, attrs...)
+	m.opts.Logger.LogAttrs(NewContext(ctx, nil), level, msg, attrs...)
 }

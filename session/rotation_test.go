@@ -15,6 +15,7 @@ import (
 	"github.com/herdless/herdless/internal/redistest"
 	"github.com/herdless/herdless/session"
 	"github.com/herdless/herdless/session/redisstore"
+	"github.com/herdless/herdless/session/sessiontest"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -370,4 +371,50 @@ func TestNoTokenIsRenewedAtAnUpgrade(t *testing.T) {
 		assert.Empty(t, ask(http.StatusSwitchingProtocols)["Set-Cookie"])
 		assert.Len(t, ask(http.StatusNoContent)["Set-Cookie"], 1, "it is due")
 	})
+}
+
+// Whoever presents a stolen token does not keep the session by hanging up.
+func TestATheftIsAnsweredAlsoIfTheClientLeaves(t *testing.T) {
+	var clock sessiontest.Clock
+	leave := func() {}
+	s := newSite(t, session.NewMemoryStoreWithClock(clock.Now), &session.Options{
+		RenewEvery: time.Minute, RevokeOnTheft: true,
+		Observe: func(_ context.Context, e session.Event) {
+			if e.Kind == session.Theft {
+				leave()
+			}
+		},
+	})
+	b := s.browser()
+	b.ok("/login?user=alice")
+	old := b.cookie()
+	clock.Advance(2 * time.Minute)
+	b.ok("/user")
+	require.NotEqual(t, old, b.cookie())
+	clock.Advance(2 * time.Minute)
+
+	ctx, cancel := context.WithCancel(t.Context())
+	leave = cancel
+	r := httptest.NewRequest("GET", s.URL+"/user", nil).WithContext(ctx)
+	r.Header.Set("Cookie", cookieName+"="+old)
+	s.Config.Handler.ServeHTTP(httptest.NewRecorder(), r)
+	assert.ErrorIs(t, ctx.Err(), context.Canceled)
+	assert.Empty(t, b.ok("/user"))
+}
+
+// A Commit behind the header tells no token, and so renews none.
+func TestACommitAfterTheHeaderRenewsNothing(t *testing.T) {
+	var clock sessiontest.Clock
+	m := newManager(t, session.NewMemoryStoreWithClock(clock.Now), &session.Options{RenewEvery: time.Minute, RevokeOnTheft: true})
+	r := sessiontest.Request(t, m, httptest.NewRequest("GET", "/", nil), func(ctx context.Context, s *session.Session) error {
+		return s.Login(ctx, "alice")
+	})
+	for range 3 {
+		clock.Advance(2 * time.Minute)
+		s := m.Load(r)
+		user, err := s.User(r.Context())
+		require.NoError(t, err)
+		require.Equal(t, "alice", user)
+		require.NoError(t, m.Commit(r.Context(), s, nil))
+	}
 }

@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -83,6 +85,7 @@ type Session struct {
 // pending is what the next commit changes.
 type pending struct {
 	changes        map[string][]byte // encoded, but not sealed; nil deletes
+	settled        map[string][]byte // what was set to what it was, while something is left out
 	login          *meta             // who logs in
 	renew          bool
 	idle, absolute time.Duration // new timeouts, if not zero
@@ -115,11 +118,29 @@ func (s *Session) Get(ctx context.Context, name string, v any) (bool, error) {
 
 // get is Get with the codec of a Key, nil for the Manager's.
 func (s *Session) get(ctx context.Context, name string, v any, codec Codec) (bool, error) {
+	if err := checkTarget(name, v); err != nil {
+		return false, err
+	}
 	if err := s.lock(ctx, false); err != nil {
 		return false, err
 	}
 	defer s.mu.Unlock()
 	return s.decode(ctx, name, v, codec)
+}
+
+// tooLate is for what needs a header that has been sent. It is logged, as a handler that has
+// answered already often looks at no error any more.
+func (s *Session) tooLate(ctx context.Context) error {
+	s.m.log(ctx, slog.LevelError, "session: a login, or the first use of a session, came after the header", s.token.id, errTooLate)
+	return errTooLate
+}
+
+// checkTarget tells a mistake of the program from a value that cannot be decoded.
+func checkTarget(name string, v any) error {
+	if p := reflect.ValueOf(v); p.Kind() != reflect.Pointer || p.IsNil() {
+		return fmt.Errorf("session: the value %q is to be decoded into a %T, which must be a pointer, and not nil", name, v)
+	}
+	return nil
 }
 
 func (s *Session) decode(ctx context.Context, name string, v any, codec Codec) (found bool, err error) {
@@ -163,7 +184,17 @@ func (s *Session) fetch(ctx context.Context, name string) error {
 		is, _ := rec.Values.Get(name)
 		return was != is
 	})
+	was := s.rec.Values
 	s.rec.Values, s.rec.Version, s.rec.Basis = rec.Values, rec.Version, rec.Basis
+	// But for what it has set itself, which was no change then.
+	for name, data := range s.settled {
+		before, there := was.Get(name)
+		now, is := rec.Values.Get(name)
+		if _, changed := s.changes[name]; !changed && (there != is || before != now) {
+			s.change(name, data)
+		}
+	}
+	s.settled = nil
 	return nil
 }
 
@@ -217,7 +248,7 @@ func (s *Session) set(ctx context.Context, name string, v any, codec Codec) erro
 // put makes data the value called name, with the next commit.
 func (s *Session) put(ctx context.Context, name string, data []byte) error {
 	if s.headerOut && !s.stored {
-		return errTooLate
+		return s.tooLate(ctx)
 	}
 	if err := s.fetch(ctx, name); err != nil {
 		return err
@@ -228,9 +259,12 @@ func (s *Session) put(ctx context.Context, name string, data []byte) error {
 		switch {
 		case err == nil && !s.headerOut && !c.aged && c.schema == s.schemaOf(name) && bytes.Equal(c.value, data):
 			delete(s.changes, name)
+			s.settle(name, data)
 			return nil
 		case err != nil || s.bad[name]:
-			s.keepAside(name, []byte(old))
+			if s.hasRoomAside(name, []byte(old), data) {
+				s.change(setAside+name, []byte(old))
+			}
 		}
 	}
 	if size := s.sizeWith(name, data); size > s.m.opts.MaxBytes {
@@ -240,12 +274,10 @@ func (s *Session) put(ctx context.Context, name string, data []byte) error {
 	return nil
 }
 
-// keepAside saves what could not be decoded from being overwritten, if there is
-// room for it.
-func (s *Session) keepAside(name string, stored []byte) {
-	if s.sizeWith(setAside+name, stored) <= s.m.opts.MaxBytes {
-		s.change(setAside+name, stored)
-	}
+// hasRoomAside reports whether stored, which could not be decoded, can be kept beside next,
+// which takes its place.
+func (s *Session) hasRoomAside(name string, stored, next []byte) bool {
+	return s.sizeWith(setAside+name, stored)+max(0, len(next)-len(stored)) <= s.m.opts.MaxBytes
 }
 
 // Delete removes the value called name, if there is one.
@@ -263,6 +295,18 @@ func (s *Session) remove(name string) {
 		s.change(name, nil)
 	} else {
 		delete(s.changes, name)
+		s.settle(name, nil)
+	}
+}
+
+// settle notes that a value was set to what it was already, nil for none: when the rest is
+// read, others may have made something else of it.
+func (s *Session) settle(name string, data []byte) {
+	if s.stored && slices.ContainsFunc(s.rec.Values, func(e Entry) bool { return e.LeftOut > 0 }) {
+		if s.settled == nil {
+			s.settled = make(map[string][]byte)
+		}
+		s.settled[name] = data
 	}
 }
 
@@ -273,6 +317,9 @@ func (s *Session) Pop(ctx context.Context, name string, v any) (bool, error) {
 }
 
 func (s *Session) pop(ctx context.Context, name string, v any, codec Codec) (bool, error) {
+	if err := checkTarget(name, v); err != nil {
+		return false, err
+	}
 	if err := s.lock(ctx, true); err != nil {
 		return false, err
 	}
@@ -334,7 +381,7 @@ func (s *Session) ready(ctx context.Context, write bool) error {
 	// that was announced without Cache-Control: private. A cache between here
 	// and the client may have begun to share it.
 	if s.shareable {
-		return errTooLate
+		return s.tooLate(ctx)
 	}
 	s.touched = true
 	if !s.loaded {

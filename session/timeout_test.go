@@ -134,3 +134,21 @@ func TestTimeoutsOnRedis(t *testing.T) {
 		return user == ""
 	}, 10*time.Second, 10*time.Millisecond)
 }
+
+// A session that stays when the browser is closed, and is to last longer, has a cookie that
+// does, too.
+func TestAPersistentSessionIsProlonged(t *testing.T) {
+	s := newSite(t, session.NewMemoryStore(), nil)
+	s.handle("/remember", func(_ http.ResponseWriter, r *http.Request, sess *session.Session) error {
+		d, err := time.ParseDuration(r.FormValue("d"))
+		require.NoError(t, err)
+		return sess.SetTimeouts(r.Context(), d, d, true)
+	})
+	b := s.browser()
+	b.ok("/login?user=alice")
+	for _, d := range []time.Duration{time.Hour, 720 * time.Hour, 2 * time.Hour} {
+		cookies := b.get("/remember?d=%s", d).sessionCookies()
+		require.Len(t, cookies, 1, d)
+		assert.InDelta(t, d.Seconds(), cookies[0].MaxAge, 60)
+	}
+}

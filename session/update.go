@@ -79,7 +79,7 @@ func (s *Session) update(ctx context.Context, name string, fn func(old Value) (a
 		if err != nil {
 			return fmt.Errorf("session: the value %q cannot be encoded: %w", name, err)
 		}
-		done, err := s.swap(ctx, name, base, next, failed)
+		done, err := s.swap(ctx, name, base, data, next, failed)
 		if done || err != nil {
 			return err
 		}
@@ -104,9 +104,9 @@ func (s *Session) present(ctx context.Context, name string) (base, data []byte, 
 	return base, data, nil
 }
 
-// swap replaces base by next, unless base is not what is there. failed says why
-// base could not be decoded, if it could not.
-func (s *Session) swap(ctx context.Context, name string, base, next []byte, failed error) (done bool, err error) {
+// swap replaces base, which is stored, or data, which this request sees, by next, unless
+// it is not what is there. failed says why it could not be decoded, if it could not.
+func (s *Session) swap(ctx context.Context, name string, base, data, next []byte, failed error) (done bool, err error) {
 	if err := s.lock(ctx, true); err != nil {
 		return false, err
 	}
@@ -116,6 +116,9 @@ func (s *Session) swap(ctx context.Context, name string, base, next []byte, fail
 	}
 	if _, changed := s.changes[name]; changed || !s.stored || s.dropped() {
 		// It is about to be set anyway, and nobody else's.
+		if now, _ := s.value(ctx, name); (now == nil) != (data == nil) || !bytes.Equal(now, data) {
+			return false, nil // but for another goroutine of this request
+		}
 		return true, s.put(ctx, name, next)
 	}
 	if stored, _ := s.rec.Values.Get(name); stored != string(base) {
@@ -125,7 +128,7 @@ func (s *Session) swap(ctx context.Context, name string, base, next []byte, fail
 		ID: s.token.id, Digest: s.token.digest, MaxBytes: s.m.opts.MaxBytes,
 		If: map[string][]byte{name: base}, Set: map[string][]byte{},
 	}
-	if s.bad[name] && base != nil && s.sizeWith(setAside+name, base) <= s.m.opts.MaxBytes {
+	if s.bad[name] && base != nil && s.hasRoomAside(name, base, next) {
 		d.Set[setAside+name] = base
 	}
 	if size := s.sizeWith(name, next); size > s.m.opts.MaxBytes {

@@ -214,3 +214,17 @@ func expireTenThousand(t *testing.T, rdb *redis.Client, prefix, index, id string
 		return err == nil && n == 0
 	}, 20*time.Second, 5*time.Millisecond)
 }
+
+// In the session's head a user that is no UTF-8, such as the bytes of a UUID, would be
+// another one's, with the same bytes beside those that cannot be kept.
+func TestAUserIsUTF8(t *testing.T) {
+	s := newSite(t, session.NewMemoryStore(), nil)
+	s.handle("/raw", func(w http.ResponseWriter, r *http.Request, sess *session.Session) error {
+		err := sess.Login(r.Context(), "\xf0\x81id")
+		require.ErrorContains(t, err, "UTF-8")
+		user, err := sess.User(r.Context())
+		fmt.Fprint(w, user)
+		return err
+	})
+	assert.Empty(t, s.browser().ok("/raw"))
+}

@@ -32,7 +32,7 @@ func (s *Session) Context(ctx context.Context) (ended context.Context, stop cont
 		return inner, func() { cancel(context.Canceled) }, nil
 	}
 	leave := s.m.watcher.join(s.token.id, cancel)
-	end := time.AfterFunc(s.rec.EndsIn, func() { cancel(ErrGone) })
+	end := time.AfterFunc(s.rec.EndsIn-time.Since(s.readAt), func() { cancel(ErrGone) })
 	stop = func() {
 		end.Stop()
 		leave()

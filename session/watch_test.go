@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strconv"
 	"testing"
@@ -14,6 +16,7 @@ import (
 	"github.com/herdless/herdless/internal/redistest"
 	"github.com/herdless/herdless/session"
 	"github.com/herdless/herdless/session/redisstore"
+	"github.com/herdless/herdless/session/sessiontest"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -332,4 +335,30 @@ func TestAThousandStreams(t *testing.T) {
 	}
 	assert.NoError(t, contexts[streams-1].Err())
 	assert.Equal(t, streams-100-45, m.Stats().Watched)
+}
+
+// The absolute end counts from when the session began, and not from when its Context is
+// asked for.
+func TestAContextEndsWithTheAbsoluteTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &panicking{Store: session.NewMemoryStore()}
+		m, err := session.New(store, &session.Options{IdleTimeout: time.Hour, AbsoluteTimeout: time.Hour, Logger: slog.New(slog.DiscardHandler)})
+		require.NoError(t, err)
+		r := sessiontest.Request(t, m, httptest.NewRequest("GET", "/", nil), func(ctx context.Context, s *session.Session) error {
+			return s.Login(ctx, "alice")
+		})
+		began := time.Now()
+		m.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			s := session.FromContext(r.Context())
+			_, _ = s.User(r.Context())
+			time.Sleep(30 * time.Minute) // an upload
+			store.fails.Store(true)
+			ended, stop, err := s.Context(r.Context())
+			require.NoError(t, err)
+			defer stop()
+			<-ended.Done()
+			assert.Equal(t, time.Hour, time.Since(began))
+		})).ServeHTTP(httptest.NewRecorder(), r)
+		time.Sleep(time.Minute) // for what still watches
+	})
 }
