@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -33,6 +34,7 @@ type Engine struct {
 	tokens       atomic.Uint64 // the last one given out without a locker
 	asked        atomic.Uint64 // callers, counted; see finding.asOf
 	changes      atomic.Uint64 // purges and writes that have ended, counted
+	types        sync.Map      // typeKey to reflect.Type
 }
 
 // Options are the options of an Engine. The zero value of a field means its

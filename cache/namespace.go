@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -61,11 +62,18 @@ type PanicError struct {
 
 func (e *PanicError) Error() string { return fmt.Sprintf("cache: the load panicked: %v", e.Value) }
 
+// typeKey names what has one type of values.
+type typeKey struct {
+	name   string
+	schema uint32
+}
+
 // For returns the namespace called name on engine, with the values' DefaultCodec. A
 // name is letters, digits, '-', '_' and '.', begins with a letter, and belongs to
-// one type of values, or to Blobs. Two programs, or two parts of one, that use the
-// same name on the same store share its values. All that is wrong with the arguments
-// is reported in one error.
+// one type of values, or to Blobs: another type on the same engine, under the same
+// Schema, is an error. Two programs, or two parts of one, that use the same name on
+// the same store share its values. All that is wrong with the arguments is reported in
+// one error.
 func For[V any](engine *Engine, name string, p Policy) (*Namespace[V], error) {
 	return ForCodec(engine, name, p, DefaultCodec[V]())
 }
@@ -84,6 +92,10 @@ func ForCodec[V any](engine *Engine, name string, p Policy, codec Codec[V]) (*Na
 	}
 	if err := errors.Join(faults...); err != nil {
 		return nil, err
+	}
+	of := reflect.TypeFor[V]()
+	if had, taken := engine.types.LoadOrStore(typeKey{name, p.Schema}, of); taken && had != of {
+		return nil, fmt.Errorf("cache: the namespace %q has values of the type %v, whose bytes would be read as %v: take another name, or another Schema", name, had, of)
 	}
 	p.LoadTimeout = defaulted(p.LoadTimeout, defaultLoadTimeout)
 	p.WaitTimeout = defaulted(p.WaitTimeout, engine.waitTimeout)

@@ -806,12 +806,13 @@ func TestSetTTL(t *testing.T) {
 
 func TestAnotherSchemaIsAMiss(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := newEngines(t, 1, newMemoryStore(t), cache.Options{})[0]
+		engines := newEngines(t, 2, newMemoryStore(t), cache.Options{})
+		e := engines[0]
 		v1, err := cache.For[string](e, "x", cache.Policy{TTL: time.Hour, Schema: 1})
 		require.NoError(t, err)
 		v2, err := cache.For[int](e, "x", cache.Policy{TTL: time.Hour, Schema: 2})
 		require.NoError(t, err)
-		same, err := cache.For[int](e, "x", cache.Policy{TTL: time.Hour, Schema: 1})
+		same, err := cache.For[int](engines[1], "x", cache.Policy{TTL: time.Hour, Schema: 1})
 		require.NoError(t, err)
 		_, err = v1.Get(t.Context(), "1", func(context.Context, string) (string, error) { return "one", nil })
 		require.NoError(t, err)
@@ -1069,3 +1070,17 @@ func TestABreakerKeepsEverybodyFromAStoreThatFails(t *testing.T) {
 type peekless struct{ cache.Store }
 
 func (peekless) Peek(string) (cache.Entry, bool) { return cache.Entry{}, false }
+
+func TestANamespaceHasOneTypeOfValues(t *testing.T) {
+	e := newEngines(t, 1, newMemoryStore(t), cache.Options{})[0]
+	for range 2 {
+		_, err := cache.For[user](e, "user", cache.Policy{TTL: time.Minute})
+		require.NoError(t, err)
+	}
+	_, err := cache.For[*user](e, "user", cache.Policy{TTL: time.Minute})
+	require.ErrorContains(t, err, "user")
+	_, err = cache.NewBlobs(e, "user", cache.Policy{TTL: time.Minute})
+	require.Error(t, err)
+	_, err = cache.For[*user](newEngines(t, 1, newMemoryStore(t), cache.Options{})[0], "user", cache.Policy{TTL: time.Minute})
+	require.NoError(t, err)
+}
