@@ -25,9 +25,10 @@ import (
 func main() {
 	rdb := must(redisconn.Open(cmp.Or(os.Getenv("REDIS_URL"), "redis://localhost:6379")))
 	locker := must(lock.New(redislock.New(rdb, nil), nil))
-	pages := must(responsecache.New(rediscache.New(rdb, nil), &responsecache.Options{Locker: locker}))
-	sessions := must(session.New(redisstore.New(rdb, nil), &session.Options{DangerouslyAllowHTTP: true})) // without TLS
-	limiter := must(ratelimit.New(redislimit.New(rdb, nil), ratelimit.PerMinute(100), clientip.Key, nil))
+	store := rediscache.New(rdb, nil)
+	pages := must(responsecache.New(store, &responsecache.Options{Locker: locker}))
+	sessions := must(session.New(redisstore.New(rdb, nil), &session.Options{DangerouslyAllowHTTP: true})) // without https, see below
+	limiter := must(ratelimit.New(redislimit.New(rdb, nil), ratelimit.PerMinute(100), clientip.Key, nil)) // without a balancer, see below
 
 	onceAMinute := pages.With(responsecache.Policy{TTL: time.Minute, Public: true})
 	r := gin.Default()
