@@ -32,9 +32,10 @@ type Namespace[V any] struct {
 // It runs in a goroutine of its own and serves callers of other requests as well:
 // what it returns must depend on key only, not on who asks. ctx has the values of
 // the context of the caller that came first; a transaction or a request in it may
-// have ended. ctx ends after the policy's LoadTimeout, and when no caller of this
-// process waits any more. AddTags and SetTTL take it. A Loader must not Get its own
-// key, which would wait for itself.
+// have ended. So no caller may pass a context that is used again for others, as a
+// *gin.Context is: pass the request's. ctx ends after the policy's LoadTimeout, and when
+// no caller of this process waits any more. AddTags and SetTTL take it. A Loader must not
+// Get its own key, which would wait for itself.
 type Loader[V any] func(ctx context.Context, key string) (V, error)
 
 // ErrNotFound is what a Loader returns, as it is or wrapped, if the source has

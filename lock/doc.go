@@ -14,7 +14,7 @@
 // the other. For a job that one of many servers is to do, [Locker.TryDo] leaves it
 // to the one who has the lease. A lock does not remember that the job is done: a
 // server that comes when the first one has finished does it again, unless a mark
-// "done for today" says otherwise.
+// "done for today" says otherwise, as in the example OnceADay of TryDo.
 //
 // The TTL is not how long the work may take: the lease is renewed every third of
 // it until the work is done. It is how long everybody else waits after a holder

@@ -72,6 +72,41 @@ func ExampleLocker_TryDo() {
 	// server 2 is told: true
 }
 
+// A job runs once a day, on the server that comes first. Those that come when it has
+// finished find a mark.
+func ExampleLocker_TryDo_onceADay() {
+	locker, err := lock.New(lock.NewMemoryStore(), nil) // redislock.New(rdb, nil) in a cluster
+	if err != nil {
+		log.Fatal(err)
+	}
+	done := map[string]bool{} // in a cluster a row in the database, or redislock.FencedGet and FencedSet, with a TTL
+	job := func(server, day string) error {
+		return locker.TryDo(context.Background(), "report", 10*time.Second, func(context.Context, uint64) error {
+			// Under the lease: whoever had it before has left the mark by now.
+			if done[day] {
+				fmt.Println(server, "has nothing to do")
+				return nil
+			}
+			fmt.Println(server, "makes the report of", day)
+			// Last: if a server dies before, another one does the job again.
+			done[day] = true
+			return nil
+		})
+	}
+	for _, server := range []string{"server 1", "server 2"} {
+		if err := job(server, "Monday"); err != nil && !errors.Is(err, lock.ErrNotAcquired) {
+			log.Fatal(err)
+		}
+	}
+	if err := job("server 2", "Tuesday"); err != nil {
+		log.Fatal(err)
+	}
+	// Output:
+	// server 1 makes the report of Monday
+	// server 2 has nothing to do
+	// server 2 makes the report of Tuesday
+}
+
 // A lease is held by hand where a function does not fit.
 func ExampleLocker_Acquire() {
 	locker, err := lock.New(lock.NewMemoryStore(), nil)

@@ -109,6 +109,17 @@ func (c *Cache) PurgeAll(ctx context.Context) error {
 // with Surrogate-Key (tags with blanks between them) or Cache-Tag (with commas) all
 // responses with one of these tags. With Soft-Purge: 1 they become stale only.
 //
+// So it must answer at the URLs of the pages, and stands in front of the mux:
+//
+//	if r.Method == "PURGE" {
+//		purge.ServeHTTP(w, r)
+//		return
+//	}
+//	mux.ServeHTTP(w, r)
+//
+// In an http.ServeMux "PURGE /" conflicts with every pattern that has a longer path
+// and no method.
+//
 // authorize says which requests may do so, and must be safe for concurrent use; all
 // others get a 403. Nil: none may.
 func (c *Cache) PurgeHandler(authorize func(*http.Request) bool) http.Handler {

@@ -15,6 +15,9 @@
 //	}
 //	http.ListenAndServe(":8080", sessions.Handler(mux))
 //
+// Browsers send the cookie back by https:// only (some make an exception for
+// localhost): in development without it set Options.DangerouslyAllowHTTP.
+//
 // # What it promises
 //
 // A request that does not touch its session costs nothing, one that reads it one
@@ -24,7 +27,9 @@
 // Changes are saved before the header of the response goes out, in one step that
 // writes only what changed. Two overlapping requests that set different values
 // both succeed; of two that set the same value the later wins. If the save
-// fails the response is an error, never a 200. If the session cannot be loaded,
+// fails the response is an error, never a 200. What Set itself refuses, because it
+// cannot be encoded or is too large, is for the handler to answer: if it ignores the
+// error, the response goes out without the value. If the session cannot be loaded,
 // nothing of it can be overwritten in that request.
 //
 // Update and Add are for values that several requests change at once: none of

@@ -212,7 +212,8 @@ func (s *Session) AuthenticatedWithin(ctx context.Context, d time.Duration) (boo
 
 // Destroy ends the session at once, for every request that uses it, and makes
 // the client forget its token. It is final: what this request has not committed
-// is dropped, later changes return ErrGone and reads find nothing.
+// is dropped, later changes return ErrGone, a flash or a login too, and reads find
+// nothing.
 func (s *Session) Destroy(ctx context.Context) error {
 	if err := s.lock(ctx, true); err != nil {
 		if errors.Is(err, ErrGone) {

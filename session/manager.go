@@ -78,7 +78,9 @@ type Options struct {
 	// who can write to the store can make sessions up. With a Key that takes
 	// a session of one's own, whose values and user can then be changed there
 	// (Encryption prevents that as well). All servers need the same Key; a new
-	// one ends every session.
+	// one ends every session. So it is configured, and never made at the start:
+	// to servers with different Keys the sessions of the others are none, users
+	// seem to be logged out at random, and nothing reports it.
 	Key []byte
 	// Encryption, if not empty, encrypts each value, and who is logged in,
 	// with the first of the keys (AES-256-GCM), bound to the session and the
@@ -126,8 +128,9 @@ type Options struct {
 	// each of them (CHIPS). It goes with SameSite None.
 	Partitioned bool
 	// DangerouslyAllowHTTP leaves out the cookie's Secure attribute and the
-	// __Host- prefix, for development on plain http. With it, everybody on the
-	// way can read the cookie.
+	// __Host- prefix, for development where browsers use http://. With it,
+	// everybody on the way can read the cookie. Behind a proxy that ends TLS
+	// browsers use https://, and it stays false.
 	DangerouslyAllowHTTP bool
 	// Header is for clients that are no browsers, in place of a cookie: the
 	// name of the request field that holds the token. Responses tell a new

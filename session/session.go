@@ -33,8 +33,9 @@ var (
 	// the store's own error.
 	ErrUnavailable = errors.New("session: the store is not available")
 	// ErrNoSession means that there is no session in the context. Put
-	// Manager.Handler around the handler.
-	ErrNoSession = errors.New("session: no session in the context; put Manager.Handler around this handler")
+	// Manager.Handler around the handler, and pass the request's context.
+	ErrNoSession = errors.New("session: no session in the context; put Manager.Handler around this handler, " +
+		"and pass the request's context (in gin c.Request.Context(), not c)")
 
 	errTooLate = errors.New("session: too late, the header has been sent; use the session, and log in or begin one, before the first write")
 )
@@ -216,10 +217,12 @@ func (s *Session) codec(codec Codec) Codec {
 	return s.m.opts.Codec
 }
 
-// Set stores v under name, encoded by Options.Codec, which is JSON by default. A
+// Set stores v under name, encoded by Options.Codec, which is JSON by default: it
+// loses unexported fields, and what was a struct in an any comes back as a map. A
 // value equal to what this request has read is not written, unless the header of the
 // response is out: a long answer may have read it long ago. The error is ErrTooLarge where
-// the session would become so; the session can be used on.
+// the session would become so. After that, and after an error of the encoding, the session
+// can be used on, and is saved without the value.
 func (s *Session) Set(ctx context.Context, name string, v any) error {
 	return s.set(ctx, name, v, nil)
 }

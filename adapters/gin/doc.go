@@ -9,6 +9,15 @@
 //		…
 //	})
 //
+// # Contexts
+//
+// Whatever takes a context gets c.Request.Context(), never c: the keys of sessions,
+// responsecache.AddTags, idempotency.Attempt, cache.Namespace.Get, lock.Locker.Do and
+// all others. c is a context, too, so it compiles. But it hides what the middleware has
+// put into that of the request (unless the engine's ContextWithFallback is set), and
+// does not end with it. And it serves another request once the handler has returned,
+// while a load or a refresh in the background still looks into it.
+//
 // # What the middleware sees
 //
 // A middleware under Wrap sees what it would see of a plain net/http handler:

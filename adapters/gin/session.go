@@ -10,8 +10,8 @@ import (
 // Wrap(manager.Handler). It is session.FromContext of the request's context,
 // and returns what that returns for a request without a session.
 //
-// c.Value and session.FromContext(c) do not find it: gin looks at the request's
-// context only if the engine's ContextWithFallback is set.
+// c.Value and session.FromContext(c) do not find it. The methods of a Session, too, take
+// c.Request.Context(); see the package documentation.
 func Session(c *gin.Context) *session.Session {
 	return session.FromContext(c.Request.Context())
 }

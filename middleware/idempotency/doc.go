@@ -47,6 +47,10 @@
 //
 // Inside of the rate limit and of the session, if the scope is the session's
 // user; a response that sets cookies is stored without them, and the session adds
-// its own. Outside of nothing that changes responses by request, such as
-// compression.
+// its own. The session saves after the response was stored. If that fails the client
+// gets a 503, and when it tries again the stored response, without what the handler
+// has changed in the session: a handler that changes it calls Session.Save before it
+// answers, and answers an error of that with a 503, which is not kept.
+//
+// Outside of nothing that changes responses by request, such as compression.
 package idempotency

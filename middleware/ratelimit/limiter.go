@@ -17,9 +17,10 @@ type Options struct {
 	// the store, which is tried about twice a second, is back. The default is 50 ms.
 	Timeout time.Duration
 
-	// Denied answers the requests that are over a limit. The header field
-	// Retry-After is already set, and FromContext has the Result. The default
-	// answers 429 with a problem document (RFC 9457).
+	// Denied answers the requests that are over a limit. It must set the status:
+	// one that only writes a body answers 200. The header field Retry-After is
+	// already set, and FromContext has the Result. The default answers 429 with a
+	// problem document (RFC 9457).
 	Denied http.Handler
 
 	// HideFields leaves the fields RateLimit-Policy and RateLimit out of the

@@ -4,9 +4,11 @@
 //
 //	figures, err := traffic.New(redistraffic.New(rdb, nil), nil)
 //	…
-//	defer figures.Close(context.Background())
 //	http.Handle("/traffic", figures.Dashboard(isAdmin))
-//	http.ListenAndServe(addr, figures.Handler(mux))
+//	srv := &http.Server{Addr: addr, Handler: figures.Handler(http.DefaultServeMux)}
+//	…
+//	err = srv.Shutdown(ctx)  // at SIGTERM
+//	err = figures.Close(ctx)
 //
 // A request is counted in the memory of its process: less than a microsecond, no
 // round trip. Once a second each process sends what has come together to the store,
