@@ -77,8 +77,9 @@ type Client interface {
 
 // Options are the optional settings of a Store.
 type Options struct {
-	// Prefix begins every key and channel. It must not contain braces. Default
-	// "herdless:session:".
+	// Prefix begins every key and channel. Two applications on one Redis need
+	// two prefixes, or a login in one can be a login in the other. It must not
+	// contain braces. Default "herdless:session:".
 	Prefix string
 	// Wait makes logouts and revocations wait until they are on replicas, so
 	// that a failover to one of those does not undo them. A login waits as well for the

@@ -42,8 +42,9 @@ type Client interface {
 
 // Options are the optional settings of a Store.
 type Options struct {
-	// Prefix begins every key and channel. It must not contain braces. Default
-	// "herdless:idempotency:".
+	// Prefix begins every key and channel. Two applications on one Redis need
+	// two prefixes, or one can take a request for that of the other. It must not
+	// contain braces. Default "herdless:idempotency:".
 	Prefix string
 }
 

@@ -73,7 +73,8 @@ var resetScript = redis.NewScript(resetSource)
 // Options are the optional settings of a Store. Nil and the zero value are the
 // defaults.
 type Options struct {
-	// Prefix begins every key in Redis. The default is "herdless:ratelimit:". One
+	// Prefix begins every key in Redis. Two applications on one Redis need two
+	// prefixes, or they count together. The default is "herdless:ratelimit:". One
 	// with a hash tag, such as "{limits}:", puts all keys into one slot of a Cluster.
 	// Its first braces must not be empty.
 	Prefix string

@@ -40,8 +40,8 @@ type Client interface {
 // Options are the optional settings of a Store. Nil and the zero value are the
 // defaults.
 type Options struct {
-	// Prefix begins every key. It must not contain braces. Default
-	// "herdless:traffic:".
+	// Prefix begins every key. Two applications on one Redis need two prefixes,
+	// or two Sites. It must not contain braces. Default "herdless:traffic:".
 	Prefix string
 	// Site keeps the figures of several sites in one Redis apart. It is the hash
 	// tag of all keys, and must not contain braces. Default "site".
