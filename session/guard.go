@@ -162,8 +162,16 @@ func (g *guarded) List(ctx context.Context, owner string) ([]Listed, error) {
 	return step(ctx, g, owner, func(ctx context.Context) ([]Listed, error) { return g.store.List(ctx, owner) })
 }
 
-func (g *guarded) Revoke(ctx context.Context, owner string, which Selection) ([]string, error) {
-	return step(ctx, g, owner, func(ctx context.Context) ([]string, error) { return g.store.Revoke(ctx, owner, which) })
+func (g *guarded) Revoke(ctx context.Context, owner string, which Selection) (ids []string, ok bool, err error) {
+	type result struct {
+		ids []string
+		ok  bool
+	}
+	r, err := step(ctx, g, owner, func(ctx context.Context) (r result, err error) {
+		r.ids, r.ok, err = g.store.Revoke(ctx, owner, which)
+		return r, err
+	})
+	return r.ids, r.ok, err
 }
 
 func (g *guarded) Alive(ctx context.Context, ids []string) ([]bool, error) {

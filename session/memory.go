@@ -236,16 +236,22 @@ func (m *MemoryStore) List(ctx context.Context, owner string) ([]Listed, error) 
 }
 
 // Revoke implements Store.
-func (m *MemoryStore) Revoke(ctx context.Context, owner string, which Selection) ([]string, error) {
-	if _, err := m.begin(ctx); err != nil {
-		return nil, err
+func (m *MemoryStore) Revoke(ctx context.Context, owner string, which Selection) (ids []string, ok bool, err error) {
+	now, err := m.begin(ctx)
+	if err != nil {
+		return nil, false, err
 	}
 	defer m.mu.Unlock()
-	ids := slices.DeleteFunc(m.ownedBy(owner), func(id string) bool { return !which.has(id) })
+	if which.Except != "" {
+		if s, _, ok := m.get(which.Except, now); !ok || s.owner != owner {
+			return nil, false, nil
+		}
+	}
+	ids = slices.DeleteFunc(m.ownedBy(owner), func(id string) bool { return !which.has(id) })
 	for _, id := range ids {
 		m.end(id)
 	}
-	return ids, nil
+	return ids, true, nil
 }
 
 // Alive implements Store.

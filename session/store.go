@@ -87,8 +87,10 @@ type Store interface {
 	List(ctx context.Context, owner string) ([]Listed, error)
 
 	// Revoke ends, for good, the sessions of owner that which selects, and
-	// returns their ids.
-	Revoke(ctx context.Context, owner string, which Selection) (ids []string, err error)
+	// returns their ids. If which.Except names no session of owner, or one that is
+	// gone, nothing ends and ok is false: who asks has been revoked meanwhile, and of
+	// two sessions that end each other one stays.
+	Revoke(ctx context.Context, owner string, which Selection) (ids []string, ok bool, err error)
 
 	// Alive reports for each of the ids whether there is such a session. It is
 	// not one step; each answer was true at some time during the call.

@@ -59,9 +59,12 @@ func (m *Manager) revoke(ctx context.Context, user string, which Selection) (int
 	if user == "" {
 		return 0, errNoUser
 	}
-	ids, err := m.store.Revoke(ctx, m.tokens.owner(user), which)
-	if err != nil {
+	ids, ok, err := m.store.Revoke(ctx, m.tokens.owner(user), which)
+	switch {
+	case err != nil:
 		return 0, fmt.Errorf("session: could not revoke: %w", err)
+	case !ok:
+		return 0, ErrGone
 	}
 	for _, id := range ids {
 		m.forget(id)
@@ -85,13 +88,22 @@ func (s *Session) Sessions(ctx context.Context) ([]Info, error) {
 }
 
 // RevokeOthers ends all other sessions of the user who is logged in, and returns
-// how many there were; see Manager.RevokeAll.
+// how many there were; see Manager.RevokeAll. If the session has ended since the
+// request has loaded it, the error is ErrGone and no other ends: who was thrown out
+// throws nobody out.
 func (s *Session) RevokeOthers(ctx context.Context) (int, error) {
 	user, id, err := s.who(ctx, true)
 	if err != nil {
 		return 0, err
 	}
-	return s.m.revoke(ctx, user, Selection{Except: id})
+	n, err := s.m.revoke(ctx, user, Selection{Except: id})
+	if errors.Is(err, ErrGone) {
+		s.m.forget(id)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return 0, s.fail(err) // the response must not tell of success
+	}
+	return n, err
 }
 
 // who returns the user that the stored session belongs to, and its id, to read or

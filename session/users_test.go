@@ -105,6 +105,46 @@ func TestRevokeOthersWhileLoginsRace(t *testing.T) {
 	})
 }
 
+// A thief's request has loaded its session when the owner ends all others: it ends none, the
+// owner's least of all, and is refused.
+func TestWhoWasRevokedRevokesNobody(t *testing.T) {
+	onBothStores(t, func(t *testing.T, store session.Store) {
+		s := newSite(t, store, patient)
+		loaded, ended := make(chan struct{}), make(chan struct{})
+		failed := make(chan error, 1)
+		s.handle("/steal", func(_ http.ResponseWriter, r *http.Request, sess *session.Session) error {
+			user, err := sess.User(r.Context())
+			assert.NoError(t, err)
+			assert.Equal(t, "alice", user)
+			close(loaded)
+			<-ended
+			n, err := sess.RevokeOthers(r.Context())
+			assert.Zero(t, n)
+			failed <- err
+			return err
+		})
+		s.handle("/others", func(_ http.ResponseWriter, r *http.Request, sess *session.Session) error {
+			n, err := sess.RevokeOthers(r.Context())
+			assert.NoError(t, err)
+			assert.Equal(t, 1, n)
+			return err
+		})
+		owner, thief := s.browser(), s.browser()
+		owner.ok("/login?user=alice")
+		thief.ok("/login?user=alice")
+		stolen := make(chan reply, 1)
+		go func() { stolen <- s.raw("/steal", cookieName+"="+thief.cookie()) }()
+		within(t, loaded)
+		owner.ok("/others")
+		close(ended)
+		require.ErrorIs(t, within(t, failed), session.ErrGone)
+		assert.Equal(t, http.StatusUnauthorized, within(t, stolen).StatusCode, "whatever the handler says")
+		assert.Equal(t, "alice", owner.ok("/user"))
+		assert.Empty(t, thief.ok("/user"))
+		assert.EqualValues(t, 1, s.manager.Stats().Refused)
+	})
+}
+
 // With a cap of three and twenty logins at once on three servers exactly three are
 // alive, whether the others were refused or have been evicted.
 func TestACapHoldsWhileLoginsRace(t *testing.T) {

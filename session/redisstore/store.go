@@ -328,12 +328,15 @@ func (s *Store) Delete(ctx context.Context, id string) (bool, error) {
 }
 
 // Revoke implements session.Store.
-func (s *Store) Revoke(ctx context.Context, owner string, which session.Selection) ([]string, error) {
-	ids, err := s.end(ctx, ownedScript, s.indexKey(owner), "R", which.Only, which.Except).StringSlice()
-	if err != nil {
-		return nil, fault("revoke", err)
+func (s *Store) Revoke(ctx context.Context, owner string, which session.Selection) (ids []string, ok bool, err error) {
+	ids, err = s.end(ctx, ownedScript, s.indexKey(owner), "R", which.Only, which.Except).StringSlice()
+	switch {
+	case errors.Is(err, redis.Nil):
+		return nil, false, nil
+	case err != nil:
+		return nil, false, fault("revoke", err)
 	}
-	return ids, nil
+	return ids, true, nil
 }
 
 // List implements session.Store.

@@ -40,8 +40,9 @@ func (f *fixture) listed(owner string, want ...string) {
 
 func (f *fixture) revoke(owner string, which session.Selection, want ...string) {
 	f.Helper()
-	ids, err := f.store.Revoke(f.Context(), owner, which)
+	ids, ok, err := f.store.Revoke(f.Context(), owner, which)
 	require.NoError(f, err)
+	require.True(f, ok)
 	require.ElementsMatch(f, want, ids, "the sessions that were ended")
 }
 
@@ -135,6 +136,66 @@ var ownedRules = []rule{
 			f.listed(owner)
 			f.commit(session.Gone, session.Delta{ID: b, Digest: digestB})
 			f.listed(owner)
+		},
+	},
+	{
+		"who is gone revokes nobody",
+		"If which.Except names no session of owner, or one that is gone, nothing ends and ok is false.",
+		func(f *fixture) {
+			owner, other := newOwner(), newOwner()
+			a, digestA := f.createOwned(owner)
+			b, digestB := f.createOwned(owner)
+			neighbour, _ := f.createOwned(owner[:4] + newOwner())
+			stranger, _ := f.createOwned(other)
+			nobodys, _ := f.create()
+			over := owned(owner, ownedID(owner), newDigest())
+			over.IdleTimeout = 5 * time.Millisecond
+			f.commit(session.Committed, over)
+			f.eventually(func() bool {
+				rec, err := f.store.Load(f.Context(), over.ID, over.Digest)
+				return err == nil && rec.State == session.Missing
+			}, "the session must end by its time")
+			taken, digest := f.createOwned(owner)
+			_, err := f.store.Take(f.Context(), taken, digest, "taker", time.Hour)
+			require.NoError(f, err)
+			f.revoke(owner, session.Selection{Only: a}, a)
+			for what, except := range map[string]string{
+				"was revoked": a, "is over": over.ID, "is withdrawn": taken, "never was": ownedID(owner), "never was anywhere": newID(),
+				"is another owner's of the place": neighbour, "is another owner's": stranger, "is nobody's": nobodys,
+			} {
+				ids, ok, err := f.store.Revoke(f.Context(), owner, session.Selection{Except: except})
+				require.NoError(f, err)
+				require.False(f, ok, "by one that %s", what)
+				require.Empty(f, ids)
+			}
+			f.load(session.Current, b, digestB)
+			f.load(session.Missing, a, digestA)
+			f.alive(true, neighbour)
+			f.alive(true, stranger)
+			f.revoke(owner, session.Selection{Except: b}, taken)
+			f.listed(owner, b)
+		},
+	},
+	{
+		"of two that end each other one stays",
+		"Every method is one atomic step.",
+		func(f *fixture) {
+			for range 20 {
+				owner := newOwner()
+				a, _ := f.createOwned(owner)
+				b, _ := f.createOwned(owner)
+				var running sync.WaitGroup
+				for _, id := range []string{a, b} {
+					running.Go(func() {
+						_, _, err := f.store.Revoke(f.Context(), owner, session.Selection{Except: id})
+						assert.NoError(f, err)
+					})
+				}
+				running.Wait()
+				list, err := f.store.List(f.Context(), owner)
+				require.NoError(f, err)
+				require.Len(f, list, 1)
+			}
 		},
 	},
 	{
@@ -332,7 +393,7 @@ var ownedRules = []rule{
 					return err
 				},
 				"Revoke": func(owner, _ string) error {
-					_, err := f.store.Revoke(f.Context(), owner, session.Selection{})
+					_, _, err := f.store.Revoke(f.Context(), owner, session.Selection{})
 					return err
 				},
 				"a cap": func(owner, _ string) error {
