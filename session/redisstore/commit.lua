@@ -142,11 +142,13 @@ if fresh and list then
   if most and redis.call('ZCARD', list) >= most then
     local began = {}
     for _, other in ipairs(redis.call('ZRANGE', list, 0, -1)) do
-      local there, at, ends, begins = get(base .. string.sub(other, 5))
+      local theirs = base .. string.sub(other, 5)
+      local there, at, ends, begins = get(theirs)
       local created = there and select(5, read(there, at, ends, begins))
       if created then
         began[#began + 1] = {other, created}
       else
+        here(list, theirs)
         redis.call('ZREM', list, other)
       end
     end

@@ -24,24 +24,33 @@ local prefix, place, owner = string.match(index, '^(.*){(.*)}user:(.*)$')
 local base, channel = prefix .. '{' .. place .. '}', prefix .. 'ended'
 local now = clock()
 if except and except ~= '' then
-  local piece, at, ends, begins = get(base .. string.sub(except, 5))
+  local key = base .. string.sub(except, 5)
+  local piece, at, ends, begins = get(key)
+  if not piece then here(index, key) end
   local d, _, e, x, o
   if piece then d, _, e, _, _, _, _, _, _, _, x, _, _, _, _, _, o = read(piece, at, ends, begins) end
   if not d or e < now or now < x or o ~= place .. owner or string.sub(except, 1, 4) ~= place then return false end
 end
 redis.call('ZREMRANGEBYSCORE', index, '-inf', string.format('%.0f', now))
 
+local ids
+if only and only ~= '' then
+  ids = redis.call('ZSCORE', index, only) and {only} or {}
+else
+  ids = redis.call('ZRANGE', index, 0, -1)
+end
 local result = {}
-for _, id in ipairs(redis.call('ZRANGE', index, 0, -1)) do
+for _, id in ipairs(ids) do
   local key = base .. string.sub(id, 5)
   local piece, at, ends, begins = get(key)
   local d, e, l, c, t, m
   if piece then d, _, e, l, c, _, t, _, _, _, _, _, _, _, _, _, _, m = read(piece, at, ends, begins) end
   if not d or e < now then
+    here(index, key)
     redis.call('ZREM', index, id)
   elseif doing == 'L' then
     result[#result + 1] = {id, e - now, c, t, l, m}
-  elseif only == id or only == '' and except ~= id then
+  elseif only ~= '' or except ~= id then
     redis.call('DEL', key)
     redis.call('ZREM', index, id)
     redis.call('PUBLISH', channel, id)

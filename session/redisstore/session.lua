@@ -121,6 +121,12 @@ local function enlist(list, id, now, expires)
   if redis.call('PTTL', list) < expires then redis.call('PEXPIRE', list, expires) end
 end
 
+-- here fails while a Cluster moves the slot and may have one of the keys on another server,
+-- where a script finds nothing in what is not named in KEYS. A session that is there would
+-- be taken for one that has ended, would leave the list, and live. A command with several
+-- keys is refused then.
+local function here(list, key) redis.call('EXISTS', list, key) end
+
 -- committed is the result of a commit that was made.
 local function committed(n, expires, ends, now, before, earlier, evicted)
   local result = struct.pack('<bddddbI4c0', 1, n, expires, ends, now, before, #earlier, earlier)
