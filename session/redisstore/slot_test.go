@@ -69,6 +69,62 @@ func begin(t *testing.T, store session.Store, owner string, ids ...string) {
 	}
 }
 
+// While a Cluster moves a slot, and afterwards, a logout that waits for replicas goes to the
+// server that has the session, and waits there.
+func TestALogoutThatWaitsWhileItsSlotIsMoved(t *testing.T) {
+	cluster := redistest.NewCluster(t)
+	prefix := redistest.Prefix(t)
+	others := redisstore.New(cluster.Client(t), &redisstore.Options{Prefix: prefix})
+	waits := func(replicas int, timeout time.Duration) *redisstore.Store {
+		rdb := cluster.Client(t)
+		_, err := rdb.MasterForKey(t.Context(), "a") // it knows the Cluster as it is
+		require.NoError(t, err)
+		return redisstore.New(rdb, &redisstore.Options{Prefix: prefix, Wait: redisstore.Wait{Replicas: replicas, Timeout: timeout}})
+	}
+	ended := func(id string) {
+		t.Helper()
+		alive, err := others.Alive(t.Context(), []string{id})
+		require.NoError(t, err)
+		require.Equal(t, []bool{false}, alive)
+	}
+	begin(t, others, "sessowner", "sess-1", "sess-2", "sess-3", "sess-4")
+	begin(t, others, "", "sess-a", "sess-b")
+	one, two := waits(1, 10*time.Second), waits(2, 500*time.Millisecond) // each master has one
+	slot := move(t, cluster, prefix+"{sess}-1")
+
+	slot.take(prefix + "{sess}-1")
+	slot.take(prefix + "{sess}-a")
+	found, err := one.Delete(t.Context(), "sess-1")
+	require.NoError(t, err, "of a session that has been moved")
+	require.True(t, found)
+	ended("sess-1")
+	_, err = two.Delete(t.Context(), "sess-a")
+	require.ErrorContains(t, err, "only 1 of 2 replicas", "it waits where it has ended")
+	ended("sess-a")
+	found, err = one.Delete(t.Context(), "sess-2")
+	require.NoError(t, err, "of one that has not")
+	require.True(t, found)
+
+	for _, key := range []string{"-3", "-4", "-b", "user:owner"} {
+		slot.take(prefix + "{sess}" + key)
+	}
+	ids, ok, err := one.Revoke(t.Context(), "sessowner", session.Selection{Only: "sess-3"})
+	require.NoError(t, err)
+	require.True(t, ok)
+	require.Equal(t, []string{"sess-3"}, ids)
+
+	stale, staler := waits(1, 10*time.Second), waits(2, 500*time.Millisecond)
+	slot.finish()
+	ids, ok, err = stale.Revoke(t.Context(), "sessowner", session.Selection{})
+	require.NoError(t, err, "by a client that does not know of the move")
+	require.True(t, ok)
+	require.Equal(t, []string{"sess-4"}, ids)
+	ended("sess-4")
+	_, err = staler.Delete(t.Context(), "sess-b")
+	require.ErrorContains(t, err, "only 1 of 2 replicas")
+	ended("sess-b")
+}
+
 // While a Cluster moves a slot, the list of a user's sessions may be on another server than
 // they are: then who ends them is told that it cannot be done, and none is forgotten.
 func TestARevocationWhileItsSlotIsMoved(t *testing.T) {
