@@ -540,7 +540,7 @@ func (s *Session) change(name string, value []byte) {
 // request sees it. The store decides again, together with what other requests
 // have written meanwhile.
 func (s *Session) sizeWith(name string, value []byte) int {
-	size := len(name) + len(value)
+	size := s.sizeOf(name, value)
 	if !s.dropped() {
 		for _, e := range s.rec.Values {
 			if _, changed := s.changes[e.Name]; e.Name != name && !changed {
@@ -550,10 +550,18 @@ func (s *Session) sizeWith(name string, value []byte) int {
 	}
 	for n, b := range s.changes {
 		if n != name && b != nil {
-			size += len(n) + len(b)
+			size += s.sizeOf(n, b)
 		}
 	}
 	return size
+}
+
+// sizeOf returns what a value that is to be written measures in the store, with its name.
+func (s *Session) sizeOf(name string, value []byte) int {
+	if !strings.HasPrefix(name, setAside) { // that is written as it was stored
+		return len(name) + s.m.vault.frameLen(value, s.schemaOf(name)) + len(value)
+	}
+	return len(name) + len(value)
 }
 
 // written takes over what a commit has written.

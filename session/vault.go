@@ -27,6 +27,7 @@ const (
 	maxKeyID   = 32
 	cipherKey  = 32 // AES-256
 	nonceBytes = 12
+	tagBytes   = 16 // of GCM, behind the ciphertext
 )
 
 // What the store gets is the encoded value itself, or a frame around it:
@@ -165,6 +166,23 @@ func (s *sealer) open(name string, stored []byte) (content, error) {
 
 // mistakable reports whether a value might be taken for a frame.
 func mistakable(value []byte) bool { return len(value) > 0 && value[0] == frameZero }
+
+// frameLen returns how much longer than the value is what seal returns for it, without
+// unique.
+func (v *vault) frameLen(value []byte, schema int) int {
+	if len(v.keys) == 0 && schema == 0 && !mistakable(value) {
+		return 0
+	}
+	n := 3
+	if schema != 0 {
+		var room [binary.MaxVarintLen64]byte
+		n += binary.PutUvarint(room[:], uint64(schema)) //nolint:gosec // as in seal
+	}
+	if len(v.keys) > 0 {
+		n += 1 + len(v.keys[0].ID) + nonceBytes + tagBytes
+	}
+	return n
+}
 
 // seal returns what the store gets for a value. With unique no two results are
 // alike.

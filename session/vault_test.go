@@ -321,3 +321,34 @@ func FuzzFrame(f *testing.F) {
 		}
 	})
 }
+
+// What a frame takes counts in Set: what it accepts is saved, to the byte.
+func TestAValueThatIsTooLongWithItsFrame(t *testing.T) {
+	for name, o := range map[string]session.Options{
+		"":                      {},
+		"a schema":              {Schema: 300},
+		"encrypted":             {Encryption: []session.EncryptionKey{encryptionKey("k")}},
+		"encrypted in a schema": {Encryption: []session.EncryptionKey{encryptionKey("a longer name")}, Schema: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o.MaxBytes = 1000
+			m := newManager(t, session.NewMemoryStore(), &o)
+			ctx, accepted := t.Context(), 0
+			for n := 850; n <= 1000; n++ {
+				s := m.Load(request(""))
+				require.NoError(t, s.Set(ctx, "first", strings.Repeat("x", n/2)))
+				err := s.Set(ctx, "second", strings.Repeat("x", n-n/2))
+				if err == nil {
+					accepted++
+				} else {
+					require.ErrorIs(t, err, session.ErrTooLarge)
+				}
+				require.NoError(t, m.Commit(ctx, s, http.Header{}), "%d bytes", n)
+			}
+			require.Positive(t, accepted)
+			require.Less(t, accepted, 150)
+		})
+	}
+	m := newManager(t, session.NewMemoryStore(), &session.Options{MaxBytes: 1000, Encryption: []session.EncryptionKey{encryptionKey("k")}})
+	require.ErrorIs(t, m.Load(request("")).Set(t.Context(), "a", strings.Repeat("x", 988)), session.ErrTooLarge)
+}
