@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -20,7 +21,8 @@ type Subscriber interface {
 
 // Hub shares one Redis Pub/Sub connection among all watchers of a process. The
 // connection is opened for the first watcher and closed, with its goroutines,
-// linger after the last one left, or when the client is closed.
+// linger after the last one left, or when the client is closed. One on which the
+// server stays silent for a linger after a ping is replaced.
 //
 // A message may be lost while the connection is down. When it is up again every
 // watcher is woken, because its message may have been among the lost: a wake-up
@@ -106,6 +108,7 @@ func (h *Hub) join(channel, name string, wake chan struct{}) (*conn, *topic) {
 			kick:   make(chan struct{}, 1),
 			closed: make(chan struct{}),
 		}
+		c.heard.Store(true) // nothing was asked yet
 		h.conn = c
 		go c.listen()
 		go c.reconcile()
@@ -114,6 +117,8 @@ func (h *Hub) join(channel, name string, wake chan struct{}) (*conn, *topic) {
 	if t == nil {
 		t = &topic{watchers: make(map[string]map[chan struct{}]struct{}), confirmed: make(chan struct{})}
 		c.topics[channel] = t
+	}
+	if !t.asked {
 		wakeUp(c.kick)
 	}
 	if t.watchers[name] == nil {
@@ -135,21 +140,22 @@ func (h *Hub) leave(t *topic, name string, wake chan struct{}) {
 	}
 }
 
-// conn is one life of the connection. Everything in it but pubsub is guarded by
-// the hub's mutex, which is never held across a call to Redis: a hung server
-// must not hold up those who only want to leave.
+// conn is one life of the connection. What changes in it is guarded by the hub's
+// mutex, which is never held across a call to Redis: a hung server must not hold
+// up those who only want to leave.
 type conn struct {
 	hub    *Hub
-	pubsub *redis.PubSub // reconnects and subscribes again by itself
+	pubsub *redis.PubSub // reconnects and subscribes again by itself; only reconcile replaces it
 	topics map[string]*topic
 	kick   chan struct{} // has room for one
 	closed chan struct{}
+	heard  atomic.Bool // something since the last ping
 }
 
 // topic is one channel of Redis and those who watch it.
 type topic struct {
 	watchers  map[string]map[chan struct{}]struct{} // by name
-	asked     bool                                  // a SUBSCRIBE for it was sent
+	asked     bool                                  // a SUBSCRIBE for it was sent on the present pubsub
 	confirmed chan struct{}                         // closed when the server has confirmed it
 	idleSince time.Time                             // valid without watchers
 }
@@ -190,10 +196,13 @@ func wakeUp(c chan struct{}) {
 func (c *conn) listen() {
 	failed := false
 	for {
-		event, err := c.pubsub.Receive(context.Background())
+		pubsub := c.current()
+		event, err := pubsub.Receive(context.Background())
+		c.heard.Store(true) // after an error too: it is connected anew
 		switch {
 		case err == nil:
 			c.handOut(event)
+		case errors.Is(err, redis.ErrClosed) && pubsub != c.current(): // it was silent
 		case errors.Is(err, redis.ErrClosed):
 			c.end()
 			return
@@ -232,7 +241,7 @@ func (c *conn) handOut(event any) {
 
 // end wakes everybody, as there will be no more messages.
 func (c *conn) end() {
-	_ = c.pubsub.Close() // where the client was closed
+	_ = c.current().Close() // where the client was closed
 	c.hub.mu.Lock()
 	defer c.hub.mu.Unlock()
 	if c.hub.conn == c {
@@ -285,11 +294,48 @@ func (c *conn) reconcile() {
 		if len(drop) > 0 {
 			_ = c.pubsub.Unsubscribe(ctx, drop...)
 		}
-		if check {
-			_ = c.pubsub.Ping(ctx) // one that breaks is noticed, and connected anew
+		switch {
+		case !check:
+		case c.heard.Load():
+			c.ping(ctx)
+		default:
+			c.replace()
 		}
 		cancel()
 	}
+}
+
+// ping asks the server for an answer, which must have come before the next one.
+func (c *conn) ping(ctx context.Context) {
+	c.heard.Store(false)
+	if err := c.pubsub.Ping(ctx); err != nil {
+		c.heard.Store(true) // there is nothing to wait for: the client connects anew
+	}
+}
+
+// replace subscribes to everything on another connection, as the server is silent
+// on this one: the kernel takes pings for a host that is gone, or hangs, for a
+// quarter of an hour, and the client, which finds the primary when it connects,
+// stays. The confirmations wake the watchers as those of a reconnection do, also
+// one who comes meanwhile and takes a late word of the old one for the new one's.
+func (c *conn) replace() {
+	silent, next := c.pubsub, c.hub.client.Subscribe(context.Background())
+	c.hub.mu.Lock()
+	c.pubsub = next
+	for _, t := range c.topics {
+		t.asked = false
+	}
+	c.hub.mu.Unlock()
+	c.heard.Store(true) // nothing was asked yet
+	_ = silent.Close()  // fails only if the client is closed
+	wakeUp(c.kick)
+}
+
+// current returns the present pubsub to all but reconcile, which replaces it.
+func (c *conn) current() *redis.PubSub {
+	c.hub.mu.Lock()
+	defer c.hub.mu.Unlock()
+	return c.pubsub
 }
 
 // plan decides what to subscribe to and what to give up, and whether nobody has

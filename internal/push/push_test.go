@@ -3,8 +3,10 @@ package push_test
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -130,6 +132,62 @@ func TestACutConnectionWakesEveryWatcher(t *testing.T) {
 
 	require.NoError(t, server.Client(t).Publish(t.Context(), prefix+"a", "").Err())
 	awaitWake(t, a)
+}
+
+// The kernel takes what is sent to a host that is gone for a quarter of an hour.
+func TestASubscriptionLeavesAServerThatIsSilent(t *testing.T) {
+	server := redistest.Standalone(t)
+	proxy := redistest.NewProxy(t, server.Addr())
+	before := goleak.IgnoreCurrent()
+	var to atomic.Value
+	to.Store(proxy.Addr())
+	rdb := redis.NewClient(&redis.Options{Dialer: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, network, to.Load().(string))
+	}})
+	prefix := redistest.Prefix(t)
+	h := push.NewLingering(rdb, 100*time.Millisecond)
+	a, stopA := watch(t, h, prefix+"a")
+	to.Store(server.Addr())
+	proxy.Blackhole(true)
+	awaitWake(t, a) // what was published meanwhile is lost
+	b, stopB := watch(t, h, prefix+"b")
+	for channel, woken := range map[string]<-chan struct{}{"a": a, "b": b} {
+		require.NoError(t, server.Client(t).Publish(t.Context(), prefix+channel, "").Err())
+		awaitWake(t, woken)
+	}
+	stopA()
+	stopB()
+	require.NoError(t, rdb.Close())
+	proxy.Blackhole(false)
+	proxy.Cut()
+	goleak.VerifyNone(t, before)
+}
+
+// Connections to a server that hangs stay open, also when it is the primary no more.
+func TestASubscriptionFollowsAFailoverFromAServerThatHangs(t *testing.T) {
+	deployment := redistest.NewSentinels(t)
+	h := push.NewLingering(deployment.Client(t), time.Second)
+	woken, _ := watch(t, h, "c")
+	old := deployment.Primary(t)
+	old.Stop(t)
+	require.Eventually(t, func() bool { return deployment.Primary(t) != old }, 3*patience, 10*time.Millisecond)
+	rdb := deployment.Primary(t).Client(t)
+	require.Eventually(t, func() bool {
+		_ = rdb.Publish(t.Context(), "c", "").Err()
+		return len(woken) > 0
+	}, 3*patience, 10*time.Millisecond)
+}
+
+func TestASubscriptionStaysWithAServerThatIsSlow(t *testing.T) {
+	proxy := redistest.NewProxy(t, redistest.Standalone(t).Addr())
+	rdb := redis.NewClient(&redis.Options{Addr: proxy.Addr()})
+	t.Cleanup(func() { _ = rdb.Close() })
+	h := push.NewLingering(rdb, 2*time.Second) // nor one whose machine is busy
+	watch(t, h, redistest.Prefix(t)+"c")
+	proxy.SetLatency(100 * time.Millisecond)
+	asked := proxy.Stats().RoundTrips
+	require.Eventually(t, func() bool { return proxy.Stats().RoundTrips >= asked+2 }, 3*patience, 10*time.Millisecond)
+	assert.Len(t, proxy.Conns(), 1)
 }
 
 func TestWatchEndsWithItsContext(t *testing.T) {
