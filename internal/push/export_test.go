@@ -9,3 +9,13 @@ func NewLingering(client Subscriber, linger time.Duration) *Hub {
 	h.linger = linger
 	return h
 }
+
+// Topics returns how many channels h remembers.
+func (h *Hub) Topics() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.conn == nil {
+		return 0
+	}
+	return len(h.conn.topics)
+}

@@ -42,6 +42,10 @@ type Hub struct {
 // waits for a contended key comes back for it soon, and finds it confirmed.
 const defaultLinger = 5 * time.Second
 
+// unconfirmed is for how many times linger a subscription outlives its last watcher
+// if the server has not confirmed it. It never does if an ACL forbids the channel.
+const unconfirmed = 10
+
 // retryAfter is how long to wait after a connection that could not be made.
 const retryAfter = 100 * time.Millisecond
 
@@ -342,22 +346,26 @@ func (c *conn) current() *redis.PubSub {
 // watched anything for the linger time. In that case the conn is no longer the
 // hub's.
 //
-// A topic whose subscription is not confirmed yet is not given up. If it were,
-// and somebody came back for the channel at once, the late confirmation of the
-// first SUBSCRIBE would pass for that of the second.
+// A topic whose subscription is not confirmed yet is given up much later. If it
+// were at once, and somebody came back for the channel, the late confirmation of
+// the first SUBSCRIBE would pass for that of the second.
 func (c *conn) plan(now time.Time) (add, drop []string, idle bool) {
 	c.hub.mu.Lock()
 	defer c.hub.mu.Unlock()
 	idle = true
 	for channel, t := range c.topics {
-		switch unwatched := len(t.watchers) == 0 && now.Sub(t.idleSince) >= c.hub.linger; {
-		case !unwatched:
+		var unwatched time.Duration
+		if len(t.watchers) == 0 {
+			unwatched = now.Sub(t.idleSince)
+		}
+		switch {
+		case unwatched < c.hub.linger:
 			idle = false
 			if !t.asked {
 				t.asked = true
 				add = append(add, channel)
 			}
-		case t.isConfirmed():
+		case t.isConfirmed() || unwatched >= unconfirmed*c.hub.linger:
 			drop = append(drop, channel)
 		}
 	}

@@ -215,6 +215,24 @@ func TestNothingIsLeftAfterTheLastWatcher(t *testing.T) {
 	require.NoError(t, rdb.Close())
 }
 
+// An ACL may forbid channels: the server never confirms them.
+func TestChannelsThatAreForbiddenAreForgotten(t *testing.T) {
+	server := redistest.NewStandalone(t)
+	require.NoError(t, server.Client(t).Do(t.Context(),
+		"ACL", "SETUSER", "app", "on", ">pw", "~*", "+@all", "resetchannels", "&mine").Err())
+	rdb := redis.NewClient(&redis.Options{Addr: server.Addr(), Username: "app", Password: "pw"})
+	t.Cleanup(func() { _ = rdb.Close() })
+	h := push.NewLingering(rdb, 50*time.Millisecond)
+	watch(t, h, "mine")
+	for i := range 10 {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Millisecond)
+		_, _, err := h.Watch(ctx, fmt.Sprint("forbidden", i), "")
+		cancel()
+		require.Error(t, err)
+	}
+	assert.Eventually(t, func() bool { return h.Topics() == 1 }, patience, 10*time.Millisecond)
+}
+
 func TestClosingTheClientEndsTheHub(t *testing.T) {
 	server := redistest.Standalone(t)
 	before := goleak.IgnoreCurrent()
