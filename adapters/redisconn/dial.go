@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -26,7 +28,8 @@ const (
 // on top of that of everybody who has stopped asking. So it is not told of
 // failures: it gets connections that fail, see deadConn.
 type dialer struct {
-	dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	dial  func(ctx context.Context, network, addr string) (net.Conn, error)
+	quiet time.Duration // a silence that is as long is not due to a caller in a hurry
 
 	mu   sync.Mutex
 	away map[string]*failing // by address; those that can be reached are not in it
@@ -38,8 +41,11 @@ type failing struct {
 	err   error
 }
 
-func newDialer(dial func(ctx context.Context, network, addr string) (net.Conn, error)) *dialer {
-	return &dialer{dial: dial, away: make(map[string]*failing)}
+// newDialer returns a dialer for a client that waits for readTimeout, or for as long as its
+// caller does. Half of it is silence enough: those who have just as much time, as sessions
+// by default, have spent some of it when they ask.
+func newDialer(dial func(ctx context.Context, network, addr string) (net.Conn, error), readTimeout time.Duration) *dialer {
+	return &dialer{dial: dial, quiet: readTimeout / 2, away: make(map[string]*failing)}
 }
 
 // Dial is for go-redis' Options.Dialer.
@@ -92,11 +98,16 @@ func (d *dialer) tell(addr string, err error) {
 }
 
 // watchedConn tells whether the server has said anything: one that takes
-// connections and closes them is not there.
+// connections and closes them is not there, and neither is one that never answers.
+// Who closes it before there can be an answer, as its caller's time is up, says
+// nothing about the server.
 type watchedConn struct {
 	net.Conn
-	once sync.Once
-	told func(err error)
+	quiet  time.Duration
+	asked  atomic.Pointer[time.Time] // when something was written first
+	failed atomic.Bool               // otherwise than by a deadline
+	once   sync.Once
+	told   func(err error)
 }
 
 // watchedSocket is one whose file go-redis can look at, to find out whether an idle
@@ -107,7 +118,7 @@ type watchedSocket struct {
 }
 
 func (d *dialer) watch(conn net.Conn, addr string) net.Conn {
-	w := &watchedConn{Conn: conn, told: func(err error) { d.tell(addr, err) }}
+	w := &watchedConn{Conn: conn, quiet: d.quiet, told: func(err error) { d.tell(addr, err) }}
 	if socket, ok := conn.(syscall.Conn); ok {
 		return watchedSocket{w, socket}
 	}
@@ -121,11 +132,31 @@ func (c *watchedConn) Read(b []byte) (int, error) {
 	if n > 0 {
 		c.once.Do(func() { c.told(nil) })
 	}
+	c.note(err)
 	return n, err
 }
 
+func (c *watchedConn) Write(b []byte) (int, error) {
+	if c.asked.Load() == nil {
+		now := time.Now()
+		c.asked.Store(&now)
+	}
+	n, err := c.Conn.Write(b)
+	c.note(err)
+	return n, err
+}
+
+func (c *watchedConn) note(err error) {
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		c.failed.Store(true)
+	}
+}
+
 func (c *watchedConn) Close() error {
-	c.once.Do(func() { c.told(errSilent) })
+	asked := c.asked.Load()
+	if c.failed.Load() || asked != nil && time.Since(*asked) >= c.quiet {
+		c.once.Do(func() { c.told(errSilent) })
+	}
 	return c.Conn.Close()
 }
 

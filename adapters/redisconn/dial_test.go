@@ -1,6 +1,8 @@
 package redisconn_test
 
 import (
+	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -54,4 +56,38 @@ func TestAMomentIsNoAbsence(t *testing.T) {
 		proxy.Refuse(false)
 		require.NoError(t, rdb.Ping(t.Context()).Err())
 	}
+}
+
+// Who gives a connection up before the answer can have come says little about the server.
+func TestCallersInAHurryKeepNobodyFromTheServer(t *testing.T) {
+	proxy := redistest.NewProxy(t, redistest.Standalone(t).Addr())
+	proxy.SetLatency(200 * time.Millisecond)
+	rdb := open(t, "redis://"+proxy.Addr()+"?max_retries=0&read_timeout=10s")
+	for range 5 {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		require.Error(t, rdb.Ping(ctx).Err())
+		cancel()
+	}
+	require.NoError(t, rdb.Ping(t.Context()).Err())
+}
+
+// One that takes connections and says nothing for as long as go-redis waits is away, and who
+// is in a hurry does not bring it back.
+func TestAServerThatIsSilentOnItsConnectionsIsAway(t *testing.T) {
+	proxy := redistest.NewProxy(t, redistest.Standalone(t).Addr())
+	proxy.Blackhole(true)
+	rdb := open(t, "redis://"+proxy.Addr()+"?max_retries=0&read_timeout=200ms")
+	require.Eventually(t, func() bool {
+		return strings.Contains(rdb.Ping(t.Context()).Err().Error(), "could not be reached")
+	}, 10*time.Second, time.Millisecond)
+	began, before := time.Now(), len(proxy.Conns())
+	for time.Since(began) < 2*time.Second {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		require.Error(t, rdb.Ping(ctx).Err())
+		cancel()
+		time.Sleep(time.Millisecond)
+	}
+	assert.LessOrEqual(t, float64(len(proxy.Conns())-before), time.Since(began).Seconds()/0.9+1)
+	proxy.Blackhole(false)
+	require.Eventually(t, func() bool { return rdb.Ping(t.Context()).Err() == nil }, 10*time.Second, time.Millisecond)
 }

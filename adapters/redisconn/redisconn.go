@@ -88,7 +88,7 @@ func Open(rawURL string) (redis.UniversalClient, error) {
 	}
 	t.options.Dialer = newDialer(redis.NewDialer(&redis.Options{
 		DialTimeout: t.options.DialTimeout, TLSConfig: t.options.TLSConfig,
-	})).Dial
+	}), t.options.ReadTimeout).Dial
 	switch t.kind {
 	case sentinel:
 		return redis.NewFailoverClient(t.options.Failover()), nil

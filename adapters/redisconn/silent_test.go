@@ -19,7 +19,7 @@ func TestAServerThatSwallowsPacketsIsAway(t *testing.T) {
 		dialled++
 		<-ctx.Done()
 		return nil, ctx.Err()
-	})
+	}, defaultTimeout)
 	for range failuresToWait + 3 {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		_, err := d.Dial(ctx, "tcp", "192.0.2.1:6379")
