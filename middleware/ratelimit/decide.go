@@ -70,18 +70,20 @@ func (c *core) decide(ctx context.Context, asks []ask, extra int) (Result, error
 	r := Result{Limits: c.standings(asks)}
 	l := c.leaseOf(asks, extra)
 	var spent *asking // if this caller asks for all
-	for now := began; ; now = c.denials.now() {
-		if l != nil && l.take(now, asks[0].n, &r) || c.deniedHere(asks, &r, now) {
+	now := began
+	for ; ; now = c.denials.now() {
+		late := budget < c.options.Timeout/2
+		if l != nil && l.take(now, asks[0].n, &r) || c.deniedHere(asks, &r, now, began, late) {
 			c.tell(ctx, asks, &r, began)
 			return r, nil
 		}
-		if budget < c.options.Timeout/2 {
-			l = nil // more is wanted than refills bring: it asks for itself, while there is time
-		}
 		var wait <-chan struct{}
-		if l != nil {
+		switch {
+		case late: // what others hear is of no use to it: it asks for itself, while there is time
+			l = nil
+		case l != nil:
 			wait = l.lead(now, asks[0].n)
-		} else {
+		default:
 			spent, wait = c.denials.lead(asks)
 		}
 		if wait == nil {
@@ -96,7 +98,7 @@ func (c *core) decide(ctx context.Context, asks []ask, extra int) (Result, error
 	} else if spent != nil {
 		defer c.denials.led(spent)
 	}
-	return c.askStore(ctx, asks, extra, l, r, began, budget)
+	return c.askStore(ctx, asks, extra, l, r, began, now, budget)
 }
 
 // leaseOf returns the lease from which units may be used, or nil if there is none.
@@ -120,13 +122,19 @@ func (c *core) wait(ctx context.Context, ended <-chan struct{}, budget *time.Dur
 	case <-ctx.Done():
 		return fmt.Errorf("%w: %w", errLeft, ctx.Err())
 	case <-timer.C:
+	}
+	select {
+	case <-ended: // both at once, on a busy machine
+		*budget = 0
+		return nil
+	default:
 		return errBudget
 	}
 }
 
-// deniedHere reports whether the process knows that the request is denied. A limit
-// in Shadow that has no room is marked, and not asked again.
-func (c *core) deniedHere(asks []ask, r *Result, now time.Duration) bool {
+// deniedHere reports whether the process knows that the request is denied, for a caller that
+// began then, and may be late. A limit in Shadow that has no room is marked, and not asked again.
+func (c *core) deniedHere(asks []ask, r *Result, now, began time.Duration, late bool) bool {
 	if c.options.LocalDenial < 0 {
 		return false
 	}
@@ -141,7 +149,7 @@ func (c *core) deniedHere(asks []ask, r *Result, now time.Duration) bool {
 			if a.n == 0 || s.Over && s.Shadow {
 				continue
 			}
-			if state, ok := c.denials.look(denialKey{l, a.key}, a.n, now); ok {
+			if state, ok := c.denials.look(denialKey{l, a.key}, a.n, now, began, late); ok {
 				s.Known, s.CheckState = true, state
 				if !l.shadow {
 					denied = true
@@ -186,13 +194,13 @@ func longer(a, b time.Duration) time.Duration {
 }
 
 // askStore asks the store for what the process does not know, and to refill l if that is
-// not nil.
-func (c *core) askStore(ctx context.Context, asks []ask, extra int, l *lease, r Result, began, budget time.Duration) (Result, error) {
+// not nil. The caller began then, and asks now.
+func (c *core) askStore(ctx context.Context, asks []ask, extra int, l *lease, r Result, began, now, budget time.Duration) (Result, error) {
 	req := Request{Checks: make([]Check, 0, len(r.Limits)), Extra: extra}
 	leaseRound := 0
 	if l != nil {
 		var size int
-		size, leaseRound = l.size(c.denials.now())
+		size, leaseRound = l.size(now)
 		req.Extra = max(0, size-asks[0].n)
 	}
 	i := 0
@@ -212,10 +220,6 @@ func (c *core) askStore(ctx context.Context, asks []ask, extra int, l *lease, r 
 
 	var d Decision
 	round := c.denials.round()
-	sent := began
-	if l != nil {
-		sent = c.denials.now()
-	}
 	err := c.guard.do(ctx, budget, func(ctx context.Context) (err error) {
 		d, err = c.store.Take(ctx, req)
 		return err
@@ -240,7 +244,7 @@ func (c *core) askStore(ctx context.Context, asks []ask, extra int, l *lease, r 
 				r.RetryAfter = longer(r.RetryAfter, s.RetryAfter)
 			}
 			if a.n > 0 {
-				c.denials.learn(denialKey{limit, a.key}, a.n, s.CheckState, seen, round)
+				c.denials.learn(denialKey{limit, a.key}, a.n, s.CheckState, now, seen, round)
 			}
 		}
 	}
@@ -248,7 +252,7 @@ func (c *core) askStore(ctx context.Context, asks []ask, extra int, l *lease, r 
 		r.Taken = asks[0].n + d.Extra
 		if l != nil {
 			r.Taken = asks[0].n
-			l.fill(sent, leaseRound, d, &r)
+			l.fill(now, leaseRound, d, &r)
 		}
 	}
 	c.tell(ctx, asks, &r, began)

@@ -41,6 +41,7 @@ type denial struct {
 	// until is counted from when the store had answered, so that it is not too early, by
 	// which the store would be asked in vain. It may be late by a round trip.
 	until time.Duration
+	asked time.Duration // when the store had not been asked yet
 	seen  time.Duration // when the store had answered
 	state CheckState
 	// asking is who asks anew. Nil if nobody does.
@@ -70,7 +71,12 @@ func (d *denials) now() time.Duration { return d.clock().Sub(d.start) }
 func (d *denials) round() uint64 { return d.rounds.Load() }
 
 // look returns how the limit stands if it is known to have no room for n units.
-func (d *denials) look(k denialKey, n int, now time.Duration) (CheckState, bool) {
+//
+// Where units come back sooner than who has waited runs, a denial is over before it is seen, and
+// all would wait for the next one, in vain again. So one that was asked for since a caller began
+// holds for it as well: it would have been told the same. Who is late takes one that has come since,
+// as there may not be time to ask for another.
+func (d *denials) look(k denialKey, n int, now, began time.Duration, late bool) (CheckState, bool) {
 	s := d.known.of(k.key)
 	s.mu.Lock()
 	e, ok := s.entries.Find(k)
@@ -79,6 +85,7 @@ func (d *denials) look(k denialKey, n int, now time.Duration) (CheckState, bool)
 		return CheckState{}, false
 	}
 	state, ready, seen, known := e.state, e.until, e.seen, e.n
+	holds := e.asked >= began || late && e.seen >= began
 	s.mu.Unlock()
 	if n > known {
 		if k.limit.Sliding || n > k.limit.burst() { // how long, is not known
@@ -86,11 +93,11 @@ func (d *denials) look(k denialKey, n int, now time.Duration) (CheckState, bool)
 		}
 		ready += timeOf(k.limit.Limit, n-known)
 	}
-	if now >= min(ready, seen+d.longest) {
+	if now >= min(ready, seen+d.longest) && !holds {
 		return CheckState{}, false
 	}
 	state.Over = true
-	state.RetryAfter = ready - now
+	state.RetryAfter = max(time.Microsecond, ready-now)
 	state.NextAfter = max(0, state.NextAfter-(now-seen))
 	state.ResetAfter = max(0, state.ResetAfter-(now-seen))
 	return state, true
@@ -147,9 +154,9 @@ func (d *denials) led(a *asking) {
 	a.end()
 }
 
-// learn keeps what the store has said of n units, when it was seen. It does not if
-// something was forgotten since round.
-func (d *denials) learn(k denialKey, n int, state CheckState, seen time.Duration, round uint64) {
+// learn keeps what the store has said of n units, when it was asked and when that was seen. It does
+// not if something was forgotten since round.
+func (d *denials) learn(k denialKey, n int, state CheckState, asked, seen time.Duration, round uint64) {
 	wait := state.RetryAfter
 	if wait > 0 && !k.limit.Sliding {
 		n, wait = state.Remaining+1, state.NextAfter
@@ -178,7 +185,7 @@ func (d *denials) learn(k denialKey, n int, state CheckState, seen time.Duration
 	if !known {
 		e = &denial{}
 	}
-	e.n, e.state, e.seen = n, state, seen
+	e.n, e.state, e.asked, e.seen = n, state, asked, seen
 	e.until = seen + wait
 	s.entries.Set(k, e, min(max(wait, state.RetryAfter), d.longest)+d.grace)
 }

@@ -3,6 +3,7 @@ package ratelimit_test
 import (
 	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -66,4 +67,68 @@ func TestADenialIsForgottenWhileOthersWaitForIt(t *testing.T) {
 		assert.Equal(t, 1, n)
 		assert.Zero(t, l.Stats().FailedOpen)
 	})
+}
+
+// full is a store that has no room for anybody, but the next unit comes back sooner than a
+// goroutine that has waited runs.
+type full struct {
+	took   time.Duration
+	during func() // or nil
+}
+
+func (s *full) Take(context.Context, ratelimit.Request) (ratelimit.Decision, error) {
+	time.Sleep(s.took)
+	if s.during != nil {
+		s.during()
+	}
+	state := ratelimit.CheckState{Over: true, RetryAfter: time.Microsecond, NextAfter: time.Microsecond, ResetAfter: time.Second}
+	return ratelimit.Decision{States: []ratelimit.CheckState{state}}, nil
+}
+
+func (*full) Reset(context.Context, string, ...string) error { return nil }
+
+// Who waits for another one's answer does not find it over again and again until the time is
+// up, and pass uncounted: the store works.
+func TestADenialThatIsOverBeforeItIsSeen(t *testing.T) {
+	const callers = 200
+	for name, tt := range map[string]struct {
+		batch  int
+		took   time.Duration
+		resets bool // of other keys: nothing is kept that was asked for before
+		asked  uint64
+	}{
+		"spread":             {0, time.Millisecond, false, 5},
+		"slow store":         {0, 30 * time.Millisecond, false, 5},
+		"batch":              {1000, time.Millisecond, false, 5},
+		"batch, slow store":  {1000, 30 * time.Millisecond, false, 5},
+		"never known":        {0, time.Millisecond, true, callers + 50},
+		"batch, never known": {1000, time.Millisecond, true, callers + 50},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := &full{took: tt.took}
+				limit := ratelimit.Limit{Rate: 1_000_000, Period: time.Second, Burst: 200_000}
+				l := newPolicy(t, store, ratelimit.Policy{Limits: []ratelimit.Limit{limit}, Batch: tt.batch}, nil)
+				ratelimit.Late(l, time.Microsecond)
+				_, err := l.Allow(t.Context(), "a")
+				require.NoError(t, err)
+				if tt.resets {
+					store.during = func() { assert.NoError(t, l.Reset(t.Context(), "b")) }
+				}
+				time.Sleep(time.Millisecond)
+				before := l.Stats().Asked
+				var wg sync.WaitGroup
+				for range callers {
+					wg.Go(func() {
+						r, err := l.Allow(t.Context(), "a")
+						assert.NoError(t, err)
+						assert.False(t, r.Allowed)
+						assert.Positive(t, r.RetryAfter)
+					})
+				}
+				wg.Wait()
+				assert.LessOrEqual(t, l.Stats().Asked-before, tt.asked)
+			})
+		})
+	}
 }
