@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"time"
 )
 
@@ -105,15 +106,20 @@ func NewPolicies(store Store, policies []Policy, o *Options) (*Limiter, error) {
 		faults = append(faults, errors.New("ratelimit: no policy"))
 	}
 	batch := 0
+	owners := make(map[string]string) // the policies of the limits in the store
 	for i, p := range policies {
 		compiled, err := compile(p)
 		if err != nil {
 			faults = append(faults, err)
 		}
-		for _, other := range policies[:i] {
-			if other.Name == p.Name {
-				faults = append(faults, fmt.Errorf("ratelimit: two policies have the name %q", p.Name))
+		if slices.ContainsFunc(policies[:i], func(other Policy) bool { return other.Name == p.Name }) {
+			faults = append(faults, fmt.Errorf("ratelimit: two policies have the name %q", p.Name))
+		}
+		for _, name := range compiled.stored() {
+			if other, taken := owners[name]; taken && other != p.Name {
+				faults = append(faults, fmt.Errorf("ratelimit: two policies, %q and %q, have a limit of the name %q", other, p.Name, name))
 			}
+			owners[name] = p.Name
 		}
 		if p.Batch > 0 && len(policies) > 1 {
 			faults = append(faults, fmt.Errorf("ratelimit: policy %q: a Batch needs a Limiter of its own", p.Name))
@@ -238,24 +244,10 @@ func (l *Limiter) Reset(ctx context.Context, keys ...string) error {
 			continue
 		}
 		key = bounded(key)
-		plans := []*plan{l.policies[i].base}
-		for _, pl := range l.policies[i].tiers {
-			plans = append(plans, pl)
-		}
-		names := make(map[string]bool)
-		for _, pl := range plans {
-			for _, limit := range pl.limits {
-				names[limit.stored] = true
-			}
-		}
-		list := make([]string, 0, len(names))
-		for name := range names {
-			list = append(list, name)
-		}
-		if err := l.store.Reset(ctx, key, list...); err != nil {
+		if err := l.store.Reset(ctx, key, l.policies[i].stored()...); err != nil {
 			faults = append(faults, fmt.Errorf("ratelimit: %w", err))
 		}
-		for _, pl := range plans {
+		for _, pl := range l.policies[i].plans() {
 			l.denials.forget(pl, key)
 			if l.leases != nil {
 				l.leases.forget(leaseKey{pl, key})

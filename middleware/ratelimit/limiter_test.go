@@ -79,6 +79,19 @@ func TestNewReportsAllFaultsAtOnce(t *testing.T) {
 		t.Log(strings.TrimSpace(line))
 	}
 
+	perHour := []ratelimit.Limit{ratelimit.PerHour(1)}
+	tier := func(*http.Request) string { return "" }
+	for name, first := range map[string]ratelimit.Policy{
+		"two limits": {Limits: []ratelimit.Limit{ratelimit.PerSecond(1), ratelimit.PerHour(5)}},
+		"a tier":     {Limits: perHour, Tier: tier, Tiers: map[string][]ratelimit.Limit{"gold": {ratelimit.PerSecond(1)}}},
+	} {
+		first.Name, first.Key = "api", byHeader
+		_, err = ratelimit.NewPolicies(ratelimit.NewMemoryStore(), []ratelimit.Policy{
+			first, {Name: "api/1s", Limits: perHour, Key: byHeader},
+		}, nil)
+		assert.ErrorContains(t, err, `two policies, "api" and "api/1s", have a limit of the name "api/1s"`, name)
+	}
+
 	_, err = ratelimit.New(ratelimit.NewMemoryStore(), ratelimit.PerHour(1), nil, nil)
 	assert.ErrorContains(t, err, "no key")
 	_, err = ratelimit.New(ratelimit.NewMemoryStore(), ratelimit.PerHour(1), ratelimit.Join(byHeader, nil), nil)

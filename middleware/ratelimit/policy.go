@@ -3,6 +3,7 @@ package ratelimit
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"time"
@@ -202,6 +203,21 @@ func (l Limit) forLeases(batch int) (Limit, error) {
 			batch, back, leaseTime, l)
 	}
 	return out, nil
+}
+
+// plans returns the limits of all tiers.
+func (p *policy) plans() []*plan { return slices.AppendSeq([]*plan{p.base}, maps.Values(p.tiers)) }
+
+// stored returns the names that the limits of all tiers have in the store, each once.
+func (p *policy) stored() []string {
+	var names []string
+	for _, pl := range p.plans() {
+		for _, l := range pl.limits {
+			names = append(names, l.stored)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // planOf returns the limits for a tier.
