@@ -3,6 +3,7 @@ package ratelimit
 import (
 	"errors"
 	"fmt"
+	"math/bits"
 	"strings"
 	"time"
 
@@ -59,12 +60,11 @@ func (l Limit) burst() int {
 }
 
 // window returns the time in which as many units come back as can be taken at
-// once.
+// once: exactly, since tiers are told apart by it.
 func (l Limit) window() time.Duration {
-	if l.Burst == 0 {
-		return l.Period
-	}
-	return time.Duration(float64(l.Period) / float64(l.Rate) * float64(l.Burst))
+	hi, lo := bits.Mul64(uint64(l.Period), uint64(l.burst()))
+	ns, _ := bits.Div64(hi, lo, uint64(l.Rate)) // fits: a valid limit is full again within 100 years
+	return time.Duration(ns)
 }
 
 // validate says what is wrong with the limit.

@@ -185,6 +185,35 @@ func TestATierOfAnotherLengthCountsByItself(t *testing.T) {
 	})
 }
 
+// Two limits that are full again after the same time count together, also where a unit takes no
+// whole number of anything.
+func TestTiersOfOneLengthCountTogether(t *testing.T) {
+	per := func(rate int, period time.Duration, burst int) ratelimit.Limit {
+		return ratelimit.Limit{Rate: rate, Period: period, Burst: burst}
+	}
+	for name, tt := range map[string]struct{ base, tier ratelimit.Limit }{
+		"an hour":           {per(700, time.Hour, 700), ratelimit.PerHour(1400)},
+		"a part of a day":   {per(4900, 24*time.Hour, 490), per(9800, 24*time.Hour, 980)},
+		"of other lengths":  {per(70, time.Minute, 7), per(8400, time.Hour, 14)},
+		"a third of second": {per(3, time.Second, 1), per(6, time.Second, 2)},
+		"as long as can be": {per(1, 100*365*24*time.Hour, 1), per(1_000_000_000_000, 100*365*24*time.Hour, 0)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := newPolicy(t, ratelimit.NewMemoryStore(), ratelimit.Policy{
+					Limits: []ratelimit.Limit{tt.base},
+					Tier:   func(*http.Request) string { return "" }, Tiers: map[string][]ratelimit.Limit{"paying": {tt.tier}},
+				}, nil)
+				for _, tier := range []string{"paying", ""} {
+					r, err := l.Tier(tier).AtMost(t.Context(), ratelimit.MaxExtra, "k")
+					require.NoError(t, err)
+					assert.Equal(t, tier == "paying", r.Allowed)
+				}
+			})
+		})
+	}
+}
+
 func TestShadow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var events []ratelimit.Event
