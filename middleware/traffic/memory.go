@@ -174,11 +174,11 @@ func (m *MemoryStore) update(u BoardUpdate, again bool) BoardReceipt {
 			s, there := b.members[up.Member]
 			switch {
 			case there && s.admission == up.Admission:
-				s.score += up.Delta
+				s.score = bounded(s.score + up.Delta)
 			case there:
-				s.score += up.Total
+				s.score = bounded(s.score + up.Total)
 			case up.Candidate:
-				s = memoryScore{up.Total, b.admission}
+				s = memoryScore{bounded(up.Total), b.admission}
 			default:
 				continue
 			}

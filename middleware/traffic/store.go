@@ -204,7 +204,7 @@ type BoardUpdate struct {
 // admission. If the member is there with the admission that the node knows, Delta
 // is added. If it is there with another one, what the node has sent before is
 // gone, and Total is added. If it is not there it is admitted with Total if it is
-// a Candidate, else it stays out.
+// a Candidate, else it stays out. A score ends at 2^40, and at -2^40.
 type Update struct {
 	Member    string
 	Delta     int64

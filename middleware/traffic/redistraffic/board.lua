@@ -39,6 +39,13 @@ local function admission(score)
   return math.floor((score - math.floor(score)) * 4096 + 0.5)
 end
 
+-- Scores end at 2^40. The fraction is added last: from 2^41 on there are no 4096ths, and
+-- what is rounded is another admission, or none.
+local function add(score, n)
+  local whole = math.floor(score)
+  return math.max(-2^40, math.min(2^40, whole + n)) + (score - whole)
+end
+
 if not again then
   local fresh = (tonumber(now[1]) % 4095 * 1000000 + tonumber(now[2])) % 4095 + 1
   local change = {}
@@ -47,11 +54,11 @@ if not again then
     local delta, total, known, candidate = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), ARGV[at + 4] == '1'
     local score = scores[i]
     if score and admission(score) == known then
-      score = tonumber(score) + delta
+      score = add(tonumber(score), delta)
     elseif score then
-      score = tonumber(score) + total
+      score = add(tonumber(score), total)
     elseif candidate then
-      score = total + fresh / 4096
+      score = add(fresh / 4096, total)
     end
     if score then
       change[#change + 1] = string.format('%.17g', score)

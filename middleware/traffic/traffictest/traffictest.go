@@ -519,6 +519,26 @@ var rules = []rule{
 		},
 	},
 	{
+		"scores of several nodes end as well",
+		"Scores end at 2^40, also where several nodes have as much, and a member keeps its admission then.",
+		func(f *fixture) {
+			const most = 1 << 40
+			got := f.board(10, candidate("m", most+5), candidate("minus", -most-5))
+			for i := range 8 {
+				known := got
+				if i%2 > 0 { // a node that has heard of neither
+					known = []uint16{0, 0}
+				}
+				again := f.board(10, traffic.Update{Member: "m", Delta: most, Total: most, Admission: known[0]},
+					traffic.Update{Member: "minus", Delta: -most, Total: -most, Admission: known[1]})
+				require.Equal(f, got, again)
+				f.top(traffic.Entry{Member: "m", Score: most}, traffic.Entry{Member: "minus", Score: -most})
+			}
+			f.board(10, traffic.Update{Member: "m", Delta: -1, Admission: got[0]}, traffic.Update{Member: "minus", Delta: 1, Admission: got[1]})
+			f.top(traffic.Entry{Member: "m", Score: most - 1}, traffic.Entry{Member: "minus", Score: 1 - most})
+		},
+	},
+	{
 		"a context that is done",
 		"A call with a context that is done is an error.",
 		func(f *fixture) {
