@@ -36,7 +36,7 @@ func lastUnquoted(s string, c byte) int {
 	quoted := false
 	for i := len(s) - 1; i >= 0; i-- {
 		switch {
-		case s[i] == '"':
+		case s[i] == '"' && !escaped(s[:i]):
 			quoted = !quoted
 		case s[i] == c && !quoted:
 			return i
@@ -44,6 +44,11 @@ func lastUnquoted(s string, c byte) int {
 	}
 	return -1
 }
+
+// escaped reports whether what comes after s, in quotes, is escaped (RFC 9110, section 5.6.4): the
+// host that a client asks for may have quotes. In what a proxy has appended there is no backslash
+// before the quote that opens, so that what stands to the left of it has no say.
+func escaped(s string) bool { return (len(s)-len(strings.TrimRight(s, `\`)))%2 > 0 }
 
 // node returns the address of a node identifier (RFC 7239, section 6), if it is one
 // with an address.

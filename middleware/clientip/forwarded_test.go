@@ -30,6 +30,8 @@ func TestForwarded(t *testing.T) {
 		{"spoofed with a quote that is open", "10.0.0.1:1", []string{`for="198.51.100.1, for=203.0.113.9`}, "203.0.113.9"},
 		{"the same, and the proxy quotes", "10.0.0.1:1", []string{`for="198.51.100.1`, `for=203.0.113.9;by="[fd00:1::5]"`}, "203.0.113.9"},
 		{"spoofed with an escape", "10.0.0.1:1", []string{`for="\`, `for=203.0.113.9`}, "203.0.113.9"},
+		{"spoofed in a host", "10.0.0.1:1", []string{`for=203.0.113.9;host="a\",for=198.51.100.1;x=\""`}, "203.0.113.9"},
+		{"in a host that ends with a backslash", "10.0.0.1:1", []string{`host="a\\\",for=198.51.100.1;x=\"\\";for=203.0.113.9`}, "203.0.113.9"},
 
 		{"the other field", "10.0.0.1:1", nil, "10.0.0.1"},
 		{"unknown", "10.0.0.1:1", []string{"for=198.51.100.1, for=unknown"}, "10.0.0.1"},
@@ -115,7 +117,9 @@ func FuzzForwarded(f *testing.F) {
 	want := netip.MustParseAddr("203.0.113.9")
 	f.Fuzz(func(t *testing.T, a, b string) {
 		r := httptest.NewRequest("GET", "/", nil)
-		for _, ours := range []string{"for=203.0.113.9", `proto=https;for="203.0.113.9:1";by="[fd00:1::5]"`} {
+		for _, ours := range []string{
+			"for=203.0.113.9", `proto=https;for="203.0.113.9:1";by="[fd00:1::5]"`, `for=203.0.113.9;host="a\",for=198.51.100.1;x=\"\\"`,
+		} {
 			for _, lines := range [][]string{{a, b + ", " + ours}, {a, b, ours}} {
 				r.RemoteAddr = "10.0.0.1:1"
 				r.Header["Forwarded"] = lines
