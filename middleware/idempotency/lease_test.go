@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -21,6 +22,7 @@ import (
 type troubled struct {
 	idempotency.Store
 	late   time.Duration // after which the answer to Begin comes
+	begun  func() error  // in place of that answer, if it is an error
 	extend func(ctx context.Context) error
 	watch  func(ctx context.Context) error
 	finish func(ctx context.Context) error
@@ -29,6 +31,11 @@ type troubled struct {
 func (s *troubled) Begin(ctx context.Context, key string, b idempotency.Begin) (idempotency.State, error) {
 	state, err := s.Store.Begin(ctx, key, b)
 	time.Sleep(s.late)
+	if s.begun != nil {
+		if err := s.begun(); err != nil {
+			return idempotency.State{}, err
+		}
+	}
 	return state, err
 }
 
@@ -112,6 +119,36 @@ func TestAnAnswerThatComesLate(t *testing.T) {
 				<-done
 			})
 		}
+	}
+}
+
+// TestAnAnswerThatIsLost: who begins a request, and does not hear of it, does not run it. The
+// retry need not wait for a lease that nobody has, and what another server runs stays that one's.
+func TestAnAnswerThatIsLost(t *testing.T) {
+	for name, running := range map[string]bool{"nobody runs it": false, "another server runs it": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := idempotency.NewMemoryStore()
+				var runs atomic.Int64
+				pay := func(w http.ResponseWriter, _ *http.Request) {
+					time.Sleep(2 * time.Second)
+					fmt.Fprint(w, "payment ", runs.Add(1))
+				}
+				send := server(t, store, idempotency.Options{}, pay)
+				lost := server(t, &troubled{Store: store, begun: func() error { return errors.New("i/o timeout") }}, idempotency.Options{}, pay)
+				var wg sync.WaitGroup
+				defer wg.Wait()
+				if running {
+					wg.Go(func() { assert.Equal(t, "payment 1", send().Body.String()) })
+					synctest.Wait()
+				}
+				assert.Equal(t, http.StatusServiceUnavailable, lost().Code)
+				synctest.Wait()
+				began := time.Now()
+				assert.Equal(t, "payment 1", send().Body.String())
+				assert.LessOrEqual(t, time.Since(began), 2*time.Second)
+			})
+		})
 	}
 }
 

@@ -83,7 +83,10 @@ func (u *run) serve() {
 	for {
 		asked := time.Now()
 		state, err := step(u, func(ctx context.Context) (State, error) { return u.guard.store.Begin(ctx, u.key, u.begin) })
-		if err == nil && state.Phase == Started && ran == nil && !time.Now().Before(u.reliable(asked)) {
+		switch {
+		case err != nil && ran == nil:
+			u.takeBack()
+		case err == nil && state.Phase == Started && ran == nil && !time.Now().Before(u.reliable(asked)):
 			u.abandon() // for the next one, if there is none yet
 			err = errLate
 		}
@@ -262,12 +265,23 @@ func (u *run) finish(resp response) (bool, error) {
 }
 
 func (u *run) abandon() {
+	if err := u.abandoned(); err != nil {
+		u.log("idempotency: the request stays blocked until its lease is over", err)
+	}
+}
+
+// takeBack abandons what may have been begun although no answer has come, for nobody who
+// waits: a retry would wait for the lease, and nobody runs it. If that is in vain as well, the lease
+// ends by itself.
+func (u *run) takeBack() {
+	go func() { _ = u.abandoned() }() // a panic of the store is contained
+}
+
+func (u *run) abandoned() error {
 	_, err := step(u, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, u.guard.store.Abandon(ctx, u.key, u.begin.Owner)
 	})
-	if err != nil {
-		u.log("idempotency: the request stays blocked until its lease is over", err)
-	}
+	return err
 }
 
 // reliable returns until when a lease can be counted on that was asked for then: the handler
