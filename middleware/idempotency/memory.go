@@ -10,13 +10,19 @@ import (
 	"github.com/herdless/herdless/internal/ttlmap"
 )
 
-// maxMemoryBytes bounds the responses in a MemoryStore.
-const maxMemoryBytes = 64 << 20
+// maxMemoryBytes bounds the responses in a MemoryStore. What is left beyond fullMemoryBytes is
+// for the requests that run by then.
+const (
+	maxMemoryBytes  = 64 << 20
+	fullMemoryBytes = 56 << 20
+)
 
 // MemoryStore is a Store in the memory of one process, for tests and for
-// programs that run as one process. It holds 64 MiB of responses at most, and
-// then begins nothing until some have expired: forgetting one would run a request
-// twice. It is safe for concurrent use. Make one with NewMemoryStore.
+// programs that run as one process. It holds 64 MiB of responses at most. With 56 of
+// them it begins nothing until some have expired: forgetting one would run a request
+// twice. Of those that run then and find no room, a Guard keeps that they have run, as of a
+// response that is longer than Options.MaxResponse. It is safe for concurrent use. Make one
+// with NewMemoryStore.
 type MemoryStore struct {
 	mu       sync.Mutex
 	requests *ttlmap.Map[string, *memoryRequest]
@@ -33,8 +39,13 @@ type memoryRequest struct {
 	response    []byte
 }
 
-// requestOverhead is what an entry takes besides its response, about.
-const requestOverhead = 300
+const (
+	// requestOverhead is what an entry takes besides its response, about.
+	requestOverhead = 400
+	// briefResponse is how much of a response requestOverhead has room for: there is always
+	// room for one that says no more than that there is one.
+	briefResponse = 100
+)
 
 var errFull = errors.New("idempotency: the memory store is full; give it less to keep, or use Redis")
 
@@ -45,7 +56,9 @@ func NewMemoryStore() *MemoryStore {
 	return m
 }
 
-func (r *memoryRequest) size() int { return requestOverhead + len(r.response) }
+func (r *memoryRequest) size() int { return requestOverhead + beyondBrief(r.response) }
+
+func beyondBrief(response []byte) int { return max(0, len(response)-briefResponse) }
 
 func (m *MemoryStore) begin(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
@@ -65,10 +78,10 @@ func (m *MemoryStore) Begin(ctx context.Context, key string, b Begin) (State, er
 	r, _, ok := m.requests.Get(key)
 	switch {
 	case !ok:
-		if m.bytes >= maxMemoryBytes {
+		if m.bytes >= fullMemoryBytes {
 			m.requests.Sweep()
 		}
-		if m.bytes >= maxMemoryBytes {
+		if m.bytes >= fullMemoryBytes {
 			return State{}, errFull
 		}
 		m.requests.Delete(key) // one whose time is over, and whose bytes count
@@ -118,9 +131,16 @@ func (m *MemoryStore) Finish(ctx context.Context, key, owner string, response []
 		return false, err
 	}
 	defer m.mu.Unlock()
+	more := beyondBrief(response)
+	if m.bytes+more > maxMemoryBytes {
+		m.requests.Sweep()
+	}
 	r, ok := m.owned(key, owner)
 	if !ok || r.finished {
 		return ok, nil
+	}
+	if more > 0 && m.bytes+more > maxMemoryBytes {
+		return false, errFull
 	}
 	m.bytes -= r.size()
 	r.finished, r.response = true, bytes.Clone(response)

@@ -254,14 +254,20 @@ func (u *run) finishLater(resp response, err error) {
 	}()
 }
 
+// finish stores a response, or if there is no room for it, that there was one.
 func (u *run) finish(resp response) (bool, error) {
 	data, err := json.Marshal(resp)
 	if err != nil {
 		return false, err
 	}
-	return step(u, func(ctx context.Context) (bool, error) {
+	stored, err := step(u, func(ctx context.Context) (bool, error) {
 		return u.guard.store.Finish(ctx, u.key, u.begin.Owner, data, u.guard.ttl)
 	})
+	if errors.Is(err, errFull) && !resp.TooLong {
+		u.log("idempotency: a response is not kept, and retries are answered with 409", err)
+		return u.finish(response{Status: resp.Status, TooLong: true})
+	}
+	return stored, err
 }
 
 func (u *run) abandon() {
