@@ -320,6 +320,7 @@ func TestVisitors(t *testing.T) {
 		{"an address from elsewhere", traffic.Options{Addr: func(*http.Request) (netip.Addr, error) { return netip.MustParseAddr("192.0.2.1"), nil }}, []string{"192.0.2.5:1", "192.0.2.6:1"}, 1},
 		{"an address that is not known", traffic.Options{Addr: func(*http.Request) (netip.Addr, error) { return netip.Addr{}, errAway }}, []string{"192.0.2.5:1"}, 0},
 		{"by name, or else by address", traffic.Options{Visitor: byHeader}, []string{"192.0.2.1:1", "192.0.2.2:1#ada", "192.0.2.3:1#ada", "192.0.2.3:1#bob", "192.0.2.3:1#" + strings.Repeat("x", 100), "192.0.2.3:1#" + strings.Repeat("x", 101)}, 5},
+		{"names with the bytes of addresses", traffic.Options{Visitor: byHeader}, []string{"115.97.98.99:1", "1.1.1.1:1#abc", "1.1.1.1:1#sabc", "[7361:6263:6465:6667::1]:1", "1.1.1.1:1#abcdefg", "97.98.99.100:1", "1.1.1.1:1#aabcd"}, 7},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			atNoon(t, func(t *testing.T) {

@@ -39,7 +39,7 @@ func newDaySalt(day int64, salt []byte) *daySalt {
 func (d *daySalt) hash(visitor []byte) uint64 { return siphash.Hash(d.k0, d.k1, visitor) }
 
 // key returns what names a visitor, in buf: short names as they are, long ones as a
-// digest.
+// digest. The first byte keeps names apart from addresses.
 func (h *Hit) key(buf *[sha256.BlockSize]byte) []byte {
 	if h.Visitor == "" {
 		if !h.Addr.IsValid() {
@@ -48,13 +48,12 @@ func (h *Hit) key(buf *[sha256.BlockSize]byte) []byte {
 		a := h.Addr.Unmap().WithZone("")
 		if a.Is4() {
 			b := a.As4()
-			return append(buf[:0], b[:]...)
+			return append(append(buf[:0], 'a'), b[:]...)
 		}
 		b := a.As16()
-		return append(buf[:0], b[:8]...) // one customer has a /64 at least
+		return append(append(buf[:0], 'a'), b[:8]...) // one customer has a /64 at least
 	}
 	if len(h.Visitor) < sha256.BlockSize {
-		// The byte keeps names apart from addresses.
 		return append(append(buf[:0], 's'), h.Visitor...)
 	}
 	buf[0] = 'l'
