@@ -124,8 +124,10 @@
 // stored, and hits do not replay them.
 //
 // A refresh in the background runs the wrapped handler with a copy of the request that
-// found the page stale, after that has ended, and with its cookies. In gin, where
-// handlers run within their request only, see Options.Refresh.
+// found the page stale, after that has ended, and with its cookies and its context. If
+// middleware outside has marked that client's stale response as personal, the page
+// waits for another client. In gin, where handlers run within their request only, see
+// Options.Refresh.
 //
 // # What happens in trouble
 //

@@ -69,6 +69,7 @@ type exchange struct {
 	first  fetcher
 	copied *http.Request // for a refresh in the background,
 	outer  http.Header   // with what others had set on the response
+	stale  *staleReply   // what they make of the one that this client gets, if the refresh must know
 
 	// What most exchanges need lies here: what was found, and the values of a header.
 	decoded decoded
@@ -280,6 +281,7 @@ func (a *asked) selects(index varyIndex) string {
 // fromStoreOrHandler answers from the store, or by the handler, or by what the
 // handler answers another one who asked for the same.
 func (x *exchange) fromStoreOrHandler(ctx context.Context) {
+	defer func() { x.stale.end() }() // whatever the client has got: the refresh waits for it
 	reason := x.spot.reason
 	collapsed := false
 	for range 4 { // an alias, the page, its variant, and one more
@@ -371,6 +373,10 @@ func (x *exchange) verdict(key string, e cache.Entry) cache.Verdict {
 		x.copied = x.r.Clone(context.WithoutCancel(x.r.Context()))
 		x.outer = x.w.Header().Clone()
 		delete(x.outer, "Set-Cookie") // that is for this client
+		if x.cache.refresh == nil {
+			x.stale = &staleReply{ResponseWriter: x.w, ended: make(chan struct{})}
+			x.w = x.stale
+		}
 	}
 	return v
 }

@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/herdless/herdless/cache"
 )
@@ -59,6 +61,9 @@ func (x *exchange) loadInBackground(ctx context.Context, l *cache.Loading, at sp
 			}
 		}
 	}()
+	if x.stale != nil && !x.stale.isForAll(ctx) {
+		return cache.Entry{Kind: cache.Uncacheable}, nil // another client's request may do
+	}
 	at.reason = "stale"
 	again := &exchange{
 		asked:  asked{route: x.route, cache: x.cache, wants: parseWants(nil), name: x.name, rule: x.rule, page: x.page},
@@ -86,6 +91,68 @@ func (x *exchange) loadInBackground(ctx context.Context, l *cache.Loading, at sp
 		x.cache.logger.WarnContext(ctx, err.Error(), "path", r.URL.Path)
 	}
 	return entry, err
+}
+
+// staleReply is the writer of a stale response that is made anew in the background. What
+// middleware outside of the cache adds to it at the last moment tells whether its client's
+// request may make a page for all: in the background they do not see the response.
+type staleReply struct {
+	http.ResponseWriter
+	before http.Header // as the cache has left it; nil: it has not gone out
+	forAll atomic.Bool // for all that is known
+	ended  chan struct{}
+	over   bool
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (w *staleReply) WriteHeader(code int) {
+	before := canonical(w.Header())
+	w.ResponseWriter.WriteHeader(code)
+	if code >= 200 {
+		w.before = before
+		w.look()
+	}
+}
+
+// Write implements http.ResponseWriter.
+func (w *staleReply) Write(p []byte) (int, error) {
+	n, err := w.ResponseWriter.Write(p)
+	w.end()
+	return n, err
+}
+
+// Unwrap returns the wrapped writer, for http.ResponseController.
+func (w *staleReply) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *staleReply) look() {
+	w.forAll.Store(w.before != nil && !isPersonal(w.before, canonical(w.Header())))
+}
+
+// end lets the refresh go on: with the first bytes of the body, or at the end of the
+// exchange, the header has gone out even where the writer has kept it back.
+func (w *staleReply) end() {
+	if w == nil || w.over {
+		return
+	}
+	w.over = true
+	w.look()
+	close(w.ended)
+}
+
+// patienceForReply is how long a refresh waits for a client that takes its time: it is at
+// the body then, and the header has long gone out.
+const patienceForReply = time.Second
+
+// isForAll reports, when that is known, whether nobody has marked the response as personal.
+func (w *staleReply) isForAll(ctx context.Context) bool {
+	timer := time.NewTimer(patienceForReply)
+	defer timer.Stop()
+	select {
+	case <-w.ended:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return w.forAll.Load()
 }
 
 // nowhere is the client of a page that is made in the background.

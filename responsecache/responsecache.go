@@ -63,7 +63,8 @@ type Options struct {
 	// Refresh serves the requests by which stale pages are made anew in the
 	// background. They are copies of those that found the pages stale, and must
 	// reach the same route, whose handler then runs. Nil: the handler that the
-	// route wraps is called directly. Where that is impossible, as in gin, set
+	// route wraps is called directly, unless middleware outside has marked the stale
+	// response as personal (Set-Cookie, private, no-store). Where that is impossible, as in gin, set
 	// it to the router; without it one request in the cluster makes the page
 	// anew and waits for it, while the others get the stale one.
 	Refresh http.Handler

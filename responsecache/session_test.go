@@ -1,6 +1,7 @@
 package responsecache_test
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"strings"
@@ -73,5 +74,56 @@ func TestASessionAndTheCacheInEitherOrder(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// A refresh in the background is not made with the request of a user whom middleware outside
+// has found out: the session, which keeps such a page out in the foreground, does not see it.
+func TestARefreshIsNoUsersPage(t *testing.T) {
+	type userKey struct{}
+	for _, test := range []struct {
+		name    string
+		session session.Options
+		options responsecache.Options
+		public  bool
+	}{
+		{name: "token in a field", session: session.Options{Header: "X-Session-Token"}},
+		{name: "cookie, Conformance", session: session.Options{DangerouslyAllowHTTP: true}, options: responsecache.Options{Profile: responsecache.Conformance}},
+		{name: "cookie, Public", session: session.Options{DangerouslyAllowHTTP: true}, public: true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			sessions, err := session.New(session.NewMemoryStore(), &test.session)
+			require.NoError(t, err)
+			c := newCache(t, memoryStores(t), test.options)
+			page := c.With(responsecache.Policy{TTL: time.Minute, StaleWhileRevalidate: time.Hour, Public: test.public}).Handler(
+				counting(func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "%v's ", r.Context().Value(userKey{})) }))
+			s := newServer(t, sessions.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				current, user := session.FromContext(r.Context()), "nobody"
+				if r.Method == http.MethodPost {
+					assert.NoError(t, current.Login(r.Context(), "ada"))
+					return
+				}
+				if r.Header.Get("Cookie")+r.Header.Get("X-Session-Token") != "" {
+					var err error
+					user, err = current.User(r.Context())
+					assert.NoError(t, err)
+				}
+				page.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), userKey{}, user)))
+			})))
+			login := s.do(t, t.Context(), http.MethodPost, "/login").header
+			cookie, _, _ := strings.Cut(login.Get("Set-Cookie"), ";")
+			field := []string{"Cookie", cookie}
+			if cookie == "" {
+				field = []string{"X-Session-Token", login.Get("X-Session-Token")}
+			}
+			require.NotEmpty(t, field[1])
+
+			require.Equal(t, "nobody's run 1", s.get(t, "/page").body)
+			require.NoError(t, c.SoftPurge(t.Context(), "http://example.com/page"))
+			require.Equal(t, "nobody's run 1", s.get(t, "/page", field...).body)
+			next := ""
+			await(t, "the page is made anew", func() bool { next = s.get(t, "/page").body; return next != "nobody's run 1" })
+			assert.Equal(t, "nobody's run 2", next)
+		})
 	}
 }
