@@ -374,7 +374,7 @@ func (x *exchange) verdict(key string, e cache.Entry) cache.Verdict {
 		x.outer = x.w.Header().Clone()
 		delete(x.outer, "Set-Cookie") // that is for this client
 		if x.cache.refresh == nil {
-			x.stale = &staleReply{ResponseWriter: x.w, ended: make(chan struct{})}
+			x.stale = &staleReply{watched: watched{ResponseWriter: x.w}, ended: make(chan struct{})}
 			x.w = x.stale
 		}
 	}

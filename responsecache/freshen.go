@@ -54,10 +54,17 @@ func (f *filling) freshen(rec *recorder) (cache.Entry, error) {
 	if v.store {
 		st.stored, st.ttl, st.hasTTL = true, v.ttl, true
 	}
-	if !x.reply(s, &cache.Entry{TTL: v.ttl}, st) {
+	sent := &watched{ResponseWriter: x.w}
+	x.w = sent
+	replied := x.reply(s, &cache.Entry{TTL: v.ttl}, st)
+	x.w = sent.ResponseWriter
+	if !replied {
 		// Its body has gone meanwhile. Nothing has been sent yet.
 		f.old, f.validating, f.fallsBack = nil, false, false
 		return f.run()
+	}
+	if v.store && !sent.isForAll() {
+		*v = v.not("personal")
 	}
 	return f.storeUpdated(s, rec), nil
 }

@@ -38,15 +38,27 @@ func (x *exchange) forwardHead(ctx context.Context, key string, index varyIndex,
 				rec.own = difference(rec.header, rec.outer)
 				x.cache.takeOff(h)
 				x.addStatus(status{fwd: reason})
+				rec.before = canonical(h)
 				return true
 			})
 			x.next.ServeHTTP(w, x.r)
-			w.Finish()
+			sendHeader(w)
+			if isPersonal(rec.before, canonical(x.w.Header())) {
+				return cache.Entry{Kind: cache.Uncacheable}, nil // what others get is another matter
+			}
 			return f.updateByHead(rec), nil
 		},
 	})
 	if !x.served {
 		x.forward(reason)
+	}
+}
+
+// sendHeader sends the header of a handler that has written nothing, so that middleware
+// outside of the cache adds now what it adds at the last moment.
+func sendHeader(w *respwriter.Writer) {
+	if w.Status() == 0 {
+		w.WriteHeader(http.StatusOK)
 	}
 }
 

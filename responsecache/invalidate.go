@@ -43,7 +43,7 @@ func (x *exchange) invalidate(ctx context.Context) {
 	} else {
 		x.next.ServeHTTP(w, x.r)
 	}
-	w.Finish()
+	sendHeader(w)
 	rec.complete = true
 }
 

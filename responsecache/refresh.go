@@ -61,7 +61,7 @@ func (x *exchange) loadInBackground(ctx context.Context, l *cache.Loading, at sp
 			}
 		}
 	}()
-	if x.stale != nil && !x.stale.isForAll(ctx) {
+	if x.stale != nil && !x.stale.isForAllAtLast(ctx) {
 		return cache.Entry{Kind: cache.Uncacheable}, nil // another client's request may do
 	}
 	at.reason = "stale"
@@ -97,8 +97,7 @@ func (x *exchange) loadInBackground(ctx context.Context, l *cache.Loading, at sp
 // middleware outside of the cache adds to it at the last moment tells whether its client's
 // request may make a page for all: in the background they do not see the response.
 type staleReply struct {
-	http.ResponseWriter
-	before http.Header // as the cache has left it; nil: it has not gone out
+	watched
 	forAll atomic.Bool // for all that is known
 	ended  chan struct{}
 	over   bool
@@ -106,12 +105,8 @@ type staleReply struct {
 
 // WriteHeader implements http.ResponseWriter.
 func (w *staleReply) WriteHeader(code int) {
-	before := canonical(w.Header())
-	w.ResponseWriter.WriteHeader(code)
-	if code >= 200 {
-		w.before = before
-		w.look()
-	}
+	w.watched.WriteHeader(code)
+	w.forAll.Store(w.isForAll())
 }
 
 // Write implements http.ResponseWriter.
@@ -121,13 +116,6 @@ func (w *staleReply) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// Unwrap returns the wrapped writer, for http.ResponseController.
-func (w *staleReply) Unwrap() http.ResponseWriter { return w.ResponseWriter }
-
-func (w *staleReply) look() {
-	w.forAll.Store(w.before != nil && !isPersonal(w.before, canonical(w.Header())))
-}
-
 // end lets the refresh go on: with the first bytes of the body, or at the end of the
 // exchange, the header has gone out even where the writer has kept it back.
 func (w *staleReply) end() {
@@ -135,7 +123,7 @@ func (w *staleReply) end() {
 		return
 	}
 	w.over = true
-	w.look()
+	w.forAll.Store(w.isForAll())
 	close(w.ended)
 }
 
@@ -143,8 +131,8 @@ func (w *staleReply) end() {
 // the body then, and the header has long gone out.
 const patienceForReply = time.Second
 
-// isForAll reports, when that is known, whether nobody has marked the response as personal.
-func (w *staleReply) isForAll(ctx context.Context) bool {
+// isForAllAtLast reports, when that is known, whether nobody has marked the response as personal.
+func (w *staleReply) isForAllAtLast(ctx context.Context) bool {
 	timer := time.NewTimer(patienceForReply)
 	defer timer.Stop()
 	select {

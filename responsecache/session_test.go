@@ -127,3 +127,55 @@ func TestARefreshIsNoUsersPage(t *testing.T) {
 		})
 	}
 }
+
+// What tells the cache that the page is as it was, or stands for it, may be for one user all
+// the same, with fields that are that one's.
+func TestWhatUpdatesAPageMayBeAUsers(t *testing.T) {
+	for _, test := range []struct {
+		name, method, body string
+	}{
+		{"200", http.MethodGet, "page"},
+		{"304", http.MethodGet, "page"},
+		{"HEAD", http.MethodHead, "page"},
+		{"HEAD without a body", http.MethodHead, ""},
+		{"POST", http.MethodPost, "page"},
+		{"POST without a body", http.MethodPost, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			sessions, err := session.New(session.NewMemoryStore(), &session.Options{Header: "X-Session-Token"})
+			require.NoError(t, err)
+			c := newCache(t, memoryStores(t), responsecache.Options{})
+			mux := http.NewServeMux()
+			mux.HandleFunc("POST /login", func(_ http.ResponseWriter, r *http.Request) {
+				assert.NoError(t, session.FromContext(r.Context()).Login(r.Context(), "ada"))
+			})
+			mux.Handle("/page", c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Header.Get("X-Session-Token") != "" {
+					user, err := session.FromContext(r.Context()).User(r.Context())
+					assert.NoError(t, err)
+					w.Header().Set("X-User", user)
+				}
+				w.Header().Set("Cache-Control", "max-age=60")
+				w.Header().Set("Content-Location", "/page")
+				w.Header().Set("ETag", `"v1"`)
+				switch {
+				case test.name == "304" && r.Header.Get("If-None-Match") == `"v1"`:
+					w.WriteHeader(http.StatusNotModified)
+				case r.Method == http.MethodGet:
+					fmt.Fprint(w, "page")
+				case test.body != "":
+					fmt.Fprint(w, test.body)
+				}
+			})))
+			s := newServer(t, sessions.Handler(mux))
+			token := s.do(t, t.Context(), http.MethodPost, "/login").header.Get("X-Session-Token")
+			require.NotEmpty(t, token)
+			s.get(t, "/page")
+			require.Contains(t, s.get(t, "/page").cacheStatus(), "hit")
+			mine := s.do(t, t.Context(), test.method, "/page", "X-Session-Token", token, "Cache-Control", "no-cache").header
+			assert.Equal(t, "ada", mine.Get("X-User"))
+			assert.Contains(t, mine.Get("Cache-Control"), "private")
+			assert.Empty(t, s.get(t, "/page").header.Get("X-User"))
+		})
+	}
+}

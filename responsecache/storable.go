@@ -307,13 +307,57 @@ func difference(h, outer http.Header) http.Header {
 
 // isPersonal reports fields that middleware around the cache has put on a response
 // at the last moment, and that say that it must not be shared.
-func isPersonal(before, after http.Header) bool {
-	if len(after["Set-Cookie"]) > len(before["Set-Cookie"]) {
+func isPersonal(before, after http.Header) bool { return marksOf(before).arePersonalBy(marksOf(after)) }
+
+// marks are the fields that say so.
+type marks struct {
+	cookies int
+	control []string
+}
+
+func marksOf(h http.Header) (m marks) {
+	for name, values := range h {
+		switch http.CanonicalHeaderKey(name) {
+		case "Set-Cookie":
+			m.cookies += len(values)
+		case "Cache-Control":
+			m.control = append(m.control, values...)
+		}
+	}
+	return m
+}
+
+func (m marks) arePersonalBy(after marks) bool {
+	if after.cookies > m.cookies {
 		return true
 	}
-	if slices.Equal(before["Cache-Control"], after["Cache-Control"]) {
+	if slices.Equal(m.control, after.control) {
 		return false
 	}
-	cc := fields.ParseCacheControl(after["Cache-Control"])
+	cc := fields.ParseCacheControl(after.control)
 	return cc.Has("no-store") || cc.Has("private") || cc.Has("no-cache")
+}
+
+// watched is a writer that sees what middleware around the cache adds at the last moment.
+type watched struct {
+	http.ResponseWriter
+	before marks // as the cache has left them
+	sent   bool  // the header has gone out
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (w *watched) WriteHeader(code int) {
+	before := marksOf(w.Header())
+	w.ResponseWriter.WriteHeader(code)
+	if code >= 200 {
+		w.before, w.sent = before, true
+	}
+}
+
+// Unwrap returns the wrapped writer, for http.ResponseController.
+func (w *watched) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// isForAll reports a response that has gone out, and that nobody has marked as personal.
+func (w *watched) isForAll() bool {
+	return w.sent && !w.before.arePersonalBy(marksOf(w.Header()))
 }
