@@ -351,12 +351,19 @@ func (f *filling) store(s *stored, e cache.Entry, v *verdict, rec *recorder) cac
 		// It is stored to be validated, or for when the handler fails.
 		s.stale, s.late, e.TTL = true, v.late+took-v.ttl, time.Millisecond
 	}
-	e.Kind, e.Data, e.StaleFor, e.Tags = cache.Value, s.encode(), v.keep, f.x.tagsOf(rec.header)
+	e.Kind, e.StaleFor, e.Tags = cache.Value, v.keep, f.x.tagsOf(rec.header)
 	if len(e.Tags) > maxTags {
 		f.x.cache.logger.WarnContext(f.ctx, "responsecache: a response is not stored, because it has too many tags",
 			"path", f.x.r.URL.Path, "tags", len(e.Tags), "limit", maxTags)
 		return failed
 	}
+	if tags := f.x.addedTags(); len(tags) > 0 {
+		s.header = s.header.Clone()
+		tags = append(tags, rec.header[addedTags]...)
+		slices.Sort(tags)
+		s.header[addedTags] = slices.Compact(tags)
+	}
+	e.Data = s.encode()
 	if f.key == f.flight {
 		f.admit(e.TTL + e.StaleFor)
 		return e

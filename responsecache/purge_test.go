@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -76,6 +77,54 @@ func TestTags(t *testing.T) {
 		body := a.get(t, "/plain").body
 		require.NoError(t, a.cache.PurgeAll(t.Context()))
 		assert.NotEqual(t, body, a.get(t, "/plain").body)
+	})
+}
+
+// What keeps a page keeps the tags that its handler has added to it, and they go out with
+// none of it.
+func TestAddedTagsOfAPageThatIsKept(t *testing.T) {
+	many := make([]string, 900)
+	for i := range many {
+		many[i] = strings.Repeat("x", 100) + strconv.Itoa(i)
+	}
+	eachStore(t, func(t *testing.T, st stores) {
+		for name, method := range map[string]string{"304": "GET", "304-another": "GET", "HEAD": "HEAD", "503": "GET"} {
+			for _, tag := range []string{"added", many[899]} {
+				var kept atomic.Bool
+				var runs atomic.Int32
+				path := fmt.Sprintf("/%s/%d", name, len(tag))
+				s := serve(t, st, responsecache.Policy{StaleIfError: time.Hour}, func(w http.ResponseWriter, r *http.Request) {
+					w.Header().Set("Cache-Control", "max-age=60")
+					w.Header().Set("ETag", `"v1"`)
+					if kept.Load() && name == "304-another" {
+						responsecache.AddTags(r.Context(), "another")
+					}
+					switch {
+					case !kept.Load():
+						responsecache.AddTags(r.Context(), append(many, "added")...)
+						fmt.Fprint(w, "run ", runs.Add(1))
+					case name == "503":
+						w.WriteHeader(http.StatusServiceUnavailable)
+					case r.Header.Get("If-None-Match") != "":
+						w.WriteHeader(http.StatusNotModified)
+					}
+				})
+				require.Equal(t, "run 1", s.get(t, path).body)
+				kept.Store(true)
+				for range 2 {
+					require.NoError(t, s.cache.SoftPurge(t.Context(), "http://example.com"+path))
+					require.Equal(t, 200, s.do(t, t.Context(), method, path).status)
+				}
+				again := s.get(t, path)
+				require.Equal(t, "run 1", again.body)
+				for field, values := range again.header {
+					assert.NotContains(t, strings.Join(values, ""), "added", field)
+				}
+				kept.Store(false)
+				require.NoError(t, s.cache.PurgeTags(t.Context(), tag))
+				assert.Equal(t, "run 2", s.get(t, path).body, "%s, %.10s", name, tag)
+			}
+		}
 	})
 }
 

@@ -85,5 +85,5 @@ func (c *Cache) takeOff(h http.Header) {
 
 // isOwn reports a field that is for this cache alone, given by its canonical name.
 func (c *Cache) isOwn(name string) bool {
-	return name == c.targets[0] || name == surrogateKey || name == cacheTag
+	return name == c.targets[0] || name == surrogateKey || name == cacheTag || name == addedTags
 }

@@ -117,6 +117,9 @@ const maxHeader = 64 << 10
 func sizeOf(h http.Header) int {
 	size := 0
 	for name, values := range h {
+		if name == addedTags {
+			continue // they are bounded as tags are
+		}
 		size += len(name)
 		for _, value := range values {
 			size += len(value) + len(": \r\n")

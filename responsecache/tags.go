@@ -15,6 +15,11 @@ const (
 	cacheTag     = "Cache-Tag"
 )
 
+// addedTags is where the tags of AddTags stand in a stored header, for what keeps the
+// response and has no more than that: a 304, a HEAD, a failure. It is no name that a field
+// can have, and isOwn.
+const addedTags = "(tags)"
+
 // AddTags gives tags, by which Cache.PurgeTags finds it, to the response that the
 // handler is making. ctx is the context of the request that the handler got; with
 // any other one, and where nothing is stored, it does nothing. It is to be called
@@ -64,6 +69,7 @@ func (x *exchange) tagsOf(h http.Header) []string {
 	tags := slices.Concat(
 		userTags(x.route.policy.Tags),
 		userTags(tagsIn(h)),
+		userTags(h[addedTags]),
 		userTags(x.addedTags()),
 		groupTags(x.name.origin(), fields.ParseGroups(h["Cache-Groups"])),
 		[]string{x.name.tag()},
