@@ -67,9 +67,24 @@ func (f *filling) updateByHead(rec *recorder) cache.Entry {
 	if rec.status != http.StatusOK || f.old.status != http.StatusOK {
 		return cache.Entry{Kind: cache.Uncacheable} // it says nothing about what is stored
 	}
-	length := rec.header.Get("Content-Length")
-	if !f.old.isMatchedBy(rec.header) || length != "" && length != strconv.FormatInt(f.old.length, 10) {
+	h := rec.header
+	if h.Get("Etag") == "" && h.Get("Last-Modified") == "" && h.Get("Content-Length") == "" {
+		return cache.Entry{Kind: cache.Uncacheable} // nor does this, of what matters
+	}
+	if !f.old.isMatchedByHead(h) {
 		return cache.Entry{Kind: cache.Uncacheable, TTL: time.Millisecond}
 	}
 	return f.storeUpdated(f.updated(rec), rec)
+}
+
+// isMatchedByHead reports whether the response to a HEAD with the header h is about s (RFC
+// 9111 §4.3.5). Unlike a 304 it does not answer a condition: what it has must be the same.
+func (s *stored) isMatchedByHead(h http.Header) bool {
+	if length := h.Get("Content-Length"); length != "" && length != strconv.FormatInt(s.length, 10) {
+		return false
+	}
+	if modified := h.Get("Last-Modified"); h.Get("Etag") == "" && modified != "" {
+		return modified == s.headers().Get("Last-Modified")
+	}
+	return s.isMatchedBy(h)
 }

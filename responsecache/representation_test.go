@@ -62,6 +62,7 @@ func TestARepresentationHasOneDate(t *testing.T) {
 	c := newCache(t, memoryStores(t), responsecache.Options{})
 	h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Cache-Control", "max-age=60")
+		w.Header().Set("ETag", `"v1"`)
 		w.Header().Set("Content-Location", "/page")
 		fmt.Fprint(w, "page")
 	}))
@@ -93,6 +94,7 @@ func TestTheDateOfARepresentationThatHasOne(t *testing.T) {
 			h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				w.Header().Set("Cache-Control", "max-age=60")
 				w.Header().Set("Content-Location", "/page")
+				w.Header().Set("ETag", `"v1"`)
 				if !outside && r.Method == method {
 					w.Header()[name] = ago(20)
 				}

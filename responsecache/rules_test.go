@@ -235,6 +235,41 @@ func TestAHeadOfAColdPageDoesNotFillIt(t *testing.T) {
 	assert.Equal(t, "run 2", s.get(t, "/page").body)
 }
 
+// A HEAD keeps a page only if it tells that the page is the same.
+func TestAHeadThatUpdatesAPage(t *testing.T) {
+	const then, now = "Mon, 02 Jan 2006 15:04:05 GMT", "Tue, 03 Jan 2006 15:04:05 GMT"
+	for _, test := range []struct {
+		name      string
+		get, head []string
+		cache     string // of what is left of the page
+	}{
+		{"nothing", nil, nil, "fwd=stale"},
+		{"nothing of a page with validators", []string{"ETag", `"a"`, "Last-Modified", then}, nil, "fwd=stale"},
+		{"the same ETag", []string{"ETag", `"a"`}, []string{"ETag", `W/"a"`}, "hit"},
+		{"another ETag", []string{"ETag", `"a"`}, []string{"ETag", `"b"`}, "fwd=uri-miss"},
+		{"the same Last-Modified", []string{"ETag", `"a"`, "Last-Modified", then}, []string{"Last-Modified", then}, "hit"},
+		{"another Last-Modified", []string{"ETag", `"a"`, "Last-Modified", then}, []string{"Last-Modified", now}, "fwd=uri-miss"},
+		{"the same length", nil, []string{"Content-Length", "4"}, "hit"},
+		{"another length", []string{"ETag", `"a"`}, []string{"ETag", `"a"`, "Content-Length", "5"}, "fwd=uri-miss"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := serve(t, memoryStores(t), responsecache.Policy{StaleIfError: time.Hour}, func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Cache-Control", "max-age=60")
+				if r.Method == http.MethodHead {
+					headers(test.head...)(w, r)
+					return
+				}
+				headers(test.get...)(w, r)
+				fmt.Fprint(w, "page")
+			})
+			s.get(t, "/page")
+			require.NoError(t, s.cache.SoftPurge(t.Context(), "http://example.com/page"))
+			s.do(t, t.Context(), http.MethodHead, "/page")
+			assert.Contains(t, s.get(t, "/page").cacheStatus(), test.cache)
+		})
+	}
+}
+
 // RFC 9111 §4.4.
 func TestAnUnsafeMethodRemovesThePage(t *testing.T) {
 	for method, wantRun := range map[string]string{"POST": "run 3", "PUT": "run 3", "DELETE": "run 3", "PATCH": "run 3", "FOO": "run 3", "OPTIONS": "run 1"} {
