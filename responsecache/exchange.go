@@ -387,6 +387,15 @@ func (x *exchange) refreshesInline() bool {
 	return x.cache.refresh == nil && reqbound.Is(x.r.Context())
 }
 
+// ownRequest returns the request for the handler, which may change it. What the exchange
+// keeps is a copy of what that has got: who has sent it, and to whom.
+func (x *exchange) ownRequest() *http.Request {
+	r, kept := x.r, *x.r
+	kept.Header = r.Header.Clone()
+	x.r = &kept
+	return r
+}
+
 // addTags adds tags to the response that is being made.
 func (x *exchange) addTags(tags []string) {
 	x.mu.Lock()

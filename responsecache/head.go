@@ -41,7 +41,7 @@ func (x *exchange) forwardHead(ctx context.Context, key string, index varyIndex,
 				rec.before = canonical(h)
 				return true
 			})
-			x.next.ServeHTTP(w, x.r)
+			x.next.ServeHTTP(w, x.ownRequest())
 			sendHeader(w)
 			if isPersonal(rec.before, canonical(x.w.Header())) {
 				return cache.Entry{Kind: cache.Uncacheable}, nil // what others get is another matter

@@ -20,6 +20,7 @@ import (
 func (x *exchange) invalidate(ctx context.Context) {
 	x.name = nameOf(x.r, x.route.policy.Key) // before the handler changes x.r.URL
 	asked := time.Now()
+	r := x.ownRequest()
 	// The change has happened. Whether the client waits for the answer or not, the
 	// old page must go.
 	ctx = context.WithoutCancel(ctx)
@@ -39,9 +40,9 @@ func (x *exchange) invalidate(ctx context.Context) {
 	rec.Writer = w
 	defer rec.finish(ctx) // also if the handler panics
 	if x.r.Method == http.MethodPost {
-		x.next.ServeHTTP(rec, x.r)
+		x.next.ServeHTTP(rec, r)
 	} else {
-		x.next.ServeHTTP(w, x.r)
+		x.next.ServeHTTP(w, r)
 	}
 	sendHeader(w)
 	rec.complete = true

@@ -11,6 +11,7 @@ import (
 	"github.com/herdless/herdless/internal/respwriter"
 	"github.com/herdless/herdless/responsecache"
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 // The response to a POST that stands for a page is not stored if middleware outside
@@ -236,5 +237,41 @@ func TestARepresentationUnderWayHoldsNobodyUp(t *testing.T) {
 		close(end)
 		assert.Equal(t, "POST", <-posted)
 		assert.Equal(t, "GET", s.get(t, "/page").body, "it is newer")
+	})
+}
+
+// What the handler makes of its request does not change for whom the response was made, nor
+// which pages it has changed.
+func TestAHandlerThatChangesItsRequest(t *testing.T) {
+	t.Run("Authorization", func(t *testing.T) {
+		s := serve(t, memoryStores(t), responsecache.Policy{}, func(w http.ResponseWriter, r *http.Request) {
+			user := r.Header.Get("Authorization")
+			r.Header.Del("Authorization")
+			w.Header().Set("Cache-Control", "max-age=60")
+			w.Header().Set("Content-Location", "/page")
+			fmt.Fprint(w, "for ", user)
+		})
+		require.Equal(t, "for ada", s.do(t, t.Context(), http.MethodPost, "/page", "Authorization", "ada").body)
+		assert.Equal(t, "for ", s.get(t, "/page").body)
+	})
+	t.Run("Host", func(t *testing.T) {
+		s := serve(t, memoryStores(t), responsecache.Policy{TTL: time.Minute}, counting(func(w http.ResponseWriter, r *http.Request) {
+			r.Host = "backend.example"
+			w.Header().Set("Location", "/list")
+		}))
+		require.Equal(t, "run 1", s.get(t, "/list").body)
+		s.do(t, t.Context(), http.MethodPost, "/form")
+		assert.Equal(t, "run 3", s.get(t, "/list").body)
+	})
+	t.Run("HEAD of a variant", func(t *testing.T) {
+		s := serve(t, memoryStores(t), responsecache.Policy{TTL: time.Minute}, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Vary", "Accept-Language")
+			w.Header().Set("ETag", `"v1"`)
+			fmt.Fprint(w, "in ", r.Header.Get("Accept-Language"))
+			r.Header.Del("Accept-Language")
+		})
+		require.Equal(t, "in de", s.get(t, "/page", "Accept-Language", "de").body)
+		s.do(t, t.Context(), http.MethodHead, "/page", "Accept-Language", "de", "Cache-Control", "no-cache")
+		assert.Equal(t, "in ", s.get(t, "/page").body)
 	})
 }
