@@ -230,11 +230,15 @@ var failed = cache.Entry{Kind: cache.Uncacheable, TTL: failureForMiss}
 // others. Those of this process who wait do not want it either: each goes its own
 // way, or they would run the handler one after the other.
 func (f *filling) failed() cache.Entry {
-	if f.old != nil && f.old.left(f.oldNow()) > 0 && !f.old.validate {
+	if f.oldIsFresh() {
 		f.loading.Share(failed)
 		return cache.Entry{Kind: cache.Uncacheable}
 	}
 	return failed
+}
+
+func (f *filling) oldIsFresh() bool {
+	return f.old != nil && f.old.left(f.oldNow()) > 0 && !f.old.validate
 }
 
 // broken is the outcome if the handler has failed and this client has not got a stale
@@ -248,7 +252,8 @@ func (f *filling) broken() cache.Entry {
 
 // notShared is the outcome for those who wait for a response that turned out not to
 // be for sharing. An error, of the client's too, says something about that one
-// request and little about the page.
+// request and little about the page, and so does what a client gets that did not want
+// the page that there is.
 func (f *filling) notShared(code int, h http.Header, why string) cache.Entry {
 	switch {
 	case f.x.personal, // nobody waits, and what others get is another matter
@@ -256,7 +261,7 @@ func (f *filling) notShared(code int, h http.Header, why string) cache.Entry {
 		return cache.Entry{Kind: cache.Uncacheable}
 	case f.x.route.policy.isError(code, h):
 		return f.broken()
-	case code == 0 || code >= 400 || why == "store":
+	case code == 0 || code >= 400 || why == "store", f.oldIsFresh():
 		return f.failed()
 	}
 	return cache.Entry{Kind: cache.Uncacheable, TTL: hitForMiss}

@@ -52,3 +52,21 @@ func TestAReloadOfWhatIsBeingStored(t *testing.T) {
 		assert.Equal(t, "run 2", s.get(t, "/page", "Cache-Control", "no-cache").body)
 	})
 }
+
+// A client that asks for a page anew and gets one of its own does not take the fresh one from
+// the others.
+func TestAReloadThatIsNotForAll(t *testing.T) {
+	for _, method := range []string{http.MethodGet, http.MethodHead} {
+		for _, own := range [][2]string{{"Cache-Control", "private"}, {"Cache-Control", "no-store"}, {"Vary", "*"}, {"Set-Cookie", "a=b"}} {
+			s := serve(t, memoryStores(t), responsecache.Policy{TTL: time.Minute}, counting(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("ETag", `"v1"`)
+				if r.Header.Get("X-User") != "" {
+					w.Header().Set(own[0], own[1])
+				}
+			}))
+			require.Equal(t, "run 1", s.get(t, "/page").body)
+			s.do(t, t.Context(), method, "/page", "X-User", "ada", "Cache-Control", "no-cache")
+			assert.Equal(t, "run 1", s.get(t, "/page").body, "%s %v", method, own)
+		}
+	}
+}
