@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -57,6 +59,47 @@ func inTier(t *testing.T, s *rediscache.Store, key string) {
 		e, ok := s.Peek(key)
 		return ok && e.Local && e.Memo != nil
 	}, atLongest, time.Millisecond)
+}
+
+// Redis sends a message to those who listen, whatever database they use; what is purged
+// in one database is nothing to another.
+func TestAPurgeInAnotherDatabase(t *testing.T) {
+	for name, url := range map[string]func(t *testing.T) string{
+		"standalone": func(t *testing.T) string { return redistest.Standalone(t).URL() },
+		"sentinel":   func(t *testing.T) string { return redistest.SharedSentinels(t).URL() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			in0 := Setup{URL: url(t), Prefix: redistest.Prefix(t), Source: string(newSource(t)), StoreTimeout: atLongest}
+			in1 := in0
+			in1.URL = strings.TrimSuffix(in0.URL, "/0") + "/1"
+			n, neighbour, another := startNode(t, in1), startNode(t, in1), startNode(t, in0)
+			const keys = 100
+			getAll := func() {
+				for i := range keys {
+					key := strconv.Itoa(i)
+					value, err := n.values.Get(t.Context(), key, n.loader(LoadOrder{}))
+					require.NoError(t, err)
+					require.Equal(t, "value", value)
+				}
+			}
+			for i := range keys {
+				n.source.set(t, strconv.Itoa(i), "value")
+			}
+			getAll()
+			warm(t, n.store)
+
+			require.NoError(t, another.engine.PurgeTags(t.Context(), "tag"))
+			// Who has heard of this has heard of what was published before.
+			require.NoError(t, neighbour.engine.PurgeTags(t.Context(), "another tag"))
+			epoch := neighbour.store.Known()
+			eventually(t, atLongest, "the purge in its own database is known", func() bool {
+				n.store.Peek("")
+				return n.store.HasHeard(epoch)
+			})
+			getAll()
+			assert.EqualValues(t, keys, n.loads.Load(), "nothing is loaded again")
+		})
+	}
 }
 
 // Whatever one process does reaches the tier of another one at once.

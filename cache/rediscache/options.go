@@ -10,8 +10,10 @@ import (
 type Options struct {
 	// Prefix begins every key and channel. Two applications on one Redis need
 	// two prefixes, or they share what they name alike. It must not contain
-	// braces, which Redis Cluster reads as a hash tag. Default
-	// "herdless:cache:".
+	// braces, which Redis Cluster reads as a hash tag. Two databases of one
+	// Redis need two prefixes only if New's client does not say which one it
+	// uses: neither redis.NewFailoverClusterClient's does, nor a type of your own
+	// that does not embed a *redis.Client. Default "herdless:cache:".
 	Prefix string
 
 	// TierBytes bounds the entries that are kept in this process as well, in

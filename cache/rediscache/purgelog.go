@@ -32,10 +32,17 @@ type purgeLog struct {
 // defaultPage is how many records one answer of sync.lua has.
 const defaultPage = 10_000
 
-func newPurgeLog(prefix string, retention time.Duration) *purgeLog {
+// newPurgeLog returns the log in a database. Redis has channels of one name for all
+// databases, each of which has epochs of its own. Who took those of another one for his
+// would find that his log lags behind, and give up everything.
+func newPurgeLog(prefix string, database int, retention time.Duration) *purgeLog {
 	head := prefix + "{purges}"
+	channel := head + ":feed"
+	if database != 0 {
+		channel += ":" + strconv.Itoa(database)
+	}
 	return &purgeLog{
-		keys: []string{head, head + ":log"}, channel: head + ":feed",
+		keys: []string{head, head + ":log"}, channel: channel,
 		retention: retention, limit: purges.DefaultLimit, page: defaultPage,
 		catching: make(chan struct{}, 1),
 	}

@@ -76,7 +76,7 @@ func New(client Client, o *Options) *Store {
 		client: client, pipe: pipelining.New(client, o.NoPipelining), ordered: ordered, prefix: prefix,
 		compressAbove: opts.CompressAbove, chunkBytes: opts.ChunkBytes,
 		hub: push.New(client), clock: redisclock.Of(client),
-		log: newPurgeLog(prefix, opts.Retention), standing: newStanding(),
+		log: newPurgeLog(prefix, rediskey.Database(client), opts.Retention), standing: newStanding(),
 		reading: newTurns(), known: newKnownNames(),
 	}
 	s.feed = &feed{

@@ -33,3 +33,13 @@ func MustListen(pkg string, client any) {
 		panic(pkg + ": New cannot use a redis.Ring, which has no place to listen to all of its servers: take a Cluster, or one server")
 	}
 }
+
+// Database returns the number of the database that client uses. A *redis.Client says it,
+// also one behind Sentinel, and so does what embeds one. A Cluster has 0 only, and for
+// whatever does not say it 0 is returned as well.
+func Database(client any) int {
+	if c, ok := client.(interface{ Options() *redis.Options }); ok {
+		return c.Options().DB
+	}
+	return 0
+}

@@ -28,3 +28,17 @@ func TestMustListen(t *testing.T) {
 	defer single.Close()
 	assert.NotPanics(t, func() { rediskey.MustListen("pkg", single) })
 }
+
+func TestDatabase(t *testing.T) {
+	single := redis.NewClient(&redis.Options{DB: 3})
+	defer single.Close()
+	failover := redis.NewFailoverClient(&redis.FailoverOptions{MasterName: "m", SentinelAddrs: []string{"127.0.0.1:1"}, DB: 4})
+	defer failover.Close()
+	cluster := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{"127.0.0.1:1"}})
+	defer cluster.Close()
+	assert.Equal(t, 3, rediskey.Database(single))
+	assert.Equal(t, 3, rediskey.Database(struct{ *redis.Client }{single}))
+	assert.Equal(t, 4, rediskey.Database(failover))
+	assert.Zero(t, rediskey.Database(cluster))
+	assert.Zero(t, rediskey.Database(struct{ redis.UniversalClient }{single}), "it does not say")
+}
