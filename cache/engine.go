@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/herdless/herdless/internal/deadline"
+	"github.com/herdless/herdless/internal/nils"
 	"github.com/sony/gobreaker/v2"
 )
 
@@ -105,8 +106,11 @@ func New(store Store, o *Options) (*Engine, error) {
 		o = &Options{}
 	}
 	var faults []error
-	if store == nil {
+	if nils.Is(store) {
 		faults = append(faults, errors.New("cache: the store is nil; pass NewMemoryStore(nil) or rediscache.New(client, nil)"))
+	}
+	if o.Locker != nil && nils.Is(o.Locker) {
+		faults = append(faults, fmt.Errorf("cache: Options.Locker is a nil %T; leave it out, or pass what lock.New returns", o.Locker))
 	}
 	e := &Engine{
 		store:        store,

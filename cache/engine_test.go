@@ -445,7 +445,18 @@ func TestNewReportsAllFaultsAtOnce(t *testing.T) {
 	for _, part := range []string{"store is nil", "LeaseTTL", "WaitTimeout", "StoreTimeout"} {
 		require.ErrorContains(t, err, part)
 	}
+	_, err = cache.New((*cache.MemoryStore)(nil), nil)
+	require.ErrorContains(t, err, "store is nil")
+	var locker *lock.Locker
+	_, err = cache.New(cache.NewMemoryStore(nil), &cache.Options{Locker: locker})
+	require.ErrorContains(t, err, "Options.Locker is a nil *lock.Locker")
+	e, err := cache.New(cache.NewMemoryStore(nil), nil)
+	require.NoError(t, err)
+	_, err = cache.ForCodec[string](e, "n", cache.Policy{TTL: time.Minute}, (*nilCodec)(nil))
+	require.ErrorContains(t, err, "codec is nil")
 }
+
+type nilCodec struct{ cache.Codec[string] }
 
 // brokenStore is a store whose server is away.
 type brokenStore struct{}

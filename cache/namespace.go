@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/herdless/herdless/internal/nils"
 )
 
 // Namespace holds values of one type under one Policy. Its keys are its own: in the
@@ -88,7 +90,7 @@ func ForCodec[V any](engine *Engine, name string, p Policy, codec Codec[V]) (*Na
 	if !nameIsValid(name) {
 		faults = append(faults, fmt.Errorf("cache: the name of the namespace is %q, it must be letters, digits, '-', '_' and '.', and begin with a letter", name))
 	}
-	if codec == nil {
+	if nils.Is(codec) {
 		faults = append(faults, errors.New("cache: the codec is nil; DefaultCodec is one"))
 	}
 	if err := errors.Join(faults...); err != nil {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"sync/atomic"
 	"time"
+
+	"github.com/herdless/herdless/internal/nils"
 )
 
 const (
@@ -84,7 +86,7 @@ func New(store Store, o *Options) (*Locker, error) {
 		o = new(Options)
 	}
 	var errs []error
-	if store == nil {
+	if nils.Is(store) {
 		errs = append(errs, errors.New("lock: New needs a store, such as lock.NewMemoryStore or redislock.New"))
 	}
 	if !(o.DriftFactor >= 0 && o.DriftFactor < 0.5) { // NaN as well

@@ -22,7 +22,9 @@ func TestNewReportsAllFaultsAtOnce(t *testing.T) {
 		require.ErrorContains(t, err, "store")
 		require.ErrorContains(t, err, "DriftFactor")
 	}
-	_, err := lock.New(lock.NewMemoryStore(), &lock.Options{DriftFactor: 0.1})
+	_, err := lock.New((*lock.MemoryStore)(nil), nil)
+	require.ErrorContains(t, err, "New needs a store")
+	_, err = lock.New(lock.NewMemoryStore(), &lock.Options{DriftFactor: 0.1})
 	require.NoError(t, err)
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/herdless/herdless/cache"
+	"github.com/herdless/herdless/internal/nils"
 )
 
 // Cache is a shared HTTP cache (RFC 9111) for handlers. It is safe for
@@ -122,6 +123,9 @@ func New(store cache.Store, o *Options) (*Cache, error) {
 	}
 	if o.MaxBody != 0 {
 		c.maxBody = o.MaxBody
+	}
+	if o.Refresh != nil && nils.Is(o.Refresh) {
+		fault("Refresh is a nil %T; leave it out, or pass the router", o.Refresh)
 	}
 	if c.maxBody < 0 {
 		fault("MaxBody is %d, it must not be negative", c.maxBody)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/herdless/herdless/cache/rediscache"
 	"github.com/herdless/herdless/internal/redistest"
+	"github.com/herdless/herdless/lock"
 	"github.com/herdless/herdless/responsecache"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -422,6 +423,13 @@ func TestARedisThatIsAwayCostsNoPage(t *testing.T) {
 func TestNewReportsAllFaultsAtOnce(t *testing.T) {
 	_, err := responsecache.New(nil, &responsecache.Options{Name: "a\nb", MaxBody: -1, LeaseTTL: 1, WaitTimeout: -1})
 	for _, part := range []string{"store is nil", "Name", "MaxBody", "LeaseTTL", "WaitTimeout"} {
+		require.ErrorContains(t, err, part)
+	}
+	var store *rediscache.Store
+	var locker *lock.Locker
+	var router *http.ServeMux
+	_, err = responsecache.New(store, &responsecache.Options{Locker: locker, Refresh: router})
+	for _, part := range []string{"store is nil", "Locker is a nil *lock.Locker", "Refresh is a nil *http.ServeMux"} {
 		require.ErrorContains(t, err, part)
 	}
 	c := newCache(t, memoryStores(t), responsecache.Options{Name: `my "cache"`})

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/herdless/herdless/internal/nils"
 	"github.com/maypok86/otter/v2"
 )
 
@@ -190,7 +191,7 @@ func New(store Store, o *Options) (*Manager, error) {
 		opts = *o
 	}
 	faults := opts.faults()
-	if store == nil {
+	if nils.Is(store) {
 		faults = append(faults, errors.New("session: the store is nil; pass NewMemoryStore() or redisstore.New(client, nil)"))
 	}
 	if len(faults) > 0 {
@@ -252,6 +253,7 @@ func (o *Options) faults() (faults []error) {
 		fault(again, "two Encryption keys have the ID %q", k.ID)
 	}
 	fault(o.AcceptUnencrypted && len(o.Encryption) == 0, "AcceptUnencrypted goes with Encryption, which is not set")
+	fault(o.Codec != nil && nils.Is(o.Codec), "Codec is a nil %T; leave it out for JSON", o.Codec)
 	fault(o.Schema < 0 || o.Schema > math.MaxInt32, "Schema is %d; it must be between 0 and %d", o.Schema, math.MaxInt32)
 	fault(o.MaxBytes < 0, "MaxBytes is negative (%d)", o.MaxBytes)
 	fault(o.StoreTimeout < 0, "StoreTimeout is negative (%v)", o.StoreTimeout)

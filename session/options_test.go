@@ -21,7 +21,12 @@ func TestNewReportsAllFaultsAtOnce(t *testing.T) {
 	} {
 		assert.ErrorContains(t, err, part)
 	}
+	_, err = session.New((*session.MemoryStore)(nil), &session.Options{Codec: (*nilCodec)(nil)})
+	assert.ErrorContains(t, err, "the store is nil")
+	assert.ErrorContains(t, err, "Codec is a nil *session_test.nilCodec")
 }
+
+type nilCodec struct{ session.Codec }
 
 func TestNewRefusesWhatBrowsersWould(t *testing.T) {
 	store := session.NewMemoryStore()

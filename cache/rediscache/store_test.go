@@ -303,7 +303,11 @@ func TestAStoppedRedisEndsWithTheContext(t *testing.T) {
 func TestNewRefusesWhatCannotWork(t *testing.T) {
 	rdb := redis.NewClient(&redis.Options{})
 	defer rdb.Close()
-	assert.Panics(t, func() { rediscache.New(nil, nil) })
+	for _, none := range []rediscache.Client{nil, (*redis.Client)(nil), (*redis.ClusterClient)(nil)} {
+		assert.PanicsWithValue(t, "rediscache: New needs a client, such as that of redis.NewUniversalClient or redisconn.Open", func() {
+			rediscache.New(none, nil)
+		})
+	}
 	for name, o := range map[string]rediscache.Options{
 		"braces":          {Prefix: "a{b}"},
 		"staleness":       {Staleness: -1},

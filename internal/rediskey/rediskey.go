@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/herdless/herdless/internal/nils"
 	"github.com/redis/go-redis/v9"
 )
 
@@ -14,9 +15,7 @@ import (
 // which Redis Cluster would take for the hash tag that keeps the keys of one
 // script in one slot.
 func Prefix(pkg string, client any, given, byDefault string) string {
-	if client == nil {
-		panic(pkg + ": New needs a client, such as that of redis.NewUniversalClient or redisconn.Open")
-	}
+	MustBe(pkg, client)
 	if given == "" {
 		return byDefault
 	}
@@ -26,9 +25,18 @@ func Prefix(pkg string, client any, given, byDefault string) string {
 	return given
 }
 
-// MustListen panics, in the name of pkg, if client is a *redis.Ring: that panics itself
+// MustBe panics, in the name of pkg, if there is no client: neither nil is one nor a
+// pointer that is nil.
+func MustBe(pkg string, client any) {
+	if nils.Is(client) {
+		panic(pkg + ": New needs a client, such as that of redis.NewUniversalClient or redisconn.Open")
+	}
+}
+
+// MustListen panics like MustBe, and if client is a *redis.Ring: that panics itself
 // where a store listens, in whatever goroutine it does.
 func MustListen(pkg string, client any) {
+	MustBe(pkg, client)
 	if _, ring := client.(*redis.Ring); ring {
 		panic(pkg + ": New cannot use a redis.Ring, which has no place to listen to all of its servers: take a Cluster, or one server")
 	}

@@ -12,9 +12,15 @@ func TestPrefix(t *testing.T) {
 	client := struct{}{}
 	assert.Equal(t, "default:", rediskey.Prefix("pkg", client, "", "default:"))
 	assert.Equal(t, "given:", rediskey.Prefix("pkg", client, "given:", "default:"))
-	assert.PanicsWithValue(t, "pkg: New needs a client, such as that of redis.NewUniversalClient or redisconn.Open", func() {
-		rediskey.Prefix("pkg", nil, "", "default:")
-	})
+	for _, none := range []any{nil, (*redis.Client)(nil), (*redis.ClusterClient)(nil)} {
+		for _, f := range []func(){
+			func() { rediskey.Prefix("pkg", none, "", "default:") },
+			func() { rediskey.MustListen("pkg", none) },
+			func() { rediskey.MustBe("pkg", none) },
+		} {
+			assert.PanicsWithValue(t, "pkg: New needs a client, such as that of redis.NewUniversalClient or redisconn.Open", f)
+		}
+	}
 	for _, bad := range []string{"{", "}", "a{b}c:"} {
 		assert.Panics(t, func() { rediskey.Prefix("pkg", client, bad, "default:") }, bad)
 	}

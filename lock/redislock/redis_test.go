@@ -277,6 +277,10 @@ func TestKeysOfOthers(t *testing.T) {
 
 func TestWhatNewCannotUse(t *testing.T) {
 	rdb := redistest.Standalone(t).Client(t)
-	require.Panics(t, func() { redislock.New(nil, nil) })
+	for _, none := range []redislock.Client{nil, (*redis.Client)(nil), (*redis.ClusterClient)(nil)} {
+		const want = "redislock: New needs a client, such as that of redis.NewUniversalClient or redisconn.Open"
+		require.PanicsWithValue(t, want, func() { redislock.New(none, nil) })
+		require.PanicsWithValue(t, want, func() { redislock.NewQuorum([]redislock.Client{rdb, none, rdb}, nil) })
+	}
 	require.Panics(t, func() { redislock.New(rdb, &redislock.Options{Prefix: "a{b}:"}) })
 }

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/dunglas/httpsfv"
+	"github.com/herdless/herdless/internal/nils"
 )
 
 const (
@@ -113,7 +114,7 @@ func New(store Store, scope ScopeFunc, ttl time.Duration, o *Options) (*Guard, e
 			faults = append(faults, fmt.Errorf("idempotency: "+format, args...))
 		}
 	}
-	fault(store == nil, "the store is nil; pass NewMemoryStore() or redisidempotency.New(client, nil)")
+	fault(nils.Is(store), "the store is nil; pass NewMemoryStore() or redisidempotency.New(client, nil)")
 	fault(scope == nil, "the scope is nil; say whose keys are whose, such as by the session's user")
 	fault(opts.Lease < minLease, "Options.Lease is %v; it must be at least %v", opts.Lease, minLease)
 	fault(ttl < opts.Lease, "the time to live is %v; it must be no shorter than the lease of %v", ttl, opts.Lease)

@@ -374,4 +374,6 @@ func TestNewReportsAllFaultsAtOnce(t *testing.T) {
 	for _, part := range []string{"the store is nil", "the scope is nil", "Options.Lease", "the time to live", "MaxBody", "MaxResponse", "Timeout"} {
 		assert.ErrorContains(t, err, part)
 	}
+	_, err = idempotency.New((*idempotency.MemoryStore)(nil), nil, time.Hour, nil)
+	assert.ErrorContains(t, err, "the store is nil")
 }

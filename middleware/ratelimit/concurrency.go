@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/herdless/herdless/internal/nils"
 	"github.com/herdless/herdless/internal/reqcopy"
 )
 
@@ -91,7 +92,7 @@ func NewConcurrency(store PermitStore, name string, limit int, key KeyFunc, o *C
 	}
 	var faults []error
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf("ratelimit: "+format, args...)) }
-	if store == nil {
+	if nils.Is(store) {
 		fault("no store: give NewMemoryStore() for one process, or redislimit.New(client, nil) for several")
 	}
 	if !validName(name) {
@@ -111,6 +112,9 @@ func NewConcurrency(store PermitStore, name string, limit int, key KeyFunc, o *C
 	}
 	if o.FailClosed && o.Local > 0 {
 		fault("FailClosed and Local exclude each other")
+	}
+	if o.Denied != nil && nils.Is(o.Denied) {
+		fault("ConcurrencyOptions.Denied is a nil %T; leave it out, or pass a handler", o.Denied)
 	}
 	if o.Timeout < 0 {
 		fault("ConcurrencyOptions.Timeout is %v, but must not be negative", o.Timeout)

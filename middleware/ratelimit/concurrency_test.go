@@ -31,6 +31,9 @@ func TestNewConcurrencyReportsAllFaultsAtOnce(t *testing.T) {
 	}
 	_, err = ratelimit.NewConcurrency(ratelimit.NewMemoryStore(), "exports", 1, byHeader, &ratelimit.ConcurrencyOptions{FailClosed: true, Local: 1})
 	assert.ErrorContains(t, err, "FailClosed and Local exclude each other")
+	_, err = ratelimit.NewConcurrency((*ratelimit.MemoryStore)(nil), "exports", 1, byHeader, &ratelimit.ConcurrencyOptions{Denied: (*http.ServeMux)(nil)})
+	assert.ErrorContains(t, err, "no store")
+	assert.ErrorContains(t, err, "ConcurrencyOptions.Denied is a nil *http.ServeMux")
 }
 
 func TestConcurrencyHandler(t *testing.T) {

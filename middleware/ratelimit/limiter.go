@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"slices"
 	"time"
+
+	"github.com/herdless/herdless/internal/nils"
 )
 
 // Options are the optional settings of a Limiter. Nil and the zero value are
@@ -98,7 +100,7 @@ func NewPolicies(store Store, policies []Policy, o *Options) (*Limiter, error) {
 	c := &core{store: store, options: *o, local: NewMemoryStore(), keyGate: logGate{logger: o.Logger}}
 	c.local.most = maxLocalKeys
 	var faults []error
-	if store == nil {
+	if nils.Is(store) {
 		faults = append(faults, errors.New("ratelimit: no store: give NewMemoryStore() for one process, "+
 			"or redislimit.New(client, nil) for several"))
 	}
@@ -133,6 +135,9 @@ func NewPolicies(store Store, policies []Policy, o *Options) (*Limiter, error) {
 		if p.Batch > 0 && !p.Shadow {
 			batch = p.Batch
 		}
+	}
+	if o.Denied != nil && nils.Is(o.Denied) {
+		faults = append(faults, fmt.Errorf("ratelimit: Options.Denied is a nil %T; leave it out, or pass a handler", o.Denied))
 	}
 	if o.Timeout < 0 {
 		faults = append(faults, fmt.Errorf("ratelimit: Options.Timeout is %v, but must not be negative", o.Timeout))

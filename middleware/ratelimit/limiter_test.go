@@ -98,6 +98,9 @@ func TestNewReportsAllFaultsAtOnce(t *testing.T) {
 	assert.ErrorContains(t, err, "no key")
 	_, err = ratelimit.NewPolicies(ratelimit.NewMemoryStore(), nil, nil)
 	assert.ErrorContains(t, err, "no policy")
+	_, err = ratelimit.New((*ratelimit.MemoryStore)(nil), ratelimit.PerHour(1), byHeader, &ratelimit.Options{Denied: (*http.ServeMux)(nil)})
+	assert.ErrorContains(t, err, "no store")
+	assert.ErrorContains(t, err, "Options.Denied is a nil *http.ServeMux")
 }
 
 func TestLimits(t *testing.T) {

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/herdless/herdless/internal/nils"
 )
 
 const (
@@ -106,7 +108,7 @@ func New(store Store, o *Options) (*Recorder, error) {
 	}
 	opts := &r.opts
 	var faults []error
-	if store == nil {
+	if nils.Is(store) {
 		faults = append(faults, errors.New("traffic: the store is nil; pass NewMemoryStore() or redistraffic.New(client, nil)"))
 	}
 	if opts.Interval == 0 {

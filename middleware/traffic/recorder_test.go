@@ -150,6 +150,8 @@ func TestOptionsAreValidated(t *testing.T) {
 	_, err := traffic.New(nil, &traffic.Options{Interval: time.Millisecond, Timeout: -1})
 	require.Error(t, err)
 	assert.Len(t, strings.Split(err.Error(), "\n"), 3, "all faults at once: %v", err)
+	_, err = traffic.New((*traffic.MemoryStore)(nil), nil)
+	assert.ErrorContains(t, err, "the store is nil")
 }
 
 func TestCountersOfTheLastIntervalAreFlushedAtTheEnd(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"github.com/herdless/herdless/session/redisstore"
 	"github.com/herdless/herdless/session/sessiontest"
 	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -87,5 +88,13 @@ func (r *recorder) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Pro
 			r.names = append(r.names, cmd.Name())
 		}
 		return next(ctx, cmds)
+	}
+}
+
+func TestNewNeedsAClient(t *testing.T) {
+	for _, none := range []redisstore.Client{nil, (*redis.Client)(nil), (*redis.ClusterClient)(nil)} {
+		assert.PanicsWithValue(t, "redisstore: New needs a client, such as that of redis.NewUniversalClient or redisconn.Open", func() {
+			redisstore.New(none, nil)
+		})
 	}
 }

@@ -62,6 +62,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/herdless/herdless/internal/pipelining"
+	"github.com/herdless/herdless/internal/rediskey"
 	"github.com/herdless/herdless/middleware/ratelimit"
 )
 
@@ -108,9 +109,7 @@ var (
 // redisconn.Open returns. o may be nil. It panics if client is nil or the first braces
 // of the prefix are empty, which are mistakes in the program.
 func New(client redis.Scripter, o *Options) *Store {
-	if client == nil {
-		panic("redislimit: New needs a client, such as that of redis.NewUniversalClient or redisconn.Open")
-	}
+	rediskey.MustBe("redislimit", client)
 	if o == nil {
 		o = &Options{}
 	}

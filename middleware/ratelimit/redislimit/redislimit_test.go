@@ -419,3 +419,11 @@ func (r *recorder) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 func (r *recorder) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error { return next(ctx, cmds) }
 }
+
+func TestNewNeedsAClient(t *testing.T) {
+	for _, none := range []redis.Scripter{nil, (*redis.Client)(nil), (*redis.ClusterClient)(nil)} {
+		assert.PanicsWithValue(t, "redislimit: New needs a client, such as that of redis.NewUniversalClient or redisconn.Open", func() {
+			redislimit.New(none, nil)
+		})
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"github.com/herdless/herdless/middleware/traffic/redistraffic"
 	"github.com/herdless/herdless/middleware/traffic/traffictest"
 	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
 )
 
 func TestStore(t *testing.T) {
@@ -16,4 +17,12 @@ func TestStore(t *testing.T) {
 			return redistraffic.New(rdb, &redistraffic.Options{Prefix: redistest.Prefix(t), Site: "t"})
 		})
 	})
+}
+
+func TestNewNeedsAClient(t *testing.T) {
+	for _, none := range []redistraffic.Client{nil, (*redis.Client)(nil), (*redis.ClusterClient)(nil)} {
+		assert.PanicsWithValue(t, "redistraffic: New needs a client, such as that of redis.NewUniversalClient or redisconn.Open", func() {
+			redistraffic.New(none, nil)
+		})
+	}
 }
