@@ -56,6 +56,14 @@ func TestDoRunsUnderTheLease(t *testing.T) {
 	})
 }
 
+func TestDoNeedsAFunction(t *testing.T) {
+	eachDo(t, func(t *testing.T, _ *faulty, locker *lock.Locker, do doer) {
+		require.ErrorContains(t, do(t.Context(), "n", time.Second, nil), "function to run under the lease is nil")
+		_, err := locker.TryAcquire(t.Context(), "n", time.Second)
+		require.NoError(t, err, "nobody has the lease")
+	})
+}
+
 func TestDoSaysThatTheLeaseWasLost(t *testing.T) {
 	eachDo(t, func(t *testing.T, store *faulty, locker *lock.Locker, do doer) {
 		store.extend = func(context.Context, lock.Request) (bool, error) { return false, errDown }

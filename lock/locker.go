@@ -194,6 +194,9 @@ func (l *Locker) Acquire(ctx context.Context, name string, ttl time.Duration) (*
 // If it fails, that is no error of Do's, but [Options.Observe] is told; it is tried
 // again in the background for 10 s, and after that the lease ends by itself.
 func (l *Locker) Do(ctx context.Context, name string, ttl time.Duration, fn func(ctx context.Context, token uint64) error) error {
+	if fn == nil {
+		return errNoFunc
+	}
 	lease, err := l.acquire(ctx, ctx, name, ttl)
 	if err != nil {
 		return err
@@ -203,12 +206,17 @@ func (l *Locker) Do(ctx context.Context, name string, ttl time.Duration, fn func
 
 // TryDo is like [Locker.Do], but acquires the lease like [Locker.TryAcquire].
 func (l *Locker) TryDo(ctx context.Context, name string, ttl time.Duration, fn func(ctx context.Context, token uint64) error) error {
+	if fn == nil {
+		return errNoFunc
+	}
 	lease, err := l.tryAcquire(ctx, ctx, name, ttl)
 	if err != nil {
 		return err
 	}
 	return lease.run(ctx, fn)
 }
+
+var errNoFunc = errors.New("lock: the function to run under the lease is nil")
 
 func check(name string, ttl time.Duration) error {
 	var errs []error

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/herdless/herdless/cache"
+	"github.com/herdless/herdless/internal/nils"
 	"github.com/herdless/herdless/internal/reqbound"
 	"github.com/herdless/herdless/internal/respwriter"
 )
@@ -24,6 +25,7 @@ const (
 
 // Handler caches the responses of next.
 func (rt *Route) Handler(next http.Handler) http.Handler {
+	nils.MustWrap("responsecache: Handler", next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a := asked{route: rt, cache: rt.cache, r: r}
 		a.serve(r.Context(), w, next)

@@ -436,6 +436,10 @@ func TestNewReportsAllFaultsAtOnce(t *testing.T) {
 	s := newServer(t, c.Handler(counting(nil)))
 	assert.Equal(t, `"my \"cache\""; fwd=uri-miss; detail=no-lifetime`, s.get(t, "/").cacheStatus())
 
+	const noHandler = "responsecache: Handler needs a handler to wrap, and got nil"
+	assert.PanicsWithValue(t, noHandler, func() { c.Handler(nil) })
+	assert.PanicsWithValue(t, noHandler, func() { c.With(responsecache.Policy{}).Handler(http.HandlerFunc(nil)) })
+
 	for name, p := range map[string]responsecache.Policy{
 		"negative": {TTL: -1}, "star": {Vary: []string{"*"}}, "206": {Statuses: []int{206}}, "100": {Statuses: []int{100}},
 	} {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/herdless/herdless/internal/nils"
 	"github.com/herdless/herdless/internal/reqcopy"
 	"github.com/herdless/herdless/internal/respwriter"
 )
@@ -36,6 +37,7 @@ const lateCommitTimeout = 5 * time.Second
 // between Handler and next that recovers and writes an answer commits like
 // every answer.
 func (m *Manager) Handler(next http.Handler) http.Handler {
+	nils.MustWrap("session: Manager.Handler", next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if m.Session(r.Context()) != nil {
 			next.ServeHTTP(w, r) // a second Handler of the same Manager

@@ -26,6 +26,12 @@ func TestNewReportsAllFaultsAtOnce(t *testing.T) {
 	assert.ErrorContains(t, err, "Codec is a nil *session_test.nilCodec")
 }
 
+func TestHandlerNeedsAHandler(t *testing.T) {
+	m, err := session.New(session.NewMemoryStore(), nil)
+	require.NoError(t, err)
+	assert.PanicsWithValue(t, "session: Manager.Handler needs a handler to wrap, and got nil", func() { m.Handler(nil) })
+}
+
 type nilCodec struct{ session.Codec }
 
 func TestNewRefusesWhatBrowsersWould(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/herdless/herdless/internal/nils"
 	"github.com/redis/go-redis/v9"
 )
 
@@ -19,6 +20,9 @@ const minMajor, minMinor = 6, 2
 //
 // A user that may not call INFO passes, whatever the version.
 func Check(ctx context.Context, client redis.UniversalClient) error {
+	if nils.Is(client) {
+		return errors.New("redisconn: Check needs a client, and got nil: did Open fail?")
+	}
 	if c, ok := client.(*redis.ClusterClient); ok {
 		return c.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error {
 			return check(ctx, node)

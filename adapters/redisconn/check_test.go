@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -82,5 +83,11 @@ func TestCheckLooksAtTheVersion(t *testing.T) {
 				assert.ErrorContains(t, err, fmt.Sprintf("%q, but herdless needs 6.2", tt.version))
 			}
 		})
+	}
+}
+
+func TestCheckNeedsAClient(t *testing.T) {
+	for _, none := range []redis.UniversalClient{nil, (*redis.Client)(nil), (*redis.ClusterClient)(nil)} {
+		assert.ErrorContains(t, redisconn.Check(t.Context(), none), "needs a client")
 	}
 }

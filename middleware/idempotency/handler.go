@@ -164,6 +164,7 @@ func Attempt(ctx context.Context) int {
 // as a form, the form does; files of a form do not then. If it has read it otherwise, and
 // not put it back, the answer is 500.
 func (g *Guard) Handler(next http.Handler) http.Handler {
+	nils.MustWrap("idempotency: Guard.Handler", next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !slices.Contains(g.opts.Methods, r.Method) {
 			next.ServeHTTP(w, r)

@@ -374,6 +374,10 @@ func TestNewReportsAllFaultsAtOnce(t *testing.T) {
 	for _, part := range []string{"the store is nil", "the scope is nil", "Options.Lease", "the time to live", "MaxBody", "MaxResponse", "Timeout"} {
 		assert.ErrorContains(t, err, part)
 	}
+	scope := func(*http.Request) (string, error) { return "scope", nil }
+	g, err := idempotency.New(idempotency.NewMemoryStore(), scope, time.Hour, nil)
+	require.NoError(t, err)
+	assert.PanicsWithValue(t, "idempotency: Guard.Handler needs a handler to wrap, and got nil", func() { g.Handler(nil) })
 	_, err = idempotency.New((*idempotency.MemoryStore)(nil), nil, time.Hour, nil)
 	assert.ErrorContains(t, err, "the store is nil")
 }

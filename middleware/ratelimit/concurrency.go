@@ -144,6 +144,7 @@ func (c *Concurrency) Stats() Stats { return c.stats() }
 // FailClosed while the store fails, or 400 for a request without a key, or 503 if the key is
 // not known.
 func (c *Concurrency) Handler(next http.Handler) http.Handler {
+	nils.MustWrap("ratelimit: Concurrency.Handler", next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		key, err := keyOf(c.key, r)
 		if err != nil {

@@ -34,6 +34,8 @@ func TestNewConcurrencyReportsAllFaultsAtOnce(t *testing.T) {
 	_, err = ratelimit.NewConcurrency((*ratelimit.MemoryStore)(nil), "exports", 1, byHeader, &ratelimit.ConcurrencyOptions{Denied: (*http.ServeMux)(nil)})
 	assert.ErrorContains(t, err, "no store")
 	assert.ErrorContains(t, err, "ConcurrencyOptions.Denied is a nil *http.ServeMux")
+	c := newConcurrency(t, ratelimit.NewMemoryStore(), 1, nil)
+	assert.PanicsWithValue(t, "ratelimit: Concurrency.Handler needs a handler to wrap, and got nil", func() { c.Handler(nil) })
 }
 
 func TestConcurrencyHandler(t *testing.T) {

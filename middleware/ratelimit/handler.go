@@ -6,6 +6,8 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+
+	"github.com/herdless/herdless/internal/nils"
 )
 
 // Handler returns a handler that asks for the cost of each request and calls next
@@ -27,6 +29,7 @@ import (
 //
 // A client that hangs up does not escape: its request is counted all the same.
 func (l *Limiter) Handler(next http.Handler) http.Handler {
+	nils.MustWrap("ratelimit: Limiter.Handler", next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asks := make([]ask, len(l.policies))
 		for i, p := range l.policies {

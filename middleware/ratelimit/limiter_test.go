@@ -101,6 +101,9 @@ func TestNewReportsAllFaultsAtOnce(t *testing.T) {
 	_, err = ratelimit.New((*ratelimit.MemoryStore)(nil), ratelimit.PerHour(1), byHeader, &ratelimit.Options{Denied: (*http.ServeMux)(nil)})
 	assert.ErrorContains(t, err, "no store")
 	assert.ErrorContains(t, err, "Options.Denied is a nil *http.ServeMux")
+	l, err = ratelimit.New(ratelimit.NewMemoryStore(), ratelimit.PerHour(1), byHeader, nil)
+	require.NoError(t, err)
+	assert.PanicsWithValue(t, "ratelimit: Limiter.Handler needs a handler to wrap, and got nil", func() { l.Handler(nil) })
 }
 
 func TestLimits(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/herdless/herdless/internal/nils"
 	"github.com/herdless/herdless/internal/respwriter"
 )
 
@@ -16,6 +17,7 @@ import (
 //
 // A handler that panics is counted with the status that it has sent, or 500.
 func (r *Recorder) Handler(next http.Handler) http.Handler {
+	nils.MustWrap("traffic: Recorder.Handler", next)
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		began := time.Now()
 		rec := newWriter(w)

@@ -152,6 +152,10 @@ func TestOptionsAreValidated(t *testing.T) {
 	assert.Len(t, strings.Split(err.Error(), "\n"), 3, "all faults at once: %v", err)
 	_, err = traffic.New((*traffic.MemoryStore)(nil), nil)
 	assert.ErrorContains(t, err, "the store is nil")
+	r, err := traffic.New(traffic.NewMemoryStore(), nil)
+	require.NoError(t, err)
+	defer r.Close(t.Context())
+	assert.PanicsWithValue(t, "traffic: Recorder.Handler needs a handler to wrap, and got nil", func() { r.Handler(nil) })
 }
 
 func TestCountersOfTheLastIntervalAreFlushedAtTheEnd(t *testing.T) {
