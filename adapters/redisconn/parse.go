@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"iter"
 	"net"
 	"net/url"
 	"strconv"
@@ -30,7 +31,8 @@ type target struct {
 
 // parse reads a URL. Its errors are written for people who see only the error
 // and not the URL, and hold nothing of it: an unescaped "/" or "@" makes a piece
-// of a password look like any other part.
+// of a password look like any other part. Only of the query they hold a name, where
+// that cannot be such a piece: see canTell.
 func parse(raw string) (*target, error) {
 	scheme, rest, found := strings.Cut(raw, "://")
 	if !found {
@@ -200,10 +202,6 @@ func (t *target) setDB(s string) error {
 const maxConns = 10_000
 
 func (t *target) setQuery(query string) error {
-	values, err := url.ParseQuery(query)
-	if err != nil {
-		return errors.New("the URL's query is not name=value, percent-encoded and joined by \"&\"")
-	}
 	o := &t.options
 	settings := map[string]func(string) error{
 		"client_name":    text(&o.ClientName),
@@ -223,16 +221,25 @@ func (t *target) setQuery(query string) error {
 	case socket:
 		settings["db"] = t.setDB
 	}
-	for name, all := range values {
+	seen := make(map[string]bool)
+	for pair, before := range pairs(query) {
+		name, value, bad := unescape(pair)
 		set, known := settings[name]
-		if !known {
+		switch tell := known || canTell(query, before, pair); {
+		case bad && tell:
+			return fmt.Errorf("the URL's query: %s is not percent-encoded", name)
+		case bad:
+			return errors.New("the URL's query is not name=value, percent-encoded and joined by \"&\"")
+		case !known && tell:
+			return t.unknown(name)
+		case !known:
 			return errors.New("the URL's query has a name that is unknown or does not fit the scheme; " +
-				"the documentation of this package lists them")
-		}
-		if len(all) > 1 {
+				"the documentation of this package lists them (a \"?\" or \"&\" in a password is percent-encoded)")
+		case seen[name]:
 			return fmt.Errorf("the URL's query has %s more than once", name)
 		}
-		if err := set(all[0]); err != nil {
+		seen[name] = true
+		if err := set(value); err != nil {
 			return fmt.Errorf("the URL's query: %s: %w", name, err)
 		}
 	}
@@ -240,6 +247,60 @@ func (t *target) setQuery(query string) error {
 		o.MaxRetries = -1 // as go-redis writes "none"
 	}
 	return nil
+}
+
+// pairs are those of a query that are not empty, each with what stands before it.
+func pairs(query string) iter.Seq2[string, string] {
+	return func(yield func(pair, before string) bool) {
+		at := 0
+		for pair := range strings.SplitSeq(query, "&") {
+			if pair != "" && !yield(pair, query[:at]) {
+				return
+			}
+			at += len(pair) + 1
+		}
+	}
+}
+
+// unescape returns the name and the value of a pair, and whether one of them is not
+// percent-encoded. A semicolon might be meant to end the pair.
+func unescape(pair string) (name, value string, bad bool) {
+	name, value, _ = strings.Cut(pair, "=")
+	n, err1 := url.QueryUnescape(name)
+	v, err2 := url.QueryUnescape(value)
+	if err1 != nil || err2 != nil || strings.Contains(pair, ";") {
+		return name, "", true
+	}
+	return n, v, false
+}
+
+// maxTold is the longest name in a query that an error has.
+const maxTold = 32
+
+// canTell reports whether an error may have the name of a pair that nobody knows. If the
+// "?" is one of a password, an "@" comes after it, and if the "&" is, the password does
+// before it.
+func canTell(query, before, pair string) bool {
+	name, _, hasValue := strings.Cut(pair, "=")
+	odd := func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '_' && r != '-'
+	}
+	return hasValue && name != "" && len(name) <= maxTold && !strings.ContainsFunc(name, odd) &&
+		!strings.Contains(query, "@") && !strings.Contains(strings.ToLower(before), "pass")
+}
+
+// unknown says what is wrong with a name in the query.
+func (t *target) unknown(name string) error {
+	switch {
+	case name == "db" && t.kind == cluster:
+		return errors.New(`the URL's query has "db", but a Cluster has only database 0`)
+	case name == "db" && t.kind == sentinel:
+		return errors.New(`the URL's query has "db"; the database goes into the path, as in redis+sentinel://host/mymaster/3`)
+	case name == "db":
+		return errors.New(`the URL's query has "db"; the database goes into the path, as in redis://host/3`)
+	}
+	return fmt.Errorf("the URL's query has %q, which is unknown or does not fit the scheme; "+
+		"the documentation of this package lists what there is", name)
 }
 
 func text(p *string) func(string) error {

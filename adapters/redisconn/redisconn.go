@@ -76,7 +76,8 @@ const reloadInterval = time.Second
 // what the URL may be. It does not connect (min_idle_conns aside): Check does.
 //
 // The error says which part of the URL is wrong and what belongs there, and
-// quotes nothing of it, so that no password ends up in a log.
+// quotes nothing of it but a name in the query that cannot be a piece of a
+// password, so that none ends up in a log.
 //
 // A client of a Cluster asks for its layout once a second while it is used, not
 // once a minute as go-redis does by default: nothing else tells it which server
