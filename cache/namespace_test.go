@@ -112,6 +112,15 @@ func TestThePolicyIsValidated(t *testing.T) {
 	for _, part := range []string{"engine", "name", "TTL", "Jitter", "NegativeTTL", "StaleWhileRevalidate", "StaleIfError", "EarlyRefresh", "LoadTimeout", "SoftLoadTimeout", "WaitTimeout", "Backoff", "WriteTimeout"} {
 		require.ErrorContains(t, err, part)
 	}
+	_, err = cache.For[user](e, "user", cache.Policy{
+		TTL: 60, NegativeTTL: 60, StaleWhileRevalidate: 60, StaleIfError: 60,
+		LoadTimeout: 60, SoftLoadTimeout: 60, WaitTimeout: 60, Backoff: 60, WriteTimeout: 60,
+	})
+	for _, field := range []string{"TTL", "NegativeTTL", "StaleWhileRevalidate", "StaleIfError", "LoadTimeout", "SoftLoadTimeout", "WaitTimeout", "Backoff", "WriteTimeout"} {
+		require.ErrorContains(t, err, "Policy."+field+" is 60ns: write 60 * time.Second")
+	}
+	_, err = cache.For[user](e, "user", cache.Policy{TTL: time.Millisecond})
+	require.NoError(t, err)
 	for _, name := range []string{"a:b", "4", "a b", "ä", "a{b}"} { // keys of two namespaces must differ
 		_, err = cache.For[user](e, name, cache.Policy{TTL: 1})
 		require.ErrorContains(t, err, "name")

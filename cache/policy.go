@@ -6,10 +6,15 @@ import (
 	"math"
 	"math/rand/v2"
 	"time"
+
+	"github.com/herdless/herdless/internal/durations"
 )
 
 // Policy says how the values of a Namespace are kept. The zero value of a field
 // means its default; TTL has none.
+//
+// Times must be at least a millisecond, if they are set: 60 is 60 ns, and a minute is
+// 60 * time.Second.
 type Policy struct {
 	// TTL is how long a value is fresh. Required. A store may not keep it as
 	// long: see rediscache.Options.Retention, and the bounds of the stores.
@@ -90,6 +95,8 @@ func (p *Policy) validate() error {
 		}
 	}
 	fault(p.TTL <= 0, "TTL is %v, it must be positive: say how long a value is fresh", p.TTL)
+	short := durations.Fault(p.TTL)
+	fault(short != "", "TTL %s", short)
 	fault(!(p.Jitter >= 0 && p.Jitter < 1), "Jitter is %v, it must be at least 0 and less than 1", p.Jitter)
 	fault(!(p.EarlyRefresh >= 0) || math.IsInf(p.EarlyRefresh, 0), "EarlyRefresh is %v, it must not be negative", p.EarlyRefresh)
 	for _, d := range []struct {
@@ -106,6 +113,8 @@ func (p *Policy) validate() error {
 		{"WriteTimeout", p.WriteTimeout},
 	} {
 		fault(d.value < 0, "%s is %v, it must not be negative", d.name, d.value)
+		short := durations.Fault(d.value)
+		fault(short != "", "%s %s", d.name, short)
 	}
 	fault(p.LoadTimeout > fillTTL, "LoadTimeout is %v, it must not be more than %v", p.LoadTimeout, fillTTL)
 	return errors.Join(faults...)

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/herdless/herdless/internal/durations"
 )
 
 // Profile says how far a Cache goes where RFC 9111 leaves it a choice.
@@ -136,6 +138,9 @@ func (p *Policy) validate() error {
 	} {
 		if d.value < 0 {
 			fault("%s is %v, it must not be negative", d.name, d.value)
+		}
+		if short := durations.Fault(d.value); short != "" {
+			fault("%s %s", d.name, short)
 		}
 	}
 	if p.MaxBody < 0 {

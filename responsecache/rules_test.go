@@ -440,6 +440,11 @@ func TestNewReportsAllFaultsAtOnce(t *testing.T) {
 	assert.PanicsWithValue(t, noHandler, func() { c.Handler(nil) })
 	assert.PanicsWithValue(t, noHandler, func() { c.With(responsecache.Policy{}).Handler(http.HandlerFunc(nil)) })
 
+	assert.PanicsWithValue(t, "responsecache: Policy.TTL is 60ns: write 60 * time.Second for seconds; at least 1ms is possible\n"+
+		"responsecache: Policy.StaleIfError is 3.6µs: write 3600 * time.Second for seconds; at least 1ms is possible", func() {
+		c.With(responsecache.Policy{TTL: 60, StaleIfError: 3600})
+	})
+
 	for name, p := range map[string]responsecache.Policy{
 		"negative": {TTL: -1}, "star": {Vary: []string{"*"}}, "206": {Statuses: []int{206}}, "100": {Statuses: []int{100}},
 	} {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"time"
 	"unicode/utf8"
+
+	"github.com/herdless/herdless/internal/durations"
 )
 
 // A Device tells sessions of one user apart, in a list that the user reads.
@@ -134,12 +136,15 @@ func (s *Session) Renew(ctx context.Context) error {
 }
 
 // SetTimeouts gives this session timeouts of its own, in place of those of the
-// Options: both must be positive, idle no longer than absolute, which counts from
-// the session's beginning. With persistent, "remember me", the client keeps the
+// Options: both must be at least a millisecond, idle no longer than absolute, which
+// counts from the session's beginning. With persistent, "remember me", the client keeps the
 // token until the session ends, and not only until the browser does.
 func (s *Session) SetTimeouts(ctx context.Context, idle, absolute time.Duration, persistent bool) error {
 	if idle <= 0 || absolute < idle {
 		return fmt.Errorf("session: timeouts of %v idle and %v in all; they must be positive, and the first no longer than the second", idle, absolute)
+	}
+	if short := durations.Fault(idle); short != "" { // of the two it is the shorter one
+		return fmt.Errorf("session: the idle timeout %s", short)
 	}
 	if err := s.lock(ctx, true); err != nil {
 		return err

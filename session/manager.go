@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/herdless/herdless/internal/durations"
 	"github.com/herdless/herdless/internal/nils"
 	"github.com/maypok86/otter/v2"
 )
@@ -233,6 +234,9 @@ func (o *Options) faults() (faults []error) {
 	}
 	fault(o.IdleTimeout < 0, "IdleTimeout is negative (%v)", o.IdleTimeout)
 	fault(o.AbsoluteTimeout < 0, "AbsoluteTimeout is negative (%v)", o.AbsoluteTimeout)
+	shortIdle, shortAbsolute := durations.Fault(o.IdleTimeout), durations.Fault(o.AbsoluteTimeout)
+	fault(shortIdle != "", "IdleTimeout %s", shortIdle)
+	fault(shortAbsolute != "", "AbsoluteTimeout %s", shortAbsolute)
 	absolute := o.AbsoluteTimeout
 	if absolute == 0 {
 		absolute = defaultAbsoluteTimeout

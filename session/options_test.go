@@ -34,6 +34,20 @@ func TestHandlerNeedsAHandler(t *testing.T) {
 
 type nilCodec struct{ session.Codec }
 
+func TestNumbersOfSecondsAreNoTimeouts(t *testing.T) {
+	_, err := session.New(session.NewMemoryStore(), &session.Options{IdleTimeout: 1800, AbsoluteTimeout: 86400})
+	assert.ErrorContains(t, err, "session: IdleTimeout is 1.8µs: write 1800 * time.Second for seconds")
+	assert.ErrorContains(t, err, "session: AbsoluteTimeout is 86.4µs: write 86400 * time.Second for seconds")
+
+	m := newManager(t, session.NewMemoryStore(), nil)
+	h := m.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		s := m.Session(r.Context())
+		assert.ErrorContains(t, s.SetTimeouts(r.Context(), 1800, 86400, true), "idle timeout is 1.8µs: write 1800 * time.Second")
+		assert.ErrorContains(t, s.SetTimeouts(r.Context(), 1800, time.Hour, true), "idle timeout is 1.8µs: write 1800 * time.Second")
+	}))
+	h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil))
+}
+
 func TestNewRefusesWhatBrowsersWould(t *testing.T) {
 	store := session.NewMemoryStore()
 	for _, o := range []session.Options{
