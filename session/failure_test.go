@@ -505,7 +505,7 @@ func TestWhatIsTooLateIsLogged(t *testing.T) {
 	for path, late := range map[string]func(ctx context.Context, s *session.Session) error{
 		"/late-login":    func(ctx context.Context, s *session.Session) error { return s.Login(ctx, "alice") },
 		"/late-set":      func(ctx context.Context, s *session.Session) error { return s.Set(ctx, "x", 1) },
-		"/late-timeouts": func(ctx context.Context, s *session.Session) error { return s.SetTimeouts(ctx, 1, 1, true) },
+		"/late-timeouts": func(ctx context.Context, s *session.Session) error { return s.SetTimeouts(ctx, time.Hour, time.Hour, true) },
 	} {
 		s.handle(path, func(w http.ResponseWriter, r *http.Request, sess *session.Session) error {
 			_, _ = io.WriteString(w, "done")
