@@ -445,12 +445,13 @@ func (f *filling) fallBack(rec *recorder) cache.Entry {
 	rec.end(nil)
 	e := f.oldNow()
 	st := status{fwd: f.reason, fwdStatus: rec.status, ttl: f.old.left(e), hasTTL: true, detail: "stale-if-error"}
-	if !f.x.reply(f.old, e, st) {
+	outcome, ok := f.reply(f.old, e, st, func(bool) cache.Entry { return f.backoff() })
+	if !ok {
 		f.x.addStatus(status{fwd: f.reason, fwdStatus: rec.status})
 		http.Error(f.x.w, http.StatusText(rec.status), rec.status)
 		return failed
 	}
-	return f.backoff()
+	return outcome
 }
 
 // backoff returns the old response as one that is used for a moment without asking

@@ -47,27 +47,70 @@ func weak(etag string) string {
 // freshen makes the old response fresh again by a 304 (RFC 9111 §4.3.4), and answers
 // with it.
 func (f *filling) freshen(rec *recorder) (cache.Entry, error) {
-	x := f.x
 	s := f.updated(rec)
 	v := &rec.verdict
 	st := status{fwd: f.reason, fwdStatus: http.StatusNotModified, detail: v.why}
 	if v.store {
 		st.stored, st.ttl, st.hasTTL = true, v.ttl, true
 	}
-	sent := &watched{ResponseWriter: x.w}
-	x.w = sent
-	replied := x.reply(s, &cache.Entry{TTL: v.ttl}, st)
-	x.w = sent.ResponseWriter
-	if !replied {
+	e, ok := f.reply(s, &cache.Entry{TTL: v.ttl}, st, func(forAll bool) cache.Entry {
+		if v.store && !forAll {
+			*v = v.not("personal")
+		}
+		return f.storeUpdated(s, rec)
+	})
+	if !ok {
 		// Its body has gone meanwhile. Nothing has been sent yet.
 		f.old, f.validating, f.fallsBack = nil, false, false
 		return f.run()
 	}
-	if v.store && !sent.isForAll() {
-		*v = v.not("personal")
-	}
-	return f.storeUpdated(s, rec), nil
+	return e, nil
 }
+
+// reply answers with a stored response, and settles what outcome returns as soon as the
+// client has begun to get it: a client that does not read must hold up nobody else. outcome
+// learns whether nobody has marked the response as personal. It reports whether the body
+// was to be had.
+func (f *filling) reply(s *stored, e *cache.Entry, st status, outcome func(forAll bool) cache.Entry) (settled cache.Entry, ok bool) {
+	w := &settling{watched: watched{ResponseWriter: f.x.w}}
+	w.settle = func() {
+		w.settle = nil
+		settled = outcome(w.isForAll())
+		f.loading.Settle(settled)
+	}
+	f.x.w = w
+	defer func() { f.x.w = w.ResponseWriter }()
+	if !f.x.reply(s, e, st) {
+		return cache.Entry{}, false
+	}
+	if w.settle != nil { // there was no body
+		w.settle()
+	}
+	return settled, true
+}
+
+// settling is a writer that settles a load when the first bytes of the body have been
+// written: only then has middleware outside of the cache added all that it adds.
+type settling struct {
+	watched
+	settle func() // nil once that is done
+}
+
+// Write implements http.ResponseWriter.
+func (w *settling) Write(p []byte) (n int, err error) {
+	if w.settle != nil {
+		n, err = w.ResponseWriter.Write(p[:min(len(p), buffered)])
+		w.settle()
+		if err != nil || n == len(p) {
+			return n, err
+		}
+	}
+	m, err := w.ResponseWriter.Write(p[n:])
+	return n + m, err
+}
+
+// buffered is how much of a body net/http takes at first without waiting for the client.
+const buffered = 2 << 10
 
 // updated returns the old response with the header fields that rec has got, and
 // decides anew what may be done with it.
