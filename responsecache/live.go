@@ -152,6 +152,13 @@ func (l *live) isRead() bool {
 	return !l.closed || len(l.readers) > 0
 }
 
+// hasReaders reports whether anybody reads.
+func (l *live) hasReaders() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.readers) > 0
+}
+
 // whenUnread calls f as soon as nobody reads, and nobody begins to any more.
 func (l *live) whenUnread(f func()) {
 	l.mu.Lock()

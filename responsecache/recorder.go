@@ -48,6 +48,7 @@ type recorder struct {
 	body    cache.BodyWriter // for long ones, else nil
 	written int64            // bytes of the body
 	gone    error            // the client's connection has failed
+	waits   patience         // of those who read along, with the client
 	stop    func() bool      // ends what watches the client, or nil
 	sniffed string           // the Content-Type that net/http has found out
 }
@@ -71,7 +72,9 @@ var errBroken = errors.New("responsecache: the response was not finished")
 var errNobody = errors.New("responsecache: nobody gets this response")
 
 func newRecorder(x *exchange, f *filling) *recorder {
-	return &recorder{w: x.w, x: x, f: f, outer: x.w.Header().Clone(), asked: time.Now(), out: x.w}
+	rec := &recorder{w: x.w, x: x, f: f, outer: x.w.Header().Clone(), asked: time.Now(), out: x.w}
+	rec.waits.rec = rec
+	return rec
 }
 
 // Header implements http.ResponseWriter.
@@ -249,9 +252,42 @@ func (rec *recorder) Write(p []byte) (int, error) {
 	if rec.status == 0 {
 		rec.WriteHeader(http.StatusOK)
 	}
-	n, err := rec.send(p)
-	rec.lookAgain(rec.w.Header())
-	rec.record(p[:n])
+	for n := 0; ; {
+		m, err := rec.writePiece(rec.nextPiece(p[n:]))
+		if n += m; err != nil || n == len(p) {
+			return n, err
+		}
+	}
+}
+
+// nextPiece returns how much of p is recorded and sent in a step. The first one goes to
+// the client before anybody else: with it middleware adds what it adds last, or refuses
+// the response. So it is no longer than what cannot get stuck.
+func (rec *recorder) nextPiece(p []byte) []byte {
+	switch {
+	case rec.live == nil:
+		return p
+	case rec.written == 0:
+		return p[:min(len(p), buffered)]
+	}
+	return p[:min(len(p), liveChunk-buffered)]
+}
+
+// writePiece records a piece and sends it. In this order, because a client that does not
+// read would keep it from those who read along.
+func (rec *recorder) writePiece(p []byte) (n int, err error) {
+	if l := rec.live; l != nil && rec.written > 0 && (l.response.length < 0 || rec.written+int64(len(p)) <= l.response.length) {
+		rec.record(p)
+		n, err = rec.send(p)
+		rec.lookAgain(rec.w.Header())
+	} else {
+		n, err = rec.send(p)
+		rec.lookAgain(rec.w.Header())
+		rec.record(p[:n])
+	}
+	if rec.live != nil && rec.keep && rec.live.flushedOr(liveChunk) {
+		rec.share()
+	}
 	return n, err
 }
 
@@ -267,7 +303,11 @@ func (rec *recorder) lookAgain(h http.Header) {
 // send writes to the client.
 func (rec *recorder) send(p []byte) (int, error) {
 	if rec.gone == nil {
+		rec.beginSending()
 		n, err := rec.out.Write(p)
+		if rec.endSending(n) && err == nil {
+			err = errSlow
+		}
 		if err == nil {
 			return n, nil
 		}
@@ -281,6 +321,19 @@ func (rec *recorder) send(p []byte) (int, error) {
 		return 0, rec.gone
 	}
 	return len(p), nil
+}
+
+// beginSending says that the client may hold up others from now until endSending.
+func (rec *recorder) beginSending() {
+	if rec.live != nil && !rec.x.background {
+		rec.waits.begin()
+	}
+}
+
+// endSending says that n bytes have been sent, and reports whether the client has been
+// left behind.
+func (rec *recorder) endSending(n int) (over bool) {
+	return rec.live != nil && !rec.x.background && rec.waits.end(n)
 }
 
 // isNeeded reports whether anybody but the client waits for the body.
@@ -328,9 +381,6 @@ func (rec *recorder) record(p []byte) {
 		rec.live.write(piece)
 		if rec.keep {
 			rec.store(piece)
-		}
-		if rec.keep && rec.live.flushedOr(liveChunk) {
-			rec.share()
 		}
 		if !rec.isNeeded() {
 			rec.live = nil
@@ -432,11 +482,15 @@ func (rec *recorder) FlushError() error {
 	}
 	var err error
 	if rec.gone == nil {
+		rec.beginSending()
 		if rec.coding != nil {
 			rec.gone = rec.coding.Flush()
 		}
 		if err = http.NewResponseController(rec.w).Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
 			rec.gone = err
+		}
+		if rec.endSending(0) {
+			rec.gone = errSlow
 		}
 	}
 	rec.lookAgain(rec.w.Header())
@@ -495,11 +549,14 @@ func (rec *recorder) end(err error) bool {
 	}
 	if rec.coding != nil {
 		if err == nil && rec.gone == nil {
+			rec.beginSending()
 			rec.gone = rec.coding.Close()
+			rec.endSending(0)
 		} else {
 			rec.coding.abandon()
 		}
 	}
+	rec.waits.stop()
 	rec.lookAgain(canonical(rec.w.Header()))
 	stays := err == nil && rec.keep
 	if rec.body != nil && !stays {
