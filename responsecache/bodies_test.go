@@ -10,6 +10,7 @@ import (
 	"mime/multipart"
 	"net/http"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -394,5 +395,62 @@ func TestALongHeaderIsNotStored(t *testing.T) {
 		r := s.get(t, "/")
 		assert.Equal(t, "page", r.body)
 		assert.Contains(t, r.cacheStatus(), want)
+	}
+}
+
+// unopened is a store whose bodies cannot be opened for a while.
+type unopened struct {
+	cache.BodyStore
+	err atomic.Pointer[error] // nil: they can
+}
+
+func (u *unopened) OpenBody(ctx context.Context, key string, b cache.Body) (io.ReadCloser, error) {
+	if err := u.err.Load(); err != nil {
+		return nil, *err
+	}
+	return u.BodyStore.OpenBody(ctx, key, b)
+}
+
+// That a client leaves, or that the store is slow, does not take a long page from others,
+// nor the stale one that hides a failure. That its body is gone makes it anew.
+func TestALongPageThatIsNotOpenedStays(t *testing.T) {
+	for name, tt := range map[string]struct {
+		err   error
+		fails bool
+		run   string // that others get
+	}{
+		"the client leaves":                {context.Canceled, false, "1"},
+		"the store is slow":                {context.DeadlineExceeded, false, "1"},
+		"gone":                             {cache.ErrNoBody, false, "2"},
+		"the store is slow, for a failure": {context.DeadlineExceeded, true, "1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			st := memoryStores(t)
+			bodies := &unopened{BodyStore: st.cache.(cache.BodyStore)}
+			st.cache = bodies
+			var runs atomic.Int32
+			var fails atomic.Bool
+			c := newCache(t, st, responsecache.Options{})
+			h := c.With(responsecache.Policy{TTL: time.Minute, StaleIfError: time.Hour}).Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				if fails.Load() {
+					w.WriteHeader(http.StatusServiceUnavailable)
+					return
+				}
+				w.Header().Set("X-Run", strconv.Itoa(int(runs.Add(1))))
+				writePattern(w, 400<<10)
+			}))
+			ask(t, h)
+			if tt.fails {
+				require.NoError(t, c.SoftPurge(t.Context(), "http://example.com/page"))
+				fails.Store(true)
+			}
+			bodies.err.Store(&tt.err)
+			ask(t, h)
+			bodies.err.Store(nil)
+			w := ask(t, h)
+			assert.Equal(t, 400<<10, w.Body.Len())
+			assert.Contains(t, w.Header().Get("Cache-Status"), "hit")
+			assert.Equal(t, tt.run, w.Header().Get("X-Run"))
+		})
 	}
 }

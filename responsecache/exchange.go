@@ -79,6 +79,7 @@ type exchange struct {
 
 	held   io.ReadCloser // an open body, for the reply that may need it, or nil
 	heldID string        // which body that is
+	noBody error         // why a reply could not open one
 
 	mu   sync.Mutex
 	tags []string // that the handler has added
@@ -340,7 +341,9 @@ func (x *exchange) fromStoreOrHandler(ctx context.Context) {
 			x.remember()
 			return
 		}
-		// Its body is gone.
+		if !errors.Is(x.noBody, cache.ErrNoBody) {
+			break // the client has left, or the store is slow: others may have it
+		}
 		if err := x.engine.Purge(ctx, key); err != nil {
 			break
 		}

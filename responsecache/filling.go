@@ -449,6 +449,9 @@ func (f *filling) fallBack(rec *recorder) cache.Entry {
 	if !ok {
 		f.x.addStatus(status{fwd: f.reason, fwdStatus: rec.status})
 		http.Error(f.x.w, http.StatusText(rec.status), rec.status)
+		if !errors.Is(f.x.noBody, cache.ErrNoBody) {
+			return f.backoff() // others may get it
+		}
 		return failed
 	}
 	return outcome

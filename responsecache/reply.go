@@ -19,7 +19,7 @@ import (
 )
 
 // reply answers with a stored response. It returns false, and has sent nothing, if
-// its body is not to be had.
+// its body is not to be had: x.noBody says why.
 func (x *exchange) reply(s *stored, e *cache.Entry, st status) bool {
 	if s.isShort() && x.wantsAll() && !x.route.policy.Compress {
 		x.replyAll(x.w, s, e, st, x.room[:])
@@ -56,8 +56,7 @@ func (x *exchange) reply(s *stored, e *cache.Entry, st status) bool {
 		if len(ranges) == 1 {
 			offset = ranges[0].Start
 		}
-		var err error
-		if body, err = x.openHeld(s, offset); err != nil {
+		if body, x.noBody = x.openHeld(s, offset); x.noBody != nil {
 			return false
 		}
 		defer body.Close()
