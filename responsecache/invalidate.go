@@ -1,9 +1,11 @@
 package responsecache
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -99,6 +101,7 @@ type representation struct {
 	came    time.Time
 	length  string
 	keep    bool
+	sniffed string // the Content-Type that net/http has found out
 	body    bytes.Buffer
 	// complete: the handler has returned.
 	complete bool
@@ -144,6 +147,11 @@ func (rec *representation) WriteHeader(code int) {
 
 // Write implements http.ResponseWriter.
 func (rec *representation) Write(p []byte) (int, error) {
+	if rec.Status() == 0 {
+		setType(rec.x.w.Header(), p)
+	} else if rec.keep && rec.body.Len() == 0 {
+		rec.sniffed = typeOf(rec.header, p)
+	}
 	n, err := rec.Writer.Write(p)
 	rec.keep = rec.keep && err == nil
 	rec.record(p[:n])
@@ -159,6 +167,12 @@ func (rec *representation) ReadFrom(r io.Reader) (int64, error) {
 		return rec.Writer.ReadFrom(r)
 	}
 	return io.Copy(onlyWriter{rec}, r)
+}
+
+// Hijack implements http.Hijacker. The response is not stored.
+func (rec *representation) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	rec.keep = false
+	return rec.Writer.Hijack()
 }
 
 func (rec *representation) record(p []byte) {
@@ -190,17 +204,30 @@ func (rec *representation) entry(ctx context.Context) (none cache.Entry) {
 	if !rec.keep || !rec.complete || isPersonal(rec.header, canonical(x.w.Header())) || rec.length != "" && rec.length != strconv.Itoa(rec.body.Len()) {
 		return none
 	}
-	s := rec.verdict.response
+	if hasTrailer(x.w.Header()) {
+		return none
+	}
+	// A GET since the header has found what came of the POST, and maybe more. What it has
+	// stored stays for writtenOver.
+	_, found, err := x.engine.Get(ctx, x.name.key())
 	took := time.Since(rec.came)
+	if found || err != nil || took >= writtenOver {
+		return none
+	}
+	s := rec.verdict.response
+	if rec.sniffed != "" {
+		s.header = s.header.Clone()
+		s.header["Content-Type"] = []string{rec.sniffed}
+	}
 	s.age += took
 	s.body = rec.body.Bytes()
 	e := cache.Entry{Kind: cache.Value, Data: s.encode(), TTL: rec.verdict.ttl - took, StaleFor: rec.verdict.keep, Tags: x.tagsOf(rec.header)}
 	if len(e.Tags) > maxTags {
 		return none
 	}
-	// A GET since the header has found what came of the POST, and maybe more.
-	if _, found, err := x.engine.Get(ctx, x.name.key()); found || err != nil {
-		return none
-	}
 	return e
 }
+
+// writtenOver is for how long a page stays that is made while it is being written (see
+// cache.Engine.BeginWrite).
+const writtenOver = time.Second

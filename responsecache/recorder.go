@@ -346,18 +346,26 @@ func (rec *recorder) sniff(p []byte) {
 	if len(p) == 0 || rec.written > 0 {
 		return
 	}
-	h := rec.header
 	if rec.status == 0 {
-		h = rec.w.Header()
+		setType(rec.w.Header(), p)
+	} else if rec.keep {
+		rec.sniffed = typeOf(rec.header, p)
 	}
-	_, set := h["Content-Type"]
-	switch {
-	case set || h.Get("Content-Encoding") != "" || h.Get("Transfer-Encoding") != "":
-	case rec.status == 0:
-		h.Set("Content-Type", http.DetectContentType(p))
-	case rec.keep:
-		rec.sniffed = http.DetectContentType(p)
+}
+
+// setType sets the Content-Type that net/http would set for a body that begins with p.
+func setType(h http.Header, p []byte) {
+	if typ := typeOf(h, p); typ != "" {
+		h.Set("Content-Type", typ)
 	}
+}
+
+// typeOf returns that, or "" if the header has one, or net/http would set none.
+func typeOf(h http.Header, p []byte) string {
+	if _, set := h["Content-Type"]; set || len(p) == 0 || h.Get("Content-Encoding") != "" || h.Get("Transfer-Encoding") != "" {
+		return ""
+	}
+	return http.DetectContentType(p)
 }
 
 // isHandlersFault reports an error of Write that says something about the
@@ -527,9 +535,9 @@ func (rec *recorder) isShort() bool {
 	return rec.length != "" && rec.length != strconv.FormatInt(rec.written, 10)
 }
 
-// hasTrailer reports a trailer that was not announced in the header.
-func (rec *recorder) hasTrailer() bool {
-	for name := range rec.w.Header() {
+// hasTrailer reports a trailer in h that was not announced.
+func hasTrailer(h http.Header) bool {
+	for name := range h {
 		if strings.HasPrefix(name, http.TrailerPrefix) {
 			return true
 		}
@@ -544,7 +552,7 @@ func (rec *recorder) end(err error) bool {
 		rec.stop()
 	}
 	// A handler whose context has ended has most likely stopped half way.
-	if err == nil && (rec.isShort() || rec.hasTrailer() || rec.f.ctx.Err() != nil) {
+	if err == nil && (rec.isShort() || hasTrailer(rec.w.Header()) || rec.f.ctx.Err() != nil) {
 		err = errBroken
 	}
 	if rec.coding != nil {

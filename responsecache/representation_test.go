@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/herdless/herdless/internal/respwriter"
@@ -274,4 +275,84 @@ func TestAHandlerThatChangesItsRequest(t *testing.T) {
 		s.do(t, t.Context(), http.MethodHead, "/page", "Accept-Language", "de", "Cache-Control", "no-cache")
 		assert.Equal(t, "in ", s.get(t, "/page").body)
 	})
+}
+
+// After a second the page that a GET has made meanwhile is gone: there is no telling whether
+// what the POST brings is newer.
+func TestARepresentationThatTakesLong(t *testing.T) {
+	for name, tt := range map[string]struct {
+		takes time.Duration
+		want  string
+	}{
+		"0.9 s": {900 * time.Millisecond, "old"},
+		"1.1 s": {1100 * time.Millisecond, "new"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				content := "old"
+				h := newCache(t, memoryStores(t), responsecache.Options{}).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					w.Header().Set("Cache-Control", "max-age=60")
+					body := content
+					if r.Method == "POST" {
+						w.Header().Set("Content-Location", "/page")
+						w.WriteHeader(http.StatusOK)
+						time.Sleep(tt.takes)
+						content = "new"
+					}
+					fmt.Fprint(w, body)
+				}))
+				h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), "POST", "http://example.com/page", nil))
+				assert.Equal(t, tt.want, ask(t, h).Body.String())
+			})
+		})
+	}
+}
+
+// What follows the header in another way than by Write is not in the record.
+func TestARepresentationThatIsNotAllIsNotStored(t *testing.T) {
+	for name, end := range map[string]func(t *testing.T, w http.ResponseWriter){
+		"hijacked": func(t *testing.T, w http.ResponseWriter) {
+			conn, _, err := http.NewResponseController(w).Hijack()
+			if assert.NoError(t, err) {
+				conn.Close()
+			}
+		},
+		"a trailer": func(_ *testing.T, w http.ResponseWriter) { w.Header().Set(http.TrailerPrefix+"X-Sum", "1") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t, memoryStores(t), responsecache.Policy{}, func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Cache-Control", "max-age=60")
+				w.Header().Set("Content-Location", "/page")
+				fmt.Fprint(w, r.Method)
+				_ = http.NewResponseController(w).Flush()
+				if r.Method == "POST" {
+					end(t, w)
+				}
+			})
+			_ = s.do(t, t.Context(), "POST", "/page")
+			assert.Equal(t, "GET", s.get(t, "/page").body)
+		})
+	}
+}
+
+// Of a part of the page net/http would find out another type.
+func TestTheTypeOfARepresentation(t *testing.T) {
+	for name, first := range map[string]func(w http.ResponseWriter){
+		"at once":          func(http.ResponseWriter) {},
+		"after the header": func(w http.ResponseWriter) { w.WriteHeader(http.StatusOK) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t, memoryStores(t), responsecache.Policy{}, func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Cache-Control", "max-age=60")
+				w.Header().Set("Content-Location", "/page")
+				first(w)
+				fmt.Fprint(w, "plain text <html><script>alert(1)</script>")
+			})
+			posted := s.do(t, t.Context(), "POST", "/page")
+			part := s.get(t, "/page", "Range", "bytes=11-")
+			require.Contains(t, part.cacheStatus(), "hit")
+			assert.Equal(t, "text/plain; charset=utf-8", posted.header.Get("Content-Type"))
+			assert.Equal(t, "text/plain; charset=utf-8", part.header.Get("Content-Type"))
+		})
+	}
 }
