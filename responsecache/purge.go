@@ -57,13 +57,13 @@ func (c *Cache) purge(ctx context.Context, pages []pageName, soft, everywhere bo
 	}
 	keys = nil
 	for _, page := range pages {
-		rule := c.storedRule(ctx, page.ruleKey())
+		rule, known := c.storedRule(ctx, page.ruleKey())
 		if rule.text != "" {
 			keys = append(keys, page.keyUnder(rule))
 		}
 		// A rule that is being learned, or was another one a moment ago, leads to
 		// keys that nobody can tell here.
-		if soft || everywhere || c.keyed.Load() || c.ruled.Load() {
+		if !known || soft || everywhere || c.keyed.Load() || c.ruled.Load() {
 			tags = append(tags, page.tag())
 		}
 	}

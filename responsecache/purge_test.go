@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/herdless/herdless/cache"
 	"github.com/herdless/herdless/responsecache"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -205,6 +206,36 @@ func TestAChangeWhileTheFirstRuleIsLearned(t *testing.T) {
 				}
 			}
 		}
+	})
+}
+
+// unread is a store that cannot be read for a while.
+type unread struct {
+	cache.Store
+	fails atomic.Bool
+}
+
+func (u *unread) Get(ctx context.Context, key string) (cache.Entry, bool, error) {
+	if u.fails.Load() {
+		return cache.Entry{}, false, context.DeadlineExceeded
+	}
+	return u.Store.Get(ctx, key)
+}
+
+func (u *unread) Peek(string) (cache.Entry, bool) { return cache.Entry{}, false }
+
+// Who changes a page and cannot learn the rule that its path has removes it all the same.
+func TestAChangeWhileTheRuleCannotBeRead(t *testing.T) {
+	eachStore(t, func(t *testing.T, st stores) {
+		handler := counting(headers("Cache-Control", "max-age=60", "No-Vary-Search", `params=("u")`))
+		one := serve(t, st, responsecache.Policy{}, handler)
+		store := &unread{Store: st.cache}
+		other := serve(t, stores{cache: store, lock: st.lock}, responsecache.Policy{}, handler)
+		first := one.get(t, "/page?u=1").body
+		require.Equal(t, first, one.get(t, "/page?u=2").body)
+		store.fails.Store(true)
+		require.Equal(t, 200, other.do(t, t.Context(), "PUT", "/page?u=1").status)
+		assert.NotEqual(t, first, one.get(t, "/page?u=1").body)
 	})
 }
 

@@ -42,7 +42,7 @@ func (a *asked) findRule(ctx context.Context) {
 		if a.name.query == "" {
 			return
 		}
-		r = a.cache.storedRule(ctx, a.name.ruleKey())
+		r, _ = a.cache.storedRule(ctx, a.name.ruleKey())
 		a.cache.remember(path, r)
 	}
 	if r.text != "" {
@@ -50,15 +50,18 @@ func (a *asked) findRule(ctx context.Context) {
 	}
 }
 
-// storedRule returns the rule that is stored for a path, or none.
-func (c *Cache) storedRule(ctx context.Context, key string) rule {
-	if e, ok, err := c.engine.Get(ctx, key); err == nil && ok {
-		if f, ok := read(key, &e); ok && f.isAlias() {
-			c.ruled.Store(true)
-			return rule{text: f.alias.rule}
-		}
+// storedRule returns the rule that is stored for a path, or none, and whether the store
+// has said so.
+func (c *Cache) storedRule(ctx context.Context, key string) (r rule, known bool) {
+	e, ok, err := c.engine.Get(ctx, key)
+	if err != nil || !ok {
+		return rule{}, err == nil
 	}
-	return rule{}
+	if f, ok := read(key, &e); ok && f.isAlias() {
+		c.ruled.Store(true)
+		return rule{text: f.alias.rule}, true
+	}
+	return rule{}, false // it is of another version
 }
 
 // remember keeps the rule of a path for a while, if its name is not too long for that.
