@@ -312,6 +312,10 @@ func (f *filling) outcome(rec *recorder) cache.Entry {
 		switch {
 		case rec.status == 0:
 			return f.failed()
+		case rec.isShort() && rec.coding != nil && rec.gone == nil && !f.x.background:
+			// net/http does not know of the length that was declared.
+			f.loading.Settle(f.broken())
+			panic(http.ErrAbortHandler)
 		case rec.isShort():
 			return f.broken()
 		}

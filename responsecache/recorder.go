@@ -552,7 +552,7 @@ func (rec *recorder) end(err error) bool {
 		rec.stop()
 	}
 	// A handler whose context has ended has most likely stopped half way.
-	if err == nil && (rec.isShort() || hasTrailer(rec.w.Header()) || rec.f.ctx.Err() != nil) {
+	if err == nil && (rec.isShort() || rec.f.ctx.Err() != nil) {
 		err = errBroken
 	}
 	if rec.coding != nil {
@@ -565,6 +565,9 @@ func (rec *recorder) end(err error) bool {
 		}
 	}
 	rec.waits.stop()
+	if err == nil && hasTrailer(rec.w.Header()) {
+		err = errBroken // for all but this client
+	}
 	rec.lookAgain(canonical(rec.w.Header()))
 	stays := err == nil && rec.keep
 	if rec.body != nil && !stays {

@@ -3,6 +3,7 @@ package responsecache_test
 import (
 	"bufio"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -461,4 +462,41 @@ func raw(t *testing.T, s *server, text string) string {
 	_, _ = io.WriteString(conn, text)
 	b, _ := io.ReadAll(conn)
 	return string(b)
+}
+
+// A body that is shorter than was declared does not look whole, in whatever coding the first
+// client gets it.
+func TestAShortBodyInACoding(t *testing.T) {
+	for _, coding := range []string{"identity", "gzip", "br", "zstd"} {
+		t.Run(coding, func(t *testing.T) {
+			var runs atomic.Int32
+			s := serve(t, memoryStores(t), responsecache.Policy{TTL: time.Minute, Compress: true}, func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Content-Type", "text/plain")
+				w.Header().Set("Content-Length", "20000")
+				fmt.Fprint(w, strings.Repeat("some text ", 1000))
+				if runs.Add(1) > 1 {
+					fmt.Fprint(w, strings.Repeat("some text ", 1000))
+				}
+			})
+			s.Config.ErrorLog = discardLog
+			assert.Error(t, s.get(t, "/page", "Accept-Encoding", coding).err)
+			r := s.get(t, "/page", "Accept-Encoding", "identity")
+			assert.NoError(t, r.err)
+			assert.Len(t, r.body, 20000)
+		})
+	}
+}
+
+// That a trailer was not announced is no fault of the body.
+func TestATrailerOfABodyInACoding(t *testing.T) {
+	s := serve(t, memoryStores(t), responsecache.Policy{TTL: time.Minute, Compress: true}, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain")
+		fmt.Fprint(w, strings.Repeat("some text ", 1000))
+		w.Header().Set(http.TrailerPrefix+"X-Sum", "1")
+	})
+	body, err := gzip.NewReader(strings.NewReader(s.get(t, "/page", "Accept-Encoding", "gzip").body))
+	require.NoError(t, err)
+	plain, err := io.ReadAll(body)
+	assert.NoError(t, err)
+	assert.Equal(t, strings.Repeat("some text ", 1000), string(plain))
 }
