@@ -64,7 +64,16 @@ func (x *exchange) load(ctx context.Context, l *cache.Loading, at spot) (cache.E
 			}
 		}
 	}
-	return f.run() //nolint:contextcheck // the filling has it
+	defer func() {
+		if f.live != nil {
+			close(f.live.settled)
+		}
+	}()
+	e, err := f.run() //nolint:contextcheck // the filling has it
+	if err == nil && f.live != nil && f.live.awaited.Load() {
+		l.Settle(e) // before they are told
+	}
+	return e, err
 }
 
 func (f *filling) run() (cache.Entry, error) {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -15,6 +16,11 @@ type live struct {
 	response *stored                                   // but for the body; length is -1 if it is not known
 	page     string                                    // key of the page that it is of
 	rule     rule                                      // under which that is found
+	asked    time.Time                                 // when the handler was
+	came     time.Time                                 // when the header did
+	ttl      time.Duration                             // from then on
+	settled  chan struct{}                             // closed when it is the outcome, or never will be
+	awaited  atomic.Bool                               // somebody waits for that
 	vary     []string                                  // the fields that select it
 	selected string                                    // and a digest of their values
 	rest     func(offset int64) (io.ReadCloser, error) // after a good end, for readers that fell behind
@@ -52,7 +58,10 @@ const (
 var errBehind = errors.New("responsecache: the reader has fallen behind")
 
 func newLive(s *stored) *live {
-	return &live{response: s, changed: make(chan struct{}), moved: make(chan struct{}, 1), readers: make(map[*reader]struct{})}
+	return &live{
+		response: s, settled: make(chan struct{}),
+		changed: make(chan struct{}), moved: make(chan struct{}, 1), readers: make(map[*reader]struct{}),
+	}
 }
 
 // hasMoved tells the one who records that a reader has.

@@ -204,6 +204,7 @@ func (rec *recorder) begin() {
 	}
 	rec.live = newLive(&s)
 	rec.f.live = rec.live
+	rec.live.asked, rec.live.came, rec.live.ttl = rec.asked, rec.came, rec.verdict.ttl
 	rec.live.page, rec.live.rule = rec.f.page, rec.f.rule
 	rec.live.vary, rec.live.selected = rec.verdict.vary, rec.x.selects(varyIndex{names: rec.verdict.vary})
 	rec.stop = rec.f.endWithoutReaders(rec.live)

@@ -3,8 +3,10 @@ package responsecache_test
 import (
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/herdless/herdless/responsecache"
@@ -69,4 +71,77 @@ func TestAReloadThatIsNotForAll(t *testing.T) {
 			assert.Equal(t, "run 1", s.get(t, "/page").body, "%s %v", method, own)
 		}
 	}
+}
+
+// A reload does not read along what the handler was asked for before it came. When that is
+// over, one handler runs for all who have reloaded. What is young enough for a request, it
+// reads along.
+func TestAReloadOfWhatIsBeingMade(t *testing.T) {
+	for directive, want := range map[string]string{"no-cache": "new", "max-age=0": "new", "min-fresh=3600": "new", "max-age=60": "old", "min-fresh=5": "old"} {
+		t.Run(directive, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				content, runs, proceed := "old", 0, make(chan struct{})
+				h := newCache(t, memoryStores(t), responsecache.Options{}).With(responsecache.Policy{TTL: time.Minute}).Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+					runs++
+					fmt.Fprint(w, content)
+					_ = http.NewResponseController(w).Flush()
+					<-proceed
+				}))
+				first, answers := make(chan string), make(chan string)
+				reload := func(answers chan<- string) {
+					w, r := httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), http.MethodGet, "http://example.com/page", nil)
+					r.Header.Set("Cache-Control", directive)
+					h.ServeHTTP(w, r)
+					answers <- w.Body.String()
+				}
+				go reload(first)
+				synctest.Wait()
+				time.Sleep(time.Second)
+				content = "new"
+				for range 10 {
+					go reload(answers)
+				}
+				synctest.Wait()
+				time.Sleep(time.Second)
+				close(proceed)
+				assert.Equal(t, "old", <-first)
+				for range 10 {
+					assert.Equal(t, want, <-answers)
+				}
+				assert.LessOrEqual(t, runs, 2)
+			})
+		})
+	}
+}
+
+// It does not wait for long.
+func TestAReloadOfALongStream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		runs := 0
+		h := newCache(t, memoryStores(t), responsecache.Options{}).With(responsecache.Policy{TTL: time.Minute}).Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			runs++
+			fmt.Fprintf(w, "run %d", runs)
+			_ = http.NewResponseController(w).Flush()
+			if runs == 1 {
+				time.Sleep(time.Hour)
+			}
+		}))
+		done := make(chan struct{})
+		answer := func() string {
+			w, r := httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), http.MethodGet, "http://example.com/page", nil)
+			r.Header.Set("Cache-Control", "no-cache")
+			h.ServeHTTP(w, r)
+			return w.Body.String()
+		}
+		go func() {
+			defer close(done)
+			answer()
+		}()
+		synctest.Wait()
+		time.Sleep(time.Second)
+		began := time.Now()
+		assert.Equal(t, "run 2", answer())
+		assert.Less(t, time.Since(began), 20*time.Second)
+		<-done
+	})
 }

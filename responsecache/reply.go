@@ -274,6 +274,9 @@ func (x *exchange) readAlong(l *live, reason string) (done, over bool) {
 	if !x.shares(s) || x.name.pageUnder(l.rule) != l.page || len(l.vary) > 0 && x.selects(varyIndex{names: l.vary}) != l.selected {
 		return false, false
 	}
+	if !x.wantsLive(l) {
+		return false, l.isSettledWithin(liveGrace, x.r.Context().Done())
+	}
 	r, over := l.join()
 	if r == nil {
 		return false, over
@@ -316,6 +319,31 @@ func (x *exchange) readAlong(l *live, reason string) (done, over bool) {
 		_ = enc.Close()
 	}
 	return true, false
+}
+
+// wantsLive reports whether the request wants a response that is being made: if the handler
+// was asked for it before the request came, it is like one that is stored.
+func (x *exchange) wantsLive(l *live) bool {
+	if x.wants == nothing || !l.asked.Before(x.came) {
+		return true
+	}
+	passed := time.Since(l.came)
+	return x.fit(l.response, &cache.Entry{TTL: l.ttl - passed, Age: passed}) == cache.Use
+}
+
+// isSettledWithin waits for what becomes of the response, so that those who want another one
+// can have one for all. It reports whether that is settled in time.
+func (l *live) isSettledWithin(patience time.Duration, cancel <-chan struct{}) bool {
+	l.awaited.Store(true)
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-l.settled:
+		return true
+	case <-timer.C:
+	case <-cancel:
+	}
+	return false
 }
 
 // pump copies what a reader gets to the client.
