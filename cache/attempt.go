@@ -126,7 +126,7 @@ func (e *Engine) fill(ctx, budget context.Context, l *leader, token uint64, rele
 	failure := finding{}
 	loading := &Loading{kept: true}
 	if l.stale != nil {
-		loading.stale = sync.OnceValue(func() Entry { return l.stillStale(budget) })
+		loading.stale = sync.OnceValue(func() Entry { return l.stillStale(ctx) })
 	}
 	loading.share = func(entry Entry) {
 		e.share(l.f, entry, func() bool {
@@ -188,7 +188,11 @@ func (e *Engine) fill(ctx, budget context.Context, l *leader, token uint64, rele
 //	                          somebody purges it
 //	A begins to fill; its load fails, and answers with the stale entry instead, for
 //	a second, to whoever asks
-func (l *leader) stillStale(budget context.Context) Entry {
+//
+// It has a budget of its own: a load may ask late.
+func (l *leader) stillStale(ctx context.Context) Entry {
+	budget, cancel := deadline.After(context.WithoutCancel(ctx), l.e.storeTimeout, errBudget)
+	defer cancel()
 	entry, ok, err := l.e.read(budget, l.j.key)
 	switch {
 	case err != nil || !ok:

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/herdless/herdless/cache"
@@ -135,6 +136,22 @@ func TestALoadIsGivenWhatItReplaces(t *testing.T) {
 		f.Load, f.Judge = load("fourth"), func(cache.Entry) cache.Verdict { return cache.Reject }
 		assert.True(t, fetch(t, a, f).Stored)
 		assert.Equal(t, []string{"", "first", "second", ""}, stale)
+	})
+}
+
+// A Load may take longer than StoreTimeout before it asks what it replaces.
+func TestALoadAsksLateWhatItReplaces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newEngines(t, 1, newMemoryStore(t), cache.Options{StoreTimeout: 50 * time.Millisecond})[0]
+		fetched(t, e, "key", loads(kept("old")))
+		require.NoError(t, e.SoftPurge(t.Context(), "key"))
+		fetch(t, e, cache.Fetch{Key: "key", Judge: judges(cache.FallBack), Load: func(_ context.Context, l *cache.Loading) (cache.Entry, error) {
+			time.Sleep(time.Second)
+			old, ok := l.Stale()
+			assert.True(t, ok)
+			assert.Equal(t, "old", string(old.Data))
+			return kept("new"), nil
+		}})
 	})
 }
 
