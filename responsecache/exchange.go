@@ -190,7 +190,9 @@ func (a *asked) isPersonalPage() bool {
 // forward lets the handler answer, and stores nothing.
 func (x *exchange) forward(why string) {
 	w := respwriter.New(x.w, func(int) bool {
-		x.cache.takeOff(x.w.Header())
+		h := x.w.Header()
+		addVary(h, x.route.policy.Vary)
+		x.cache.takeOff(h)
 		x.addStatus(status{fwd: why})
 		return true
 	})

@@ -315,6 +315,9 @@ func (f *filling) place(rec *recorder) bool {
 // outcome returns what to store of a response that has gone to the client.
 func (f *filling) outcome(rec *recorder) cache.Entry {
 	if rec.status == 0 {
+		h := f.x.w.Header()
+		addVary(h, f.x.route.policy.Vary)
+		f.x.cache.takeOff(h)
 		f.x.addStatus(status{fwd: f.reason})
 	}
 	if !rec.end(nil) {

@@ -33,6 +33,7 @@ func (x *exchange) forwardHead(ctx context.Context, key string, index varyIndex,
 			w := respwriter.New(x.w, func(code int) bool {
 				h := x.w.Header()
 				rec.status, rec.came = code, time.Now()
+				addVary(h, x.route.policy.Vary)
 				setDate(h, rec.came)
 				rec.header = canonical(h)
 				rec.own = difference(rec.header, rec.outer)

@@ -463,7 +463,7 @@ func (rec *recorder) WriteString(s string) (int, error) { return rec.Write([]byt
 // ReadFrom implements io.ReaderFrom, by the wrapped writer's own if nothing is
 // to be recorded.
 func (rec *recorder) ReadFrom(r io.Reader) (int64, error) {
-	if rec.status != 0 && rec.outcome == passed && rec.live == nil && rec.out == rec.w {
+	if rec.status != 0 && rec.outcome == passed && rec.live == nil && rec.coding == nil && rec.out != io.Discard {
 		n, err := io.Copy(rec.w, r)
 		rec.written += n
 		return n, err

@@ -299,13 +299,13 @@ func (x *exchange) readAlong(l *live, reason string) (done, over bool) {
 		h["Age"] = []string{seconds(s.age)}
 	}
 	x.addStatus(status{fwd: reason, collapsed: true})
+	coding := x.coding(h, s.status, s.length)
 	if s.status == http.StatusOK && fields.NotModified(x.r.Header, h, time.Now()) {
 		stripFor304(h)
 		x.w.WriteHeader(http.StatusNotModified)
 		return true, false
 	}
 	var out io.Writer = x.w
-	coding := x.coding(h, s.status, s.length)
 	if coding != "" {
 		enc := newEncoder(coding, x.w)
 		defer func() { enc.abandon() }()

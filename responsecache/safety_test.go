@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -354,6 +355,53 @@ func TestWhatIsNotKeptLeavesNoVariants(t *testing.T) {
 func TestAnEmptyResponseHasACacheStatus(t *testing.T) {
 	s := serve(t, memoryStores(t), responsecache.Policy{TTL: time.Minute}, func(http.ResponseWriter, *http.Request) {})
 	assert.NotEmpty(t, s.get(t, "/page").cacheStatus())
+}
+
+// Nor does it tell what is for the cache alone.
+func TestTheHeaderOfAnEmptyResponse(t *testing.T) {
+	s := serve(t, memoryStores(t), responsecache.Policy{Vary: []string{"X-A"}}, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Surrogate-Key", "tag")
+		w.Header().Set("Herdless-Cache-Control", "max-age=60")
+	})
+	h := s.get(t, "/page").header
+	assert.Empty(t, h.Get("Surrogate-Key"))
+	assert.Empty(t, h.Get("Herdless-Cache-Control"))
+	assert.Equal(t, "X-A", h.Get("Vary"))
+}
+
+// What is not stored here may be in a cache on the way.
+func TestWhatPassesHasTheVaryOfThePolicy(t *testing.T) {
+	s := serve(t, memoryStores(t), responsecache.Policy{Vary: []string{"X-A"}}, counting(headers("Cache-Control", "max-age=60", "ETag", `"v"`)))
+	require.Equal(t, "X-A", s.get(t, "/page").header.Get("Vary"))
+	for name, header := range map[string][]string{
+		"no-store": {"Cache-Control", "no-store"},
+		"a part":   {"Range", "bytes=0-1", "X-A", "2"},
+	} {
+		assert.Equal(t, "X-A", s.get(t, "/page", header...).header.Get("Vary"), name)
+	}
+	for _, page := range []string{"/page", "/unknown"} {
+		assert.Equal(t, "X-A", s.do(t, t.Context(), "HEAD", page, "Cache-Control", "no-cache").header.Get("Vary"), page)
+	}
+}
+
+// odd is a writer that cannot be compared.
+type odd struct {
+	http.ResponseWriter
+	buf []byte //nolint:unused // it is what makes it so
+}
+
+func TestAWriterThatCannotBeCompared(t *testing.T) {
+	h := newCache(t, memoryStores(t), responsecache.Options{}).Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Cache-Control", "no-store")
+		w.WriteHeader(http.StatusOK)
+		_, err := io.Copy(w, io.LimitReader(strings.NewReader("page"), 4)) // that has no WriteTo
+		assert.NoError(t, err)
+	}))
+	w := httptest.NewRecorder()
+	assert.NotPanics(t, func() {
+		h.ServeHTTP(odd{ResponseWriter: w}, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/page", nil))
+	})
+	assert.Equal(t, "page", w.Body.String())
 }
 
 func TestServersWithoutALockerDoNotStall(t *testing.T) {

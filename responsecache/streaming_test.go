@@ -184,6 +184,30 @@ func TestFollowersReadAlong(t *testing.T) {
 	})
 }
 
+// Who reads along and has the page gets a 304 as others do, also in a coding.
+func TestA304ForWhoReadsAlong(t *testing.T) {
+	proceed := make(chan struct{})
+	s := serve(t, memoryStores(t), responsecache.Policy{TTL: time.Minute, Compress: true}, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain")
+		w.Header().Set("ETag", `"v"`)
+		fmt.Fprint(w, strings.Repeat("text ", 1000))
+		_ = http.NewResponseController(w).Flush()
+		<-proceed
+	})
+	s.open(t, "/page").read(t, 5)
+	defer close(proceed)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for coding, etag := range map[string]string{"gzip": `"v-gzip"`, "identity": `"v"`} {
+		r := s.do(t, ctx, http.MethodGet, "/page", "Accept-Encoding", coding, "If-None-Match", etag)
+		assert.Equal(t, http.StatusNotModified, r.status, coding)
+		assert.Contains(t, r.cacheStatus(), "collapsed")
+		assert.Equal(t, etag, r.header.Get("ETag"))
+		assert.Equal(t, "Accept-Encoding", r.header.Get("Vary"))
+		assert.Empty(t, r.header.Get("Content-Encoding"))
+	}
+}
+
 // stream is a response whose body is read bit by bit.
 type stream struct {
 	header http.Header
