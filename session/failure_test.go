@@ -503,9 +503,11 @@ func TestAFailingStoreIsLoggedOnceForMany(t *testing.T) {
 func TestWhatIsTooLateIsLogged(t *testing.T) {
 	s := newSite(t, session.NewMemoryStore(), nil)
 	for path, late := range map[string]func(ctx context.Context, s *session.Session) error{
-		"/late-login":    func(ctx context.Context, s *session.Session) error { return s.Login(ctx, "alice") },
-		"/late-set":      func(ctx context.Context, s *session.Session) error { return s.Set(ctx, "x", 1) },
-		"/late-timeouts": func(ctx context.Context, s *session.Session) error { return s.SetTimeouts(ctx, time.Hour, time.Hour, true) },
+		"/late-login": func(ctx context.Context, s *session.Session) error { return s.Login(ctx, "alice") },
+		"/late-set":   func(ctx context.Context, s *session.Session) error { return s.Set(ctx, "x", 1) },
+		"/late-timeouts": func(ctx context.Context, s *session.Session) error {
+			return s.SetTimeouts(ctx, time.Hour, time.Hour, true)
+		},
 	} {
 		s.handle(path, func(w http.ResponseWriter, r *http.Request, sess *session.Session) error {
 			_, _ = io.WriteString(w, "done")
