@@ -33,6 +33,11 @@ func (d *damaged) observe(_ context.Context, e cache.Event) {
 	d.keys = append(d.keys, e.Key)
 }
 
+// asNumber is a codec whose bytes no other one takes for an article.
+type asNumber struct{ cache.Codec[article] }
+
+func (asNumber) Encode(article) ([]byte, error) { return []byte("1"), nil }
+
 // Whatever is found in place of a value is counted, replaced, and no error.
 func TestDamageIsCounted(t *testing.T) {
 	rdb := rdbOf(t, redistest.Standalone(t))
@@ -72,10 +77,10 @@ func TestDamageIsCounted(t *testing.T) {
 			require.NoError(t, err)
 		}},
 		{"another encoding", "short", func(t *testing.T, _ string, before *cache.Namespace[article], e *cache.Engine) {
-			other, err := cache.For[int](e, "articles", cache.Policy{TTL: time.Minute, Schema: 2})
+			other, err := cache.ForCodec(e, "articles", cache.Policy{TTL: time.Minute, Schema: 2}, asNumber{cache.DefaultCodec[article]()})
 			require.NoError(t, err)
 			require.NoError(t, before.Delete(t.Context(), "1"))
-			_, err = other.Get(t.Context(), "1", func(context.Context, string) (int, error) { return 1, nil })
+			_, err = other.Get(t.Context(), "1", func(context.Context, string) (article, error) { return article{"number"}, nil })
 			require.NoError(t, err)
 		}},
 	}
