@@ -11,9 +11,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
-
 	"github.com/herdless/herdless/cache"
 	"github.com/herdless/herdless/middleware"
 	"github.com/herdless/herdless/middleware/clientip"
@@ -22,6 +19,8 @@ import (
 	"github.com/herdless/herdless/middleware/traffic"
 	"github.com/herdless/herdless/responsecache"
 	"github.com/herdless/herdless/session"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 // The tests of this file show what the package documentation says of the order:
@@ -392,4 +391,26 @@ func TestTheRateLimitBelongsOutsideOfTheSession(t *testing.T) {
 	assert.Equal(t, 10, loaded(func(s *site, limit, touch middleware.Middleware) []middleware.Middleware {
 		return []middleware.Middleware{s.sessions.Handler, touch, limit}
 	}))
+}
+
+// eachMiddleware returns every middleware of this module, and some around one another.
+func eachMiddleware(t *testing.T) map[string]middleware.Middleware {
+	t.Helper()
+	s := newSite(t)
+	limiter, err := ratelimit.New(ratelimit.NewMemoryStore(), ratelimit.PerMinute(100), clientip.Key, nil)
+	require.NoError(t, err)
+	concurrency, err := ratelimit.NewConcurrency(ratelimit.NewMemoryStore(), "all", 10, clientip.Key, nil)
+	require.NoError(t, err)
+	recorder, err := traffic.New(traffic.NewMemoryStore(), nil)
+	require.NoError(t, err)
+	return map[string]middleware.Middleware{
+		"nothing":     func(next http.Handler) http.Handler { return next },
+		"session":     s.sessions.Handler,
+		"limit":       limiter.Handler,
+		"concurrency": concurrency.Handler,
+		"idempotency": s.once.Handler,
+		"cache":       s.pages.Handler,
+		"traffic":     recorder.Handler,
+		"all":         middleware.Chain(recorder.Handler, limiter.Handler, concurrency.Handler, s.sessions.Handler, s.pages.Handler),
+	}
 }

@@ -11,33 +11,12 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-
-	"github.com/herdless/herdless/middleware"
-	"github.com/herdless/herdless/middleware/clientip"
-	"github.com/herdless/herdless/middleware/ratelimit"
-	"github.com/herdless/herdless/middleware/traffic"
 )
 
 // TestUploadsLeaveNoFiles: net/http removes the files of an upload that is too long for
 // memory, but not those of a copy of its request, which is what handlers get here.
 func TestUploadsLeaveNoFiles(t *testing.T) {
-	s := newSite(t)
-	limiter, err := ratelimit.New(ratelimit.NewMemoryStore(), ratelimit.PerMinute(100), clientip.Key, nil)
-	require.NoError(t, err)
-	concurrency, err := ratelimit.NewConcurrency(ratelimit.NewMemoryStore(), "uploads", 10, clientip.Key, nil)
-	require.NoError(t, err)
-	recorder, err := traffic.New(traffic.NewMemoryStore(), nil)
-	require.NoError(t, err)
-	for name, wrap := range map[string]middleware.Middleware{
-		"nothing":     func(next http.Handler) http.Handler { return next },
-		"session":     s.sessions.Handler,
-		"limit":       limiter.Handler,
-		"concurrency": concurrency.Handler,
-		"idempotency": s.once.Handler,
-		"cache":       s.pages.Handler,
-		"traffic":     recorder.Handler,
-		"all":         middleware.Chain(recorder.Handler, limiter.Handler, concurrency.Handler, s.sessions.Handler, s.pages.Handler),
-	} {
+	for name, wrap := range eachMiddleware(t) {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			t.Setenv("TMPDIR", dir)
