@@ -89,6 +89,7 @@ func NewQuorum(clients []Client, o *QuorumOptions) *Quorum {
 	}
 	q := new(Quorum)
 	for _, client := range clients {
+		rediskey.MustListen("redislock", client)
 		q.prefix = rediskey.Prefix("redislock", client, o.Prefix, defaultPrefix)
 		q.servers = append(q.servers, &server{
 			client:     client,

@@ -424,6 +424,9 @@ func TestWhatNewQuorumCannotUse(t *testing.T) {
 	} {
 		assert.Panics(t, func() { redislock.NewQuorum(clients, nil) }, name)
 	}
+	ring := redis.NewRing(&redis.RingOptions{})
+	defer ring.Close()
+	assert.Panics(t, func() { redislock.NewQuorum([]redislock.Client{ring, ring, ring}, nil) })
 	assert.Panics(t, func() {
 		redislock.NewQuorum([]redislock.Client{rdb, rdb, rdb}, &redislock.QuorumOptions{Timeout: -1})
 	})
