@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -148,3 +149,34 @@ func TestHalfAPageDoesNotLookWhole(t *testing.T) {
 		})
 	}
 }
+
+// A middleware that gives up while its handler still runs elsewhere leaves gin's Context to
+// that until it is over.
+func TestABreakOffWhileTheHandlerRuns(t *testing.T) {
+	begun, over := make(chan struct{}), make(chan struct{})
+	breaksOff := func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			go func() {
+				defer close(over)
+				next.ServeHTTP(w, r)
+			}()
+			<-begun
+			panic(http.ErrAbortHandler)
+		})
+	}
+	handler := func(c *gin.Context) {
+		close(begun)
+		for range 100 {
+			c.Writer = &wrapped{c.Writer} // as middleware does
+			runtime.Gosched()
+		}
+	}
+	eachProtocol(t, []gin.HandlerFunc{ginadapter.Wrap(breaksOff), handler}, func(t *testing.T, s *httptest.Server) {
+		begun, over = make(chan struct{}), make(chan struct{})
+		_, _, err := read(t, s, "/page")
+		assert.Error(t, err)
+		<-over
+	})
+}
+
+type wrapped struct{ gin.ResponseWriter }

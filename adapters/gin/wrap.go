@@ -49,9 +49,7 @@ func Wrap(mw func(http.Handler) http.Handler) gin.HandlerFunc {
 		x := &exchange{c: c, request: c.Request, status: c.Writer.Status(), size: c.Writer.Size()}
 		x.bridge.out = c.Writer
 		x.running.Add(1)
-		// An end by panic must wait for a running next, too.
-		defer x.close()
-		defer func() {
+		defer func() { // when nobody else uses c any more
 			switch p := recover(); p {
 			case nil:
 			case http.ErrAbortHandler:
@@ -63,6 +61,8 @@ func Wrap(mw func(http.Handler) http.Handler) gin.HandlerFunc {
 				panic(p)
 			}
 		}()
+		// An end by panic must wait for a running next, too.
+		defer x.close()
 		ctx := reqbound.Mark(context.WithValue(c.Request.Context(), key, x))
 		r := c.Request.WithContext(ctx)
 		if route := c.FullPath(); route != "" {
