@@ -94,3 +94,16 @@ func (p *patience) tick() {
 		p.over = http.NewResponseController(rec.w).SetWriteDeadline(time.Now().Add(-time.Second)) == nil
 	}
 }
+
+// beginSending says that the client may hold up others from now until endSending.
+func (rec *recorder) beginSending() {
+	if rec.live != nil && !rec.x.background {
+		rec.waits.begin()
+	}
+}
+
+// endSending says that n bytes have been sent, and reports whether the client has been
+// left behind.
+func (rec *recorder) endSending(n int) (over bool) {
+	return rec.live != nil && !rec.x.background && rec.waits.end(n)
+}

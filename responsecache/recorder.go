@@ -324,19 +324,6 @@ func (rec *recorder) send(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// beginSending says that the client may hold up others from now until endSending.
-func (rec *recorder) beginSending() {
-	if rec.live != nil && !rec.x.background {
-		rec.waits.begin()
-	}
-}
-
-// endSending says that n bytes have been sent, and reports whether the client has been
-// left behind.
-func (rec *recorder) endSending(n int) (over bool) {
-	return rec.live != nil && !rec.x.background && rec.waits.end(n)
-}
-
 // isNeeded reports whether anybody but the client waits for the body.
 func (rec *recorder) isNeeded() bool { return rec.keep || rec.live != nil && rec.live.isRead() }
 

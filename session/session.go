@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/http"
 	"reflect"
 	"slices"
@@ -165,40 +164,6 @@ func (s *Session) decode(ctx context.Context, name string, v any, codec Codec) (
 	return true, nil
 }
 
-// fetch asks the store for what it has left out, if the value called name is among that.
-// s.mu is locked.
-func (s *Session) fetch(ctx context.Context, name string) error {
-	if e, _ := s.rec.Values.entry(name); e.LeftOut == 0 || s.dropped() {
-		return nil
-	}
-	rec, err := s.m.store.LoadAll(ctx, s.token.id, s.token.digest, true)
-	switch {
-	case err != nil:
-		return s.fail(fmt.Errorf("session: could not load the value %q: %w", name, err))
-	case rec.State != Current && rec.State != Superseded:
-		return s.fail(ErrGone)
-	}
-	// Others may have changed it since. What this request has seen of it is of one time, and
-	// what it sees from here on of another.
-	maps.DeleteFunc(s.bad, func(name string, _ bool) bool {
-		was, _ := s.rec.Values.Get(name)
-		is, _ := rec.Values.Get(name)
-		return was != is
-	})
-	was := s.rec.Values
-	s.rec.Values, s.rec.Version, s.rec.Basis = rec.Values, rec.Version, rec.Basis
-	// But for what it has set itself, which was no change then.
-	for name, data := range s.settled {
-		before, there := was.Get(name)
-		now, is := rec.Values.Get(name)
-		if _, changed := s.changes[name]; !changed && (there != is || before != now) {
-			s.change(name, data)
-		}
-	}
-	s.settled = nil
-	return nil
-}
-
 // spoilt notes that the value called name could not be decoded. s.mu is locked.
 func (s *Session) spoilt(ctx context.Context, name string, err error) {
 	if _, changed := s.changes[name]; !changed {
@@ -277,12 +242,6 @@ func (s *Session) put(ctx context.Context, name string, data []byte) error {
 	return nil
 }
 
-// hasRoomAside reports whether stored, which could not be decoded, can be kept beside next,
-// which takes its place.
-func (s *Session) hasRoomAside(name string, stored, next []byte) bool {
-	return s.sizeWith(setAside+name, stored)+max(0, len(next)-len(stored)) <= s.m.opts.MaxBytes
-}
-
 // Delete removes the value called name, if there is one.
 func (s *Session) Delete(ctx context.Context, name string) error {
 	if err := s.lock(ctx, true); err != nil {
@@ -299,17 +258,6 @@ func (s *Session) remove(name string) {
 	} else {
 		delete(s.changes, name)
 		s.settle(name, nil)
-	}
-}
-
-// settle notes that a value was set to what it was already, nil for none: when the rest is
-// read, others may have made something else of it.
-func (s *Session) settle(name string, data []byte) {
-	if s.stored && slices.ContainsFunc(s.rec.Values, func(e Entry) bool { return e.LeftOut > 0 }) {
-		if s.settled == nil {
-			s.settled = make(map[string][]byte)
-		}
-		s.settled[name] = data
 	}
 }
 
@@ -534,34 +482,6 @@ func (s *Session) change(name string, value []byte) {
 		s.changes = make(map[string][]byte)
 	}
 	s.changes[name] = value
-}
-
-// sizeWith returns what the session measures with value under name, as this
-// request sees it. The store decides again, together with what other requests
-// have written meanwhile.
-func (s *Session) sizeWith(name string, value []byte) int {
-	size := s.sizeOf(name, value)
-	if !s.dropped() {
-		for _, e := range s.rec.Values {
-			if _, changed := s.changes[e.Name]; e.Name != name && !changed {
-				size += e.size()
-			}
-		}
-	}
-	for n, b := range s.changes {
-		if n != name && b != nil {
-			size += s.sizeOf(n, b)
-		}
-	}
-	return size
-}
-
-// sizeOf returns what a value that is to be written measures in the store, with its name.
-func (s *Session) sizeOf(name string, value []byte) int {
-	if !strings.HasPrefix(name, setAside) { // that is written as it was stored
-		return len(name) + s.m.vault.frameLen(value, s.schemaOf(name)) + len(value)
-	}
-	return len(name) + len(value)
 }
 
 // written takes over what a commit has written.
